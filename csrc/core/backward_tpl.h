@@ -1,0 +1,326 @@
+/* backward_tpl.h - one step backward, and the backward pass of an image.
+ *
+ * Responsibilities are computed again from the step's saved state. With m the weighted mean, V the variance about it, mu' the
+ * updated mean, Sigma = V + (m - mu')^2 + floor, A = dSigma, and t = v - mu':
+ *
+ *     dw[n,k]    = sum_d A t^2 + dm t + constant of k      the constant falls out with the mean over n below
+ *     dgamma     = (dw - sum_n w dw) / S + dprior' / N     sum_n w dw = sum_d A (V + (m - mu')^2) + dm (m - mu')
+ *     dlogits    = gamma (dgamma - sum_k gamma dgamma)
+ *     dk[n]      = sum_k dlogits 2 mul scale^2 (k - q),    mul the factor of squared distances in the logits (negative)
+ *     dv[n]      = sum_k w (2 A t + dm)
+ *     dq         = -2 mul scale^2 R1,  dlog_std = -2 mul scale^2 R2 - temperature R0,  R_i = sum_n dlogits (k - q)^i
+ *
+ * Slot Attention: dw = dm . v, dk = sum_k dlogits scale q, dq = scale sum_n dlogits k. */
+
+/* From gradients of queries and log standard deviations (im->d_q, im->d_ls) to those of the state, added to im->d_state (of the
+ * GRU's hidden state so far) and im->d_log_std (overwritten). */
+static void SMM_T(expectation_backward)(SMM_T(image) *im, const SMM_T(record) *r, const SMM_T(grad_set) *g)
+{
+    const smm_sizes *s = im->s;
+    const KERNELS *k = im->k;
+    SMM_T(expectation) *e = &im->e;
+    const size_t D = s->D, n = s->Kp, c = D * n;
+    const int normed = s->dot || s->slot_norm;
+    real *d_in = normed ? im->d_cat : im->d_state; /* gradient of what W_q is applied to */
+    real *d_log_std = s->slot_norm ? im->d_cat + c : im->d_log_std;
+    if (s->learned)
+        SMM_T(linear_backward)(k, D, D, n, im->p[SMM_TO_Q_WEIGHT], normed ? e->normed : r->mean, im->d_q, d_in, !normed,
+                               g->at[SMM_TO_Q_WEIGHT], g->at[SMM_TO_Q_BIAS], im->u.rows);
+    else
+        for (size_t i = 0; i < c; i++) d_in[i] += im->d_q[i];
+    if (s->reference)
+        SMM_T(linear_backward)(k, D, D, n, im->p[SMM_TO_Q_WEIGHT], e->normed + c, im->d_ls, d_log_std, 0, g->at[SMM_TO_Q_WEIGHT],
+                               NULL, im->u.rows);
+    else if (s->variance)
+        memcpy(d_log_std, im->d_ls, c * sizeof *d_log_std);
+    if (s->dot) {
+        k->norm_backward(D, n, r->mean, n, im->p[SMM_NORM_SLOTS_WEIGHT], e->norm_mean, e->norm_rstd, d_in, n, d_in, n,
+                         g->at[SMM_NORM_SLOTS_WEIGHT], g->at[SMM_NORM_SLOTS_BIAS]);
+        for (size_t i = 0; i < c; i++) im->d_state[i] += d_in[i];
+    } else if (s->slot_norm) {
+        if (s->reference) /* the GRU's hidden state was the normalised mean */
+            for (size_t i = 0; i < c; i++) d_in[i] += im->d_state[i];
+        k->norm_backward(2 * D, n, e->cat, n, im->p[SMM_NORM_SLOTS_WEIGHT], e->norm_mean, e->norm_rstd, d_in, n, d_in, n,
+                         g->at[SMM_NORM_SLOTS_WEIGHT], g->at[SMM_NORM_SLOTS_BIAS]);
+        for (size_t i = 0; i < c; i++) im->d_state[i] = d_in[i] + (s->reference ? 0 : im->d_state[i]);
+        memcpy(im->d_log_std, d_in + c, c * sizeof *d_in);
+    }
+}
+
+/* dSigma (rows im->A), and what Sigma's centre adds to the gradient of the updated mean. */
+static void SMM_T(variance_backward)(SMM_T(image) *im, const SMM_T(record) *r, const SMM_T(record) *next)
+{
+    const smm_sizes *s = im->s;
+    const size_t D = s->D, n = s->Kp, Dp = s->Dp;
+    const real floor = (real)(s->reference ? s->cfg->eps : s->cfg->var_floor);
+    memset(im->A, 0, im->slots * Dp * sizeof *im->A);
+    for (size_t d = 0; s->variance && d < D; d++)
+        for (size_t j = 0; j < im->slots; j++) {
+            const size_t i = d * n + j;
+            const real shift = r->m[i] - next->mean[i];
+            const real A = im->d_log_std[i] / (2 * (r->variance[i] + shift * shift + floor));
+            im->A[j * Dp + d] = A;
+            im->d_mean[i] -= 2 * A * shift;
+        }
+}
+
+/* Rows of constants for the pass over inputs; returns whether values must be taken about the slots' means. */
+static int SMM_T(pass_constants)(SMM_T(image) *im, const SMM_T(record) *r, const SMM_T(record) *next)
+{
+    const smm_sizes *s = im->s;
+    const SMM_T(expectation) *e = &im->e;
+    const size_t n = s->Kp, Dp = s->Dp, K = im->slots;
+    const real eps = (real)(s->reference ? 0 : s->cfg->eps), count = (real)im->in.n;
+    const int learned_prior = s->variance && !s->reference && !s->cfg->uniform_prior;
+    int about = 0;
+    im->k->transpose_out(K, s->D, Dp, im->dm, n, NULL, im->E, Dp); /* dm */
+    for (size_t j = 0; s->variance && j < K; j++)
+        for (size_t d = 0; d < s->D; d++) {
+            const size_t i = d * n + j;
+            const real mean = next->mean[i] - im->centre[d], m = r->m[i] - im->centre[d], shift = m - mean;
+            im->point_mean[j * Dp + d] = mean;
+            about |= mean * mean + m * m > 16 * (r->variance[i] + shift * shift);
+        }
+    memset(im->a, 0, s->heads * n * sizeof *im->a);
+    memset(im->c, 0, s->heads * n * sizeof *im->c);
+    for (size_t j = 0; j < K; j++) {
+        for (size_t h = 0; h < s->heads; h++) im->a[h * K + j] = 1 / (r->sums[h * K + j] + eps * count);
+        for (size_t d = 0; d < s->D; d++) {
+            const size_t i = d * n + j, at = j * Dp + d, h = d / s->Dh * K + j;
+            const real A = im->A[at], dm = im->E[at], S = im->a[h];
+            real mean_dw; /* this channel's part of sum_n w dw */
+            if (!s->variance) {
+                mean_dw = dm * r->m[i];
+                im->A_values[at] = 0, im->E_values[at] = dm * S;
+            } else if (about) {
+                const real shift = r->m[i] - next->mean[i];
+                mean_dw = A * (r->variance[i] + shift * shift) + dm * shift;
+                im->A_values[at] = 2 * A * S, im->E_values[at] = dm * S;
+            } else {
+                const real m = r->m[i] - im->centre[d], E = dm - 2 * A * im->point_mean[at];
+                mean_dw = A * (r->variance[i] + m * m) + E * m;
+                im->E[at] = E;
+                im->A_values[at] = 2 * A * S, im->E_values[at] = E * S;
+            }
+            im->c[h] -= mean_dw * S;
+            im->eps_A[d] += eps * im->A_values[at];
+            im->eps_E[d] += eps * (im->E_values[at] - (about ? im->A_values[at] * im->point_mean[at] : 0));
+            const real scale = e->scale[at];
+            im->A_keys[at] = s->dot ? e->q[at] * e->mul : 2 * e->mul * scale * scale;
+            im->E_keys[at] = s->dot || e->about ? 0 : -im->A_keys[at] * e->q[at];
+        }
+        if (learned_prior) im->c[j] += im->d_prior[j] / count;
+    }
+    return about;
+}
+
+/* d_gamma of one block from d_attention, then through the softmax to the logits. */
+static void SMM_T(logits_backward)(const SMM_T(image) *im, const SMM_T(record) *r, size_t first, size_t valid, SMM_T(block) *b,
+                                   const real *d_attention, real *sums)
+{
+    const smm_sizes *s = im->s;
+    const size_t K = im->slots, n = SMM_BLOCK;
+    const real *factor = s->reference ? b->ratio : b->gamma;
+    for (size_t i = 0; d_attention && i < valid; i++) {
+        const real *row = d_attention + (im->in.index ? im->in.index[first + i] : first + i) * s->K;
+        for (size_t j = 0; j < s->heads * K; j++) /* softmax_backward multiplies by a */
+            b->d_gamma[j * n + i] += row[im->active[j % K]] / ((real)s->heads * im->a[j]);
+    }
+    (void)r;
+    for (size_t h = 0; h < s->heads; h++)
+        im->k->softmax_backward(K, n, b->gamma + h * K * n, factor + h * K * n, b->d_gamma + h * K * n, n, im->a + h * K,
+                                im->c + h * K, sums + h * K);
+}
+
+/* The pass over one chunk: d_keys and d_values (accumulated) and sums R0, R1, R2 in the chunk's partials. */
+static void SMM_T(backward_chunk)(const SMM_T(image) *im, const SMM_T(record) *r, size_t chunk, SMM_T(block) *b, int about,
+                                  const real *d_attention)
+{
+    const smm_sizes *s = im->s;
+    const KERNELS *k = im->k;
+    const SMM_T(expectation) *e = &im->e;
+    const size_t K = im->slots, n = SMM_BLOCK, D = s->D, Dp = s->Dp, Dh = s->Dh, Vp = s->Vp;
+    const SMM_T(moments) m = SMM_T(moments_of)(im, chunk);
+    memset(m.sums, 0, im->partial * sizeof *m.sums);
+    for (size_t i = SMM_T(chunk_begin)(im, chunk); i < SMM_T(chunk_begin)(im, chunk + 1); i++) {
+        const real *keys = im->keys + i * D * n, *values = im->values + i * D * n;
+        real *d_keys = im->d_keys + i * D * n, *d_values = im->d_values + i * D * n;
+        const size_t valid = smm_min(n, im->in.n - i * n);
+        SMM_T(responsibilities)(im, r, keys, valid, b->gamma, b->discarded, NULL, b->ratio);
+        if (!s->variance)
+            for (size_t h = 0; h < s->heads; h++)
+                k->gemm(K, n, Dh, im->E + h * Dh, Dp, 1, values + h * Dh * n, n, b->d_gamma + h * K * n, n, 0);
+        else if (about) k->quad_about(K, D, n, values, n, im->A, im->E, im->point_mean, Dp, b->d_gamma, n);
+        else k->quad(K, D, n, values, n, im->A, im->E, Dp, b->d_gamma, n);
+        SMM_T(logits_backward)(im, r, i * n, valid, b, d_attention, m.sums);
+
+        if (!s->variance)
+            for (size_t h = 0; h < s->heads; h++)
+                k->gemm(Dh, n, K, im->E_values + h * Dh, 1, Dp, b->gamma + h * K * n, n, d_values + h * Dh * n, n, 1);
+        else if (about) k->spread_about(K, D, n, b->gamma, n, values, n, im->A_values, im->E_values, im->point_mean, Dp, d_values, n);
+        else k->spread(K, D, n, b->gamma, n, values, n, im->A_values, im->E_values, Dp, d_values, n);
+
+        for (size_t h = 0; h < s->heads; h++)
+            k->transpose_out(valid, Dh, s->Dhp, keys + h * Dh * n, n, NULL, b->rows + h * s->Dhp, Vp);
+        if (s->dot)
+            for (size_t h = 0; h < s->heads; h++) {
+                const real *dl = b->d_gamma + h * K * n;
+                k->gemm(Dh, n, K, im->A_keys + h * Dh, 1, Dp, dl, n, d_keys + h * Dh * n, n, 1);
+                k->gemm(K, s->Dhp, valid, dl, n, 1, b->rows + h * s->Dhp, Vp, m.m1 + h * s->Dhp, Vp, 1);
+            }
+        else if (e->about) {
+            k->spread_about(K, D, n, b->d_gamma, n, keys, n, im->A_keys, im->E_keys, e->q, Dp, d_keys, n);
+            k->moments_about(K, valid, Vp, b->d_gamma, n, b->rows, Vp, e->q, m.m1, m.m2, Vp);
+        } else {
+            k->spread(K, D, n, b->d_gamma, n, keys, n, im->A_keys, im->E_keys, Dp, d_keys, n);
+            k->moments(K, valid, Vp, b->d_gamma, n, b->rows, Vp, m.m1, m.m2, Vp);
+        }
+    }
+}
+
+/* From sums R0, R1, R2 over the image to im->d_q, im->d_ls, im->d_prior. */
+static void SMM_T(query_gradients)(SMM_T(image) *im, const SMM_T(record) *r, const SMM_T(moments) *t)
+{
+    const smm_sizes *s = im->s;
+    const SMM_T(expectation) *e = &im->e;
+    const size_t n = s->Kp, K = im->slots, c = s->D * n;
+    const real factor = s->dot ? e->mul : -2 * e->mul, temperature = s->reference ? 0 : (real)s->cfg->temperature;
+    memset(im->d_q, 0, c * sizeof *im->d_q);
+    memset(im->d_ls, 0, c * sizeof *im->d_ls);
+    for (size_t j = 0; j < K; j++) {
+        for (size_t d = 0; d < s->D; d++) {
+            const size_t v = j * s->Vp + d / s->Dh * s->Dhp + d % s->Dh, at = j * s->Dp + d;
+            const real R0 = t->sums[j], q = e->q[at];
+            real R1 = t->m1[v], R2 = t->m2[v];
+            if (s->dot) {
+                im->d_q[d * n + j] = factor * R1;
+                continue;
+            }
+            if (!e->about) {
+                R2 -= q * (2 * R1 - q * R0);
+                R1 -= q * R0;
+            }
+            const real weight = factor * e->scale[at] * e->scale[at];
+            im->d_q[d * n + j] = weight * R1;
+            if (s->variance) im->d_ls[d * n + j] = weight * R2 - temperature * R0;
+        }
+        im->d_prior[j] = s->variance && r->prior[j] > 0 ? t->sums[j] / r->prior[j] : 0;
+    }
+}
+
+/* One step backward: im->d_mean, d_log_std, d_prior go from the state after the step to the state before it. */
+static void SMM_T(step_backward)(SMM_T(image) *im, const SMM_T(record) *r, const SMM_T(record) *next, const SMM_T(grad_set) *g,
+                                 const real *d_attention)
+{
+    const smm_sizes *s = im->s;
+    const size_t c = s->D * s->Kp;
+    const ptrdiff_t chunks = (ptrdiff_t)SMM_T(image_chunks)(im);
+    SMM_T(expectation_forward)(im, r);
+    SMM_T(variance_backward)(im, r, next);
+    if (s->learned) {
+        const real *hidden = s->reference ? im->e.normed : r->mean;
+        SMM_T(update_backward)(im->k, s, im->p, r->m, hidden, &im->u, im->d_mean, im->dm, im->d_state, g);
+    } else {
+        memcpy(im->dm, im->d_mean, c * sizeof *im->dm);
+        memset(im->d_state, 0, c * sizeof *im->d_state);
+    }
+    const int about = SMM_T(pass_constants)(im, r, next);
+    SMM_PARALLEL_FOR(im->threads)
+    for (ptrdiff_t i = 0; i < chunks; i++)
+        SMM_T(backward_chunk)(im, r, (size_t)i, &im->blocks[SMM_THREAD], about, d_attention);
+    const SMM_T(moments) total = SMM_T(moments_of)(im, 0);
+    for (ptrdiff_t i = 1; i < chunks; i++) {
+        const SMM_T(moments) m = SMM_T(moments_of)(im, (size_t)i);
+        for (size_t j = 0; j < im->partial; j++) total.sums[j] += m.sums[j];
+    }
+    SMM_T(query_gradients)(im, r, &total);
+    SMM_T(expectation_backward)(im, r, g);
+    memcpy(im->d_mean, im->d_state, c * sizeof *im->d_mean);
+}
+
+/* Gradient of all K slots' initial values: the active ones' from X (D,Kp, compact), inactive ones' from full (or 0), to the
+ * caller's (K,D). */
+static void SMM_T(write_initial)(SMM_T(image) *im, const real *X, const real *full, real *to)
+{
+    const smm_sizes *s = im->s;
+    const size_t n = s->Kp;
+    if (!to) return;
+    real *all = im->out_channels;
+    for (size_t d = 0; d < s->D; d++) {
+        for (size_t j = 0; j < n; j++) all[d * n + j] = full ? full[d * n + j] : 0;
+        for (size_t j = 0; X && j < im->slots; j++) all[d * n + im->active[j]] = X[d * n + j];
+    }
+    SMM_T(slots_out)(im, all, s->D, to);
+}
+
+/* Gradients that enter through the outputs; fills d_mean, d_log_std of the active slots from im->d_cat (all slots). */
+static void SMM_T(gather_slots)(SMM_T(image) *im)
+{
+    const smm_sizes *s = im->s;
+    const size_t n = s->Kp, c = s->D * n;
+    memset(im->d_mean, 0, c * sizeof *im->d_mean);
+    memset(im->d_log_std, 0, c * sizeof *im->d_log_std);
+    memset(im->d_prior, 0, n * sizeof *im->d_prior);
+    for (size_t d = 0; d < s->D; d++)
+        for (size_t j = 0; j < im->slots; j++) {
+            im->d_mean[d * n + j] = im->d_cat[d * n + im->active[j]];
+            if (s->variance) im->d_log_std[d * n + j] = im->d_cat[c + d * n + im->active[j]];
+        }
+}
+
+/* The backward pass of the slots of image b; leaves d_keys and d_values for segment_backward. */
+static void SMM_T(image_backward)(SMM_T(image) *im, const SMM_T(smm_inputs) *in, const real *saved, const real *d_slots,
+                                  const real *d_attention, const SMM_T(smm_gradients) *grads, const SMM_T(grad_set) *g, size_t b)
+{
+    const smm_sizes *s = im->s;
+    const size_t c = s->D * s->Kp, cached = s->blocks * s->D * SMM_BLOCK, at = b * s->K * s->D;
+    saved += b * s->saved_image;
+    SMM_T(open_image)(im, in, b);
+    memcpy(im->trace, saved, s->records * s->record * sizeof *saved);
+    memcpy(im->centre, saved + s->records * s->record, s->Dp * sizeof *saved);
+    SMM_T(cache_inputs)(im, 1);
+    memset(im->d_keys, 0, cached * sizeof *im->d_keys);
+    memset(im->d_values, 0, cached * sizeof *im->d_values);
+    memset(im->eps_A, 0, s->Dp * sizeof *im->eps_A);
+    memset(im->eps_E, 0, s->Dp * sizeof *im->eps_E);
+    const SMM_T(record) last = SMM_T(record_of)(im, s->T);
+    SMM_T(full_state)(im, in, b, &last, 1);
+    SMM_T(output_backward)(im, d_slots + b * s->K * s->W, g);
+    SMM_T(gather_slots)(im);
+    memcpy(im->full_mean, im->d_cat, c * sizeof *im->d_cat); /* from here on: the gradients that inactive slots pass through */
+    memcpy(im->full_log_std, im->d_cat + c, c * sizeof *im->d_cat);
+    const size_t steps = s->records - 1;
+    real *d_mean = in->indices || !grads->mean ? NULL : grads->mean + at;
+    real *d_log_std = s->variance && grads->log_std ? grads->log_std + at : NULL;
+    if (s->cfg->gradient == SMM_GRADIENT_STRAIGHT_THROUGH) {
+        SMM_T(write_initial)(im, NULL, im->full_mean, d_mean);
+        SMM_T(write_initial)(im, NULL, im->full_log_std, d_log_std);
+    } else if (s->cfg->gradient == SMM_GRADIENT_IMPLICIT) {
+        SMM_T(write_initial)(im, NULL, NULL, d_mean);
+        SMM_T(write_initial)(im, NULL, NULL, d_log_std);
+    }
+    for (size_t i = 0; i < steps; i++) {
+        const SMM_T(record) r = SMM_T(record_of)(im, s->T - 1 - i), next = SMM_T(record_of)(im, s->T - i);
+        SMM_T(step_backward)(im, &r, &next, g, i == 0 && d_attention ? d_attention + b * s->N * s->K : NULL);
+    }
+    if (s->cfg->gradient == SMM_GRADIENT_FULL) {
+        SMM_T(write_initial)(im, im->d_mean, im->full_mean, d_mean);
+        SMM_T(write_initial)(im, im->d_log_std, im->full_log_std, d_log_std);
+    }
+}
+
+/* From d_keys and d_values of blocks [begin, end) to the inputs and the parameters of the input side. */
+static void SMM_T(segment_backward)(const SMM_T(image) *im, size_t begin, size_t end, SMM_T(block) *b, const SMM_T(grad_set) *g,
+                                    real *dx)
+{
+    const smm_sizes *s = im->s;
+    const size_t n = SMM_BLOCK;
+    for (size_t i = begin; i < end; i++) {
+        const size_t at = i * s->D * n, valid = smm_min(n, im->in.n - i * n);
+        for (size_t d = 0; d < s->D; d++)
+            for (size_t j = 0; j < valid; j++)
+                im->d_values[at + d * n + j] += im->eps_A[d] * im->values[at + d * n + j] + im->eps_E[d];
+        SMM_T(inputs_forward)(im->k, s, im->p, &im->in, i * n, b, im->keys + at);
+        SMM_T(inputs_backward)(im->k, s, im->p, &im->in, i * n, b, im->d_keys + at, im->d_values + at, g, dx);
+    }
+}

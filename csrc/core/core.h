@@ -1,0 +1,48 @@
+/* core.h - what the files of the core share, whatever the precision: derived sizes and the arena that scratch memory comes from. */
+#ifndef SMM_CORE_H
+#define SMM_CORE_H
+
+#include "kernels.h"
+#include "smm.h"
+
+#define SMM_BLOCK 64 /* inputs that are worked on together, lanes of the channel-major arrays */
+
+/* Everything that follows from a configuration and the sizes of a call. Names as in smm.h; a trailing p means padded to SMM_LANES. */
+typedef struct {
+    const smm_config *cfg;
+    size_t B, N, K, T;          /* T counts the reference variant's extra step */
+    size_t D, I, H, F, W;       /* F: width of h, the vectors that keys are computed from; W: of an output slot */
+    size_t Kp, Dp, Ip, Hp, Fp;
+    size_t heads, Dh, Dhp, Vp;  /* channels of a head; Vp = heads * Dhp, the width of a row of values */
+    size_t blocks, chunk_blocks, chunks; /* of an image: sums over its inputs are taken per chunk, then over chunks */
+    size_t segments, groups;    /* parameter gradients are summed per group of images or per segment of an image, then over groups */
+    size_t records;             /* states kept of an image: before each step that backward visits, and the last */
+    size_t record;              /* elements of one state */
+    size_t saved_image;         /* elements that forward saves of an image */
+    int dot, variance, learned, reference; /* logits are products; slots have variances; there are parameters; the variant */
+    int own_values;             /* v = W_v h rather than h itself */
+    int input_mlp, input_norm, norm_kv, slot_norm;
+} smm_sizes;
+
+/* Fill *s. SMM_OK, or SMM_ERR_CONFIG or SMM_ERR_DIMS. */
+smm_status smm_sizes_init(smm_sizes *s, const smm_config *config, const smm_dims *dims);
+
+static inline size_t smm_pad(size_t n) { return (n + SMM_LANES - 1) / SMM_LANES * SMM_LANES; }
+static inline size_t smm_min(size_t a, size_t b) { return a < b ? a : b; }
+static inline size_t smm_max(size_t a, size_t b) { return a > b ? a : b; }
+
+/* An arena measures when base is NULL and hands out aligned pieces when it is not: the same layout function does both. */
+typedef struct {
+    char *base;
+    size_t used;
+    int overflow; /* a size did not fit size_t */
+} smm_arena;
+
+/* count elements of the given size, aligned to SMM_ALIGN; NULL while measuring. */
+void *smm_carve(smm_arena *arena, size_t count, size_t size);
+
+/* Aligned memory for an arena of `bytes`; *block is what smm_release takes. NULL if there is none. */
+void *smm_reserve(size_t bytes, void **block);
+void smm_release(void *block);
+
+#endif

@@ -1,0 +1,199 @@
+/* engine_tpl.h - the public calls: check, reserve memory, share the images among threads, add up parameter gradients. */
+
+/* Memory of a call: `workers` images in progress, scratch for every thread, gradient sets. */
+typedef struct {
+    SMM_T(image) *images;
+    SMM_T(block) *blocks;
+    SMM_T(grad_set) *sets;
+    size_t workers;
+    int inner; /* threads of one image: its blocks are shared; 1: each thread has images of its own */
+    void *memory;
+} SMM_T(call);
+
+static smm_status SMM_T(check_images)(const smm_sizes *s, const SMM_T(smm_inputs) *in, size_t *image)
+{
+    size_t ignored;
+    if (!image) image = &ignored;
+    for (size_t b = 0; b < s->B; b++) {
+        *image = b;
+        size_t inputs = !in->mask, slots = !in->slot_mask;
+        for (size_t i = 0; in->mask && i < s->N; i++) inputs += in->mask[b * s->N + i] != 0;
+        for (size_t j = 0; in->slot_mask && j < s->K; j++) slots += in->slot_mask[b * s->K + j] != 0;
+        if (!inputs) return SMM_ERR_NO_INPUT;
+        if (!slots) return SMM_ERR_NO_SLOT;
+        for (size_t j = 0; in->indices && j < s->K; j++) {
+            const int64_t row = in->indices[b * s->K + j];
+            if (row < 0 || (uint64_t)row >= s->N || (in->mask && !in->mask[b * s->N + (size_t)row])) return SMM_ERR_INDEX;
+        }
+    }
+    return SMM_OK;
+}
+
+static smm_status SMM_T(check_call)(smm_sizes *s, const smm_config *config, const smm_dims *dims, const real *const *params,
+                                    const SMM_T(smm_inputs) *in, size_t *image)
+{
+    const smm_status status = smm_sizes_init(s, config, dims);
+    size_t shape[2];
+    if (status != SMM_OK) return status;
+    if (!in || !in->x || (!in->mean && !in->indices) || (s->variance && !in->log_std)) return SMM_ERR_NULL;
+    for (size_t i = 0; i < SMM_PARAMS; i++)
+        if (smm_param_shape(config, i, shape) && (!params || !params[i])) return SMM_ERR_NULL;
+    return SMM_T(check_images)(s, in, image);
+}
+
+static void SMM_T(layout_sets)(SMM_T(call) *call, const smm_sizes *s, smm_arena *arena)
+{
+    size_t shape[2];
+    for (size_t g = 0; g < s->groups; g++)
+        for (size_t i = 0; i < SMM_PARAMS; i++) {
+            const int rank = smm_param_shape(s->cfg, i, shape);
+            real *at = rank ? CARVE(rank == 2 ? shape[0] * smm_pad(shape[1]) : shape[0]) : NULL;
+            if (call->sets) call->sets[g].at[i] = at;
+        }
+}
+
+static void SMM_T(layout_call)(SMM_T(call) *call, const smm_sizes *s, int threads, int masked, int backward, smm_arena *arena)
+{
+    call->images = smm_carve(arena, call->workers, sizeof *call->images);
+    call->blocks = smm_carve(arena, (size_t)threads, sizeof *call->blocks);
+    call->sets = backward ? smm_carve(arena, s->groups, sizeof *call->sets) : NULL;
+    for (size_t i = 0; i < call->workers; i++) {
+        SMM_T(image) image = {0};
+        SMM_T(layout_image)(&image, s, masked, backward, arena);
+        if (call->images) call->images[i] = image;
+    }
+    for (int i = 0; i < threads; i++) {
+        SMM_T(block) block = {0};
+        SMM_T(layout_block)(&block, s, backward, arena);
+        if (call->blocks) call->blocks[i] = block;
+    }
+    if (backward) SMM_T(layout_sets)(call, s, arena);
+}
+
+/* Memory for a call of at most `threads` threads: shared out over images where there are enough, over an image's blocks
+ * otherwise. */
+static smm_status SMM_T(open_call)(SMM_T(call) *call, const smm_sizes *s, const real *const *params, int threads, int masked,
+                                   int backward)
+{
+    memset(call, 0, sizeof *call);
+    const int outer = threads > 1 && s->B >= (size_t)threads;
+    call->workers = outer ? (size_t)threads : 1;
+    call->inner = outer ? 1 : threads;
+    smm_arena arena = {NULL, 0, 0};
+    SMM_T(layout_call)(call, s, threads, masked, backward, &arena);
+    if (arena.overflow) return SMM_ERR_DIMS;
+    arena.base = smm_reserve(arena.used, &call->memory);
+    if (!arena.base) return SMM_ERR_NOMEM;
+    arena.used = 0;
+    SMM_T(layout_call)(call, s, threads, masked, backward, &arena);
+    for (size_t i = 0; i < call->workers; i++) {
+        SMM_T(image) *im = &call->images[i];
+        im->k = KERNELS_GET(), im->s = s, im->p = params, im->threads = call->inner, im->blocks = &call->blocks[i];
+    }
+    return SMM_OK;
+}
+
+/* More threads than there is work for cost time only. */
+static int SMM_T(useful_threads)(const smm_sizes *s, int threads)
+{
+    const size_t most = s->B >= (size_t)smm_max(1, (size_t)threads) ? s->B : s->chunks;
+    if (threads < 1) return 1;
+    return (size_t)threads > most ? (int)most : threads;
+}
+
+smm_status SMM_T(smm_forward)(const smm_config *config, const smm_dims *dims, const real *const params[SMM_PARAMS],
+                              const SMM_T(smm_inputs) *in, const SMM_T(smm_outputs) *out, int threads, size_t *image)
+{
+    smm_sizes s;
+    SMM_T(call) call;
+    smm_status status = SMM_T(check_call)(&s, config, dims, params, in, image);
+    if (status != SMM_OK) return status;
+    if (!out || !out->slots) return SMM_ERR_NULL;
+    threads = SMM_T(useful_threads)(&s, threads);
+    status = SMM_T(open_call)(&call, &s, params, threads, in->mask != NULL, 0);
+    if (status != SMM_OK) return status;
+    const ptrdiff_t images = (ptrdiff_t)s.B;
+    SMM_PARALLEL_FOR((int)call.workers)
+    for (ptrdiff_t b = 0; b < images; b++) SMM_T(image_forward)(&call.images[SMM_THREAD], in, out, (size_t)b);
+    smm_release(call.memory);
+    return SMM_OK;
+}
+
+static void SMM_T(clear_set)(const smm_sizes *s, const SMM_T(grad_set) *set)
+{
+    size_t shape[2];
+    for (size_t i = 0; i < SMM_PARAMS; i++) {
+        const int rank = smm_param_shape(s->cfg, i, shape);
+        if (rank) memset(set->at[i], 0, shape[0] * (rank == 2 ? smm_pad(shape[1]) : 1) * sizeof(real));
+    }
+}
+
+/* Sum over the sets, in their order, into the caller's arrays. */
+static void SMM_T(add_sets)(const smm_sizes *s, const SMM_T(grad_set) *sets, const SMM_T(smm_gradients) *grads, int threads)
+{
+    ptrdiff_t first[SMM_PARAMS + 1], rows = 0; /* rows of all parameters, counted on */
+    for (size_t i = 0; i < SMM_PARAMS; i++) {
+        size_t shape[2];
+        const int rank = smm_param_shape(s->cfg, i, shape);
+        first[i] = rows;
+        if (rank && grads->params[i]) rows += rank == 2 ? (ptrdiff_t)shape[0] : 1;
+    }
+    first[SMM_PARAMS] = rows;
+    SMM_PARALLEL_FOR(threads)
+    for (ptrdiff_t r = 0; r < rows; r++) {
+        size_t i = 0, shape[2] = {0, 0};
+        while (first[i + 1] <= r) i++;
+        const int rank = smm_param_shape(s->cfg, i, shape);
+        const size_t row = (size_t)(r - first[i]), cols = rank == 2 ? shape[1] : shape[0], ld = rank == 2 ? smm_pad(cols) : 0;
+        real *to = grads->params[i] + row * cols;
+        for (size_t g = 0; g < s->groups; g++) {
+            const real *from = sets[g].at[i] + row * ld;
+            for (size_t c = 0; c < cols; c++) to[c] = g ? to[c] + from[c] : from[c];
+        }
+    }
+}
+
+/* Image b: its slots, then its inputs, segment by segment (several at once where threads share an image). */
+static void SMM_T(backward_of_image)(const SMM_T(call) *call, SMM_T(image) *im, const SMM_T(smm_inputs) *in, const real *saved,
+                                     const real *d_slots, const real *d_attention, const SMM_T(smm_gradients) *grads,
+                                     const SMM_T(grad_set) *sets, size_t b)
+{
+    const smm_sizes *s = im->s;
+    const ptrdiff_t segments = (ptrdiff_t)s->segments;
+    real *dx = grads->x ? grads->x + b * s->N * s->I : NULL;
+    for (ptrdiff_t i = 0; segments > 1 && i < segments; i++) SMM_T(clear_set)(s, &sets[i]);
+    SMM_T(image_backward)(im, in, saved, d_slots, d_attention, grads, &sets[0], b);
+    if (dx && in->mask) memset(dx, 0, s->N * s->I * sizeof *dx);
+    const size_t blocks = SMM_T(image_blocks)(im);
+    SMM_PARALLEL_FOR(call->inner)
+    for (ptrdiff_t i = 0; i < segments; i++)
+        SMM_T(segment_backward)(im, blocks * (size_t)i / s->segments, blocks * ((size_t)i + 1) / s->segments,
+                                &im->blocks[SMM_THREAD], &sets[i], dx);
+}
+
+smm_status SMM_T(smm_backward)(const smm_config *config, const smm_dims *dims, const real *const params[SMM_PARAMS],
+                               const SMM_T(smm_inputs) *in, const real *saved, const real *d_slots, const real *d_attention,
+                               const SMM_T(smm_gradients) *grads, int threads, size_t *image)
+{
+    smm_sizes s;
+    SMM_T(call) call;
+    smm_status status = SMM_T(check_call)(&s, config, dims, params, in, image);
+    if (status != SMM_OK) return status;
+    if (!saved || !d_slots || !grads) return SMM_ERR_NULL;
+    threads = SMM_T(useful_threads)(&s, threads);
+    status = SMM_T(open_call)(&call, &s, params, threads, in->mask != NULL, 1);
+    if (status != SMM_OK) return status;
+    const ptrdiff_t units = (ptrdiff_t)(s.segments > 1 ? s.B : s.groups);
+    SMM_PARALLEL_FOR((int)call.workers)
+    for (ptrdiff_t u = 0; u < units; u++) {
+        SMM_T(image) *im = &call.images[SMM_THREAD];
+        const size_t begin = s.B * (size_t)u / (size_t)units, end = s.B * ((size_t)u + 1) / (size_t)units;
+        if (s.segments == 1) SMM_T(clear_set)(&s, &call.sets[u]);
+        for (size_t b = begin; b < end; b++)
+            SMM_T(backward_of_image)(&call, im, in, saved, d_slots, d_attention, grads,
+                                     &call.sets[s.segments > 1 ? b * s.segments : (size_t)u], b);
+    }
+    SMM_T(add_sets)(&s, call.sets, grads, threads);
+    smm_release(call.memory);
+    return SMM_OK;
+}

@@ -1,0 +1,419 @@
+/* forward_tpl.h - one step: responsibilities, weighted moments, the update of the slots; and the forward pass of an image. */
+
+#define LOG_2PI 1.8378770664093454836
+
+/* Queries, inverse standard deviations and constants of the E step from a state.
+ *
+ * The squared distance is summed as (x scale + shift)^2, one operation less than ((x - q) scale)^2 and as exact while
+ * |q scale| is small: its rounding error is |q scale| ulps of 1. */
+static void SMM_T(expectation_forward)(SMM_T(image) *im, const SMM_T(record) *r)
+{
+    const smm_sizes *s = im->s;
+    const KERNELS *k = im->k;
+    SMM_T(expectation) *e = &im->e;
+    const size_t D = s->D, n = s->Kp, c = D * n, Dp = s->Dp, K = im->slots;
+    const real *q = r->mean, *log_std = r->log_std;
+    if (s->dot) {
+        k->norm(D, n, q, n, im->p[SMM_NORM_SLOTS_WEIGHT], im->p[SMM_NORM_SLOTS_BIAS], (real)s->cfg->norm_eps, e->normed, n,
+                e->norm_mean, e->norm_rstd);
+        q = e->normed;
+    } else if (s->slot_norm) {
+        memcpy(e->cat, q, c * sizeof *q);
+        memcpy(e->cat + c, log_std, c * sizeof *q);
+        k->norm(2 * D, n, e->cat, n, im->p[SMM_NORM_SLOTS_WEIGHT], im->p[SMM_NORM_SLOTS_BIAS], (real)s->cfg->norm_eps, e->normed,
+                n, e->norm_mean, e->norm_rstd);
+        q = e->normed, log_std = e->normed + c;
+    }
+    if (s->reference) {
+        SMM_T(linear_forward)(k, D, D, n, im->p[SMM_TO_Q_WEIGHT], NULL, log_std, e->rho_channels);
+        log_std = e->rho_channels;
+    }
+    if (s->learned) {
+        SMM_T(linear_forward)(k, D, D, n, im->p[SMM_TO_Q_WEIGHT], s->cfg->qkv_bias ? im->p[SMM_TO_Q_BIAS] : NULL, q, e->q_channels);
+        q = e->q_channels;
+    }
+    k->transpose_out(K, D, Dp, q, n, NULL, e->q, Dp);
+    memset(e->base, 0, n * sizeof *e->base);
+    e->exact = e->about = 0;
+    e->mul = s->dot ? (real)s->cfg->scale : s->variance && !s->reference ? (real)(-0.5 * s->cfg->temperature) : -(real)s->cfg->scale;
+    if (s->dot) return;
+    if (s->variance) k->transpose_out(K, D, Dp, log_std, n, NULL, e->scale, Dp);
+    else memset(e->scale, 0, K * Dp * sizeof *e->scale);
+    for (size_t j = 0; j < K; j++) {
+        real log_det = 0;
+        for (size_t d = 0; d < D; d++) log_det += e->scale[j * Dp + d], e->scale[j * Dp + d] = -e->scale[j * Dp + d];
+        if (!s->variance || s->reference) continue;
+        const real log_prior = LOG(r->prior[j]);
+        e->base[j] = log_prior - (real)s->cfg->temperature * log_det;
+        e->base_density[j] = log_prior - log_det;
+    }
+    k->exp(K * Dp, e->scale);
+    real largest = 0;
+    for (size_t i = 0; i < K * Dp; i++) {
+        e->shift[i] = -e->q[i] * e->scale[i];
+        const real size = e->shift[i] < 0 ? -e->shift[i] : e->shift[i];
+        largest = size > largest ? size : largest;
+    }
+    e->exact = largest > 64;
+    e->about = largest > 4;
+}
+
+/* gamma (heads, slots, SMM_BLOCK) of one block; adds to sums (heads, slots). */
+static void SMM_T(responsibilities)(const SMM_T(image) *im, const SMM_T(record) *r, const real *keys, size_t valid, real *gamma,
+                                    real *sums, real *lse, real *ratio)
+{
+    const smm_sizes *s = im->s;
+    const KERNELS *k = im->k;
+    const SMM_T(expectation) *e = &im->e;
+    const size_t K = im->slots, n = SMM_BLOCK, Dp = s->Dp;
+    if (s->dot) {
+        for (size_t h = 0; h < s->heads; h++) {
+            real *g = gamma + h * K * n;
+            k->gemm(K, n, s->Dh, e->q + h * s->Dh, Dp, 1, keys + h * s->Dh * n, n, g, n, 0);
+            k->softmax(K, n, valid, g, n, e->mul, e->base, sums + h * K, NULL);
+        }
+        return;
+    }
+    if (e->exact) k->sqdist_exact(K, s->D, n, keys, n, e->scale, e->q, Dp, gamma, n);
+    else k->sqdist(K, s->D, n, keys, n, e->scale, e->shift, Dp, gamma, n);
+    if (s->reference) k->softmax_linear(K, n, valid, gamma, n, e->mul, (real)s->cfg->eps, r->prior, sums, ratio);
+    else k->softmax(K, n, valid, gamma, n, e->mul, e->base, sums, lse);
+}
+
+/* attention[row, slot] = mean over heads of gamma, for the block's rows. */
+static void SMM_T(write_attention)(const SMM_T(image) *im, const real *gamma, size_t first, size_t valid, const size_t *index,
+                                   real *attention)
+{
+    const size_t K = im->slots, n = SMM_BLOCK, heads = im->s->heads;
+    for (size_t i = 0; i < valid; i++) {
+        real *row = attention + (index ? index[first + i] : first + i) * im->s->K;
+        for (size_t j = 0; j < K; j++) {
+            real sum = 0;
+            for (size_t h = 0; h < heads; h++) sum += gamma[(h * K + j) * n + i];
+            row[im->active[j]] = sum / (real)heads;
+        }
+    }
+}
+
+/* Log-likelihood of one block: log sum_k prior_k N_k over its inputs, without the temperature. b->lse holds the softmax's. */
+static real SMM_T(block_likelihood)(const SMM_T(image) *im, const real *keys, size_t valid, SMM_T(block) *b)
+{
+    const smm_sizes *s = im->s;
+    const SMM_T(expectation) *e = &im->e;
+    const size_t K = im->slots, n = SMM_BLOCK;
+    if (s->cfg->temperature != 1) {
+        real *g = b->d_gamma;
+        if (e->exact) im->k->sqdist_exact(K, s->D, n, keys, n, e->scale, e->q, s->Dp, g, n);
+        else im->k->sqdist(K, s->D, n, keys, n, e->scale, e->shift, s->Dp, g, n);
+        im->k->softmax(K, n, valid, g, n, (real)-0.5, e->base_density, b->discarded, b->lse);
+    }
+    real sum = 0;
+    for (size_t i = 0; i < valid; i++) sum += b->lse[i];
+    return sum - (real)valid * (real)(0.5 * LOG_2PI) * (real)s->D;
+}
+
+/* What the M step sums over inputs; one such array for each chunk, and their sum in the first. */
+typedef struct {
+    real *sums;     /* (heads, slots) */
+    real *m1, *m2;  /* (slots, Vp): about the shared centre, or about im->point */
+    real *loglik;   /* 1 */
+} SMM_T(moments);
+
+static SMM_T(moments) SMM_T(moments_of)(const SMM_T(image) *im, size_t chunk)
+{
+    const smm_sizes *s = im->s;
+    real *at = im->partials + chunk * im->partial;
+    SMM_T(moments) m = {at, at + smm_pad(s->heads * s->Kp), NULL, NULL};
+    m.m2 = m.m1 + s->Kp * s->Vp;
+    m.loglik = m.m2 + s->Kp * s->Vp;
+    return m;
+}
+
+/* Blocks of the image, chunks of blocks, blocks [begin, end) of a chunk. */
+static size_t SMM_T(image_blocks)(const SMM_T(image) *im) { return (im->in.n + SMM_BLOCK - 1) / SMM_BLOCK; }
+static size_t SMM_T(image_chunks)(const SMM_T(image) *im)
+{
+    return (SMM_T(image_blocks)(im) + im->s->chunk_blocks - 1) / im->s->chunk_blocks;
+}
+static size_t SMM_T(chunk_begin)(const SMM_T(image) *im, size_t chunk)
+{
+    return smm_min(chunk * im->s->chunk_blocks, SMM_T(image_blocks)(im));
+}
+
+/* E and M step of one chunk. `last` asks for the log-likelihood, attention (N,K) for the responsibilities. */
+static void SMM_T(step_chunk)(const SMM_T(image) *im, const SMM_T(record) *r, size_t chunk, SMM_T(block) *b, int last,
+                              real *attention)
+{
+    const smm_sizes *s = im->s;
+    const size_t K = im->slots, n = SMM_BLOCK, Vp = s->Vp;
+    const SMM_T(moments) m = SMM_T(moments_of)(im, chunk);
+    memset(m.sums, 0, im->partial * sizeof *m.sums);
+    const int likelihood = last && s->variance && !s->reference;
+    for (size_t i = SMM_T(chunk_begin)(im, chunk); i < SMM_T(chunk_begin)(im, chunk + 1); i++) {
+        const real *keys = im->keys + i * s->D * n, *values = im->values + i * n * Vp;
+        const size_t valid = smm_min(n, im->in.n - i * n);
+        SMM_T(responsibilities)(im, r, keys, valid, b->gamma, m.sums, likelihood ? b->lse : NULL, NULL);
+        if (likelihood) *m.loglik += SMM_T(block_likelihood)(im, keys, valid, b);
+        if (last && attention) SMM_T(write_attention)(im, b->gamma, i * n, valid, im->in.index, attention);
+        if (!s->variance)
+            for (size_t h = 0; h < s->heads; h++)
+                im->k->gemm(K, s->Dhp, valid, b->gamma + h * K * n, n, 1, values + h * s->Dhp, Vp, m.m1 + h * s->Dhp, Vp, 1);
+        else if (im->about_points)
+            im->k->moments_about(K, valid, Vp, b->gamma, n, values, Vp, im->point, m.m1, m.m2, Vp);
+        else
+            im->k->moments(K, valid, Vp, b->gamma, n, values, Vp, m.m1, m.m2, Vp);
+    }
+}
+
+/* Every chunk, on several threads if there are; then the sum over chunks, in their order. */
+static SMM_T(moments) SMM_T(step_sums)(SMM_T(image) *im, const SMM_T(record) *r, int last, real *attention)
+{
+    const ptrdiff_t chunks = (ptrdiff_t)SMM_T(image_chunks)(im);
+    SMM_PARALLEL_FOR(im->threads)
+    for (ptrdiff_t c = 0; c < chunks; c++)
+        SMM_T(step_chunk)(im, r, (size_t)c, &im->blocks[SMM_THREAD], last, attention);
+    const size_t used = smm_pad(im->s->heads * im->s->Kp) + im->s->Kp * im->s->Vp * (im->s->variance ? 2 : 1);
+    const SMM_T(moments) total = SMM_T(moments_of)(im, 0);
+    for (ptrdiff_t c = 1; c < chunks; c++) {
+        const SMM_T(moments) m = SMM_T(moments_of)(im, (size_t)c);
+        for (size_t i = 0; i < used; i++) total.sums[i] += m.sums[i];
+        *total.loglik += *m.loglik;
+    }
+    return total;
+}
+
+/* Weighted mean and variance about it, into r->m, r->variance, r->sums; returns whether they are exact enough.
+ *
+ * With moments about a point p, variance = m2/S - (m1/S)^2 loses digits where the mean is far from p beside the spread: then
+ * the mean just found becomes the slot's point and the caller sums again. The eps that every weight gets enters through the
+ * sums of all values. */
+static int SMM_T(weighted_moments)(SMM_T(image) *im, const SMM_T(moments) *t, const SMM_T(record) *r)
+{
+    const smm_sizes *s = im->s;
+    const size_t n = s->Kp, Vp = s->Vp;
+    const double eps = s->reference ? 0 : s->cfg->eps, count = (double)im->in.n;
+    const real floor = (real)(s->reference ? s->cfg->eps : s->cfg->var_floor);
+    int exact = 1;
+    memcpy(r->sums, t->sums, s->heads * im->slots * sizeof *r->sums);
+    memset(r->m, 0, s->D * n * sizeof *r->m);
+    memset(r->variance, 0, s->D * n * sizeof *r->m);
+    for (size_t j = 0; j < im->slots; j++) {
+        for (size_t d = 0; d < s->D; d++) {
+            const size_t h = d / s->Dh, v = h * s->Dhp + d % s->Dh;
+            const double S = (double)t->sums[h * im->slots + j] + eps * count, sum = im->value_sums[v], squares = im->value_sums[Vp + v];
+            const double p = im->about_points ? im->point[j * Vp + v] : 0;
+            const double shift = ((double)t->m1[j * Vp + v] + eps * (sum - count * p)) / S;
+            r->m[d * n + j] = (real)((double)im->centre[d] + p + shift);
+            if (!s->variance) continue;
+            const double second = ((double)t->m2[j * Vp + v] + eps * (squares - 2 * p * sum + count * p * p)) / S;
+            const double variance = second - shift * shift;
+            r->variance[d * n + j] = variance < 0 ? 0 : (real)variance;
+            if (shift * shift > 16 * (variance + floor)) exact = 0;
+            im->point[j * Vp + v] = (real)(p + shift);
+        }
+    }
+    return exact;
+}
+
+/* One step from record `r` to record `next`. */
+static void SMM_T(step_forward)(SMM_T(image) *im, const SMM_T(record) *r, const SMM_T(record) *next, int last, real *attention,
+                                real *loglik)
+{
+    const smm_sizes *s = im->s;
+    const size_t D = s->D, n = s->Kp, c = D * n, K = im->slots;
+    SMM_T(expectation_forward)(im, r);
+    SMM_T(moments) total = SMM_T(step_sums)(im, r, last, attention);
+    for (int again = 0; !SMM_T(weighted_moments)(im, &total, r) && again < 2; again++) {
+        im->about_points = 1;
+        total = SMM_T(step_sums)(im, r, last, attention);
+    }
+    if (last && loglik) *loglik = *total.loglik;
+    if (s->learned) {
+        const real *hidden = s->reference ? im->e.normed : r->mean;
+        SMM_T(update_forward)(im->k, s, im->p, r->m, hidden, &im->u, next->mean);
+        for (size_t d = 0; d < D; d++) /* so that what no slot uses can never grow */
+            for (size_t j = K; j < n; j++) next->mean[d * n + j] = 0;
+    } else {
+        memcpy(next->mean, r->m, c * sizeof *r->m);
+    }
+    if (!s->variance) return;
+    const real floor = (real)(s->reference ? s->cfg->eps : s->cfg->var_floor);
+    for (size_t i = 0; i < c; i++) {
+        const real shift = r->m[i] - next->mean[i];
+        im->full_variance[i] = next->log_std[i] = r->variance[i] + shift * shift + floor;
+    }
+    im->k->log(c, next->log_std);
+    for (size_t d = 0; d < D; d++)
+        for (size_t j = 0; j < n; j++) next->log_std[d * n + j] = j < K ? next->log_std[d * n + j] / 2 : 0;
+    for (size_t j = 0; j < K; j++)
+        next->prior[j] = s->reference ? (real)(1 / ((double)K + s->cfg->eps))
+                         : s->cfg->uniform_prior ? 1 / (real)K : r->sums[j] / (real)im->in.n;
+}
+
+/* Values of one block, minus the centre, as rows (SMM_BLOCK, Vp) or channels (D, SMM_BLOCK). */
+static void SMM_T(store_values)(const SMM_T(image) *im, size_t i, const SMM_T(block) *b, int channels)
+{
+    const smm_sizes *s = im->s;
+    const size_t n = SMM_BLOCK;
+    if (channels) {
+        real *to = im->values + i * s->D * n;
+        for (size_t d = 0; d < s->D; d++)
+            for (size_t j = 0; j < n; j++) to[d * n + j] = b->values[d * n + j] - im->centre[d];
+        return;
+    }
+    const size_t valid = smm_min(n, im->in.n - i * n);
+    for (size_t h = 0; h < s->heads; h++)
+        im->k->transpose_out(valid, s->Dh, s->Dhp, b->values + h * s->Dh * n, n, im->centre + h * s->Dh,
+                             im->values + i * n * s->Vp + h * s->Dhp, s->Vp);
+}
+
+/* Keys and values of all blocks. The centre, the mean of the first block's values, is found first (`channels`: it is given). */
+static void SMM_T(cache_inputs)(SMM_T(image) *im, int channels)
+{
+    const smm_sizes *s = im->s;
+    const size_t n = SMM_BLOCK, valid = smm_min(n, im->in.n);
+    const ptrdiff_t chunks = (ptrdiff_t)SMM_T(image_chunks)(im);
+    SMM_T(inputs_forward)(im->k, s, im->p, &im->in, 0, &im->blocks[0], im->keys);
+    if (!channels) {
+        memset(im->centre, 0, s->Dp * sizeof *im->centre);
+        for (size_t d = 0; s->variance && d < s->D; d++) {
+            real sum = 0;
+            for (size_t j = 0; j < valid; j++) sum += im->blocks[0].values[d * n + j];
+            im->centre[d] = sum / (real)valid;
+        }
+    }
+    SMM_T(store_values)(im, 0, &im->blocks[0], channels);
+    SMM_PARALLEL_FOR(im->threads)
+    for (ptrdiff_t c = 0; c < chunks; c++) {
+        SMM_T(block) *b = &im->blocks[SMM_THREAD];
+        for (size_t i = smm_max(1, SMM_T(chunk_begin)(im, (size_t)c)); i < SMM_T(chunk_begin)(im, (size_t)c + 1); i++) {
+            SMM_T(inputs_forward)(im->k, s, im->p, &im->in, i * n, b, im->keys + i * s->D * n);
+            SMM_T(store_values)(im, i, b, channels);
+        }
+    }
+}
+
+/* Sums of values and of their squares over the image, for the eps that every weight gets. */
+static void SMM_T(sum_values)(SMM_T(image) *im)
+{
+    const smm_sizes *s = im->s;
+    const size_t n = SMM_BLOCK, Vp = s->Vp;
+    memset(im->value_sums, 0, 2 * Vp * sizeof *im->value_sums);
+    for (size_t j = 0; j < n; j++) im->blocks[0].ones[j] = 1;
+    for (size_t i = 0; i < SMM_T(image_blocks)(im); i++)
+        im->k->moments(1, smm_min(n, im->in.n - i * n), Vp, im->blocks[0].ones, n, im->values + i * n * Vp, Vp, im->value_sums,
+                       im->value_sums + Vp, Vp);
+}
+
+/* Attention of masked inputs, which no sum ever sees: their keys against the last step's queries. */
+static void SMM_T(masked_attention)(SMM_T(image) *im, const SMM_T(record) *r, const uint8_t *mask, real *attention)
+{
+    const smm_sizes *s = im->s;
+    SMM_T(block) *b = &im->blocks[0];
+    size_t rows[SMM_BLOCK], count = 0;
+    for (size_t i = 0; i <= s->N; i++) {
+        if (i < s->N && !mask[i]) rows[count++] = i;
+        if (!count || (count < SMM_BLOCK && i < s->N)) continue;
+        const SMM_T(rows_in) in = {im->in.x, rows, count};
+        real *keys = im->keys; /* the image's own keys are needed no more */
+        SMM_T(inputs_forward)(im->k, s, im->p, &in, 0, b, keys);
+        SMM_T(responsibilities)(im, r, keys, count, b->gamma, b->discarded, NULL, NULL);
+        SMM_T(write_attention)(im, b->gamma, 0, count, rows, attention);
+        count = 0;
+    }
+}
+
+/* A row of x by its place among the real inputs. */
+static size_t SMM_T(place_of)(const SMM_T(image) *im, size_t row)
+{
+    if (!im->in.index) return row;
+    size_t low = 0, high = im->in.n;
+    while (high - low > 1) {
+        const size_t mid = (low + high) / 2;
+        if (im->in.index[mid] <= row) low = mid;
+        else high = mid;
+    }
+    return low;
+}
+
+/* The initial means (K,D), active or not: the caller's, or rows of the values (kept as rows, or as channels going backward). */
+static const real *SMM_T(initial_means)(SMM_T(image) *im, const SMM_T(smm_inputs) *in, size_t b, int channels)
+{
+    const smm_sizes *s = im->s;
+    const size_t n = SMM_BLOCK;
+    if (!in->indices) return in->mean + b * s->K * s->D;
+    for (size_t j = 0; j < s->K; j++) {
+        const size_t row = SMM_T(place_of)(im, (size_t)in->indices[b * s->K + j]);
+        const real *as_channels = im->values + row / n * s->D * n + row % n, *as_row = im->values + row * s->Vp;
+        for (size_t d = 0; d < s->D; d++) {
+            const real value = channels ? as_channels[d * n] : as_row[d / s->Dh * s->Dhp + d % s->Dh];
+            im->initial_mean[j * s->D + d] = value + im->centre[d];
+        }
+    }
+    return im->initial_mean;
+}
+
+/* The state before the first step. The indices have been checked. */
+static void SMM_T(initial_state)(SMM_T(image) *im, const SMM_T(smm_inputs) *in, size_t b, const SMM_T(record) *r)
+{
+    memset(r->mean, 0, im->s->record * sizeof *r->mean);
+    SMM_T(slots_in)(im, SMM_T(initial_means)(im, in, b, 0), im->s->D, r->mean);
+    if (im->s->variance) SMM_T(slots_in)(im, in->log_std + b * im->s->K * im->s->D, im->s->D, r->log_std);
+    for (size_t j = 0; j < im->slots; j++) r->prior[j] = 1 / (real)im->slots;
+}
+
+/* The last state over all slots, in full_mean, full_log_std, full_variance: inactive slots show their initial state. */
+static void SMM_T(full_state)(SMM_T(image) *im, const SMM_T(smm_inputs) *in, size_t b, const SMM_T(record) *last, int channels)
+{
+    const smm_sizes *s = im->s;
+    const size_t c = s->D * s->Kp;
+    const real *mean = im->masked_slots ? SMM_T(initial_means)(im, in, b, channels) : NULL;
+    SMM_T(scatter_slots)(im, last->mean, mean, im->full_mean);
+    if (!s->variance) return;
+    SMM_T(scatter_slots)(im, last->log_std, im->masked_slots ? in->log_std + b * s->K * s->D : NULL, im->full_log_std);
+    for (size_t i = 0; i < c; i++) im->full_variance[i] = 2 * im->full_log_std[i];
+    im->k->exp(c, im->full_variance);
+    for (size_t d = 0; d < s->D; d++)
+        for (size_t j = 0; j < im->slots; j++) im->full_variance[d * s->Kp + im->active[j]] = last->variance[d * s->Kp + j];
+}
+
+/* Write the outputs of image b from its last state. */
+static void SMM_T(write_outputs)(SMM_T(image) *im, const SMM_T(smm_outputs) *out, size_t b, const SMM_T(record) *last)
+{
+    const smm_sizes *s = im->s;
+    const size_t at = b * s->K * s->D;
+    SMM_T(output_forward)(im, out->slots + b * s->K * s->W);
+    if (!s->variance) return;
+    if (out->mean) SMM_T(slots_out)(im, im->full_mean, s->D, out->mean + at);
+    if (out->variance) SMM_T(slots_out)(im, im->full_variance, s->D, out->variance + at);
+    if (!out->prior) return;
+    memset(out->prior + b * s->K, 0, s->K * sizeof *out->prior);
+    for (size_t j = 0; j < im->slots; j++) out->prior[b * s->K + im->active[j]] = last->prior[j];
+}
+
+/* The whole forward pass of image b. */
+static void SMM_T(image_forward)(SMM_T(image) *im, const SMM_T(smm_inputs) *in, const SMM_T(smm_outputs) *out, size_t b)
+{
+    const smm_sizes *s = im->s;
+    real *attention = out->attention ? out->attention + b * s->N * s->K : NULL;
+    SMM_T(open_image)(im, in, b);
+    SMM_T(cache_inputs)(im, 0);
+    SMM_T(sum_values)(im);
+    const SMM_T(record) first = SMM_T(record_of)(im, 0);
+    SMM_T(initial_state)(im, in, b, &first);
+    if (attention) memset(attention, 0, s->N * s->K * sizeof *attention);
+    for (size_t t = 0; t < s->T; t++) {
+        const SMM_T(record) r = SMM_T(record_of)(im, t), next = SMM_T(record_of)(im, t + 1);
+        SMM_T(step_forward)(im, &r, &next, t + 1 == s->T, attention, out->log_likelihood ? out->log_likelihood + b : NULL);
+    }
+    const SMM_T(record) before = SMM_T(record_of)(im, s->T - 1), last = SMM_T(record_of)(im, s->T);
+    memcpy(last.variance, im->full_variance, s->D * s->Kp * sizeof *last.variance);
+    SMM_T(full_state)(im, in, b, &last, 0);
+    SMM_T(write_outputs)(im, out, b, &last);
+    if (out->saved) {
+        real *saved = out->saved + b * s->saved_image;
+        memcpy(saved, im->trace, s->records * s->record * sizeof *saved);
+        memcpy(saved + s->records * s->record, im->centre, s->Dp * sizeof *saved);
+    }
+    if (attention && in->mask) SMM_T(masked_attention)(im, &before, in->mask + b * s->N, attention); /* overwrites the keys */
+}

@@ -1,0 +1,103 @@
+/* inputs_tpl.h - from the inputs of one block to keys and values, and back.
+ *
+ *     Slot Attention   h = LN(x);                 k = W_k h, v = W_v h
+ *     SMM, paper       h = MLP(LN(x)) or x;  h = LN(h) if norm_kv;   k = W_k h, v = h
+ *     SMM, reference   h = MLP(LN(x)) or x;  h = LN(h);              k = W_k h, v = W_v h
+ *     clustering       k = v = x
+ *
+ * Everything is recomputed going backward: a block is cheap to make again and dear to keep. */
+
+/* Scratch of one thread; channel-major arrays are (channels, SMM_BLOCK). */
+typedef struct {
+    real *x, *x_normed;         /* I */
+    real *hidden;               /* H, after the ReLU */
+    real *h, *h_normed;         /* F */
+    real *mean_x, *rstd_x, *mean_h, *rstd_h;
+    const real *features;       /* F: what W_k is applied to: one of the above */
+    real *v;                    /* D, where values have their own map */
+    const real *values;         /* D: the values: v or features */
+    real *d_wide, *d_features;  /* gradients: max(H, I, F), max(I, F, D) */
+    real *rows;                 /* (SMM_BLOCK, widest): a block with its channels side by side */
+    real *gamma, *d_gamma, *ratio; /* (heads * K, SMM_BLOCK) responsibilities and their gradients */
+    real *lse;                  /* SMM_BLOCK */
+    real *ones;                 /* SMM_BLOCK */
+    real *discarded;            /* heads * Kp, sums that nobody reads */
+} SMM_T(block);
+
+/* One image's inputs: row i of the compacted image is row index[i] of x, or row i where there is no mask. */
+typedef struct {
+    const real *x;
+    const size_t *index;
+    size_t n;
+} SMM_T(rows_in);
+
+static void SMM_T(inputs_forward)(const KERNELS *k, const smm_sizes *s, const real *const *p, const SMM_T(rows_in) *in, size_t first,
+                                  SMM_T(block) *b, real *keys)
+{
+    const size_t n = SMM_BLOCK, valid = smm_min(n, in->n - first);
+    const real eps = (real)s->cfg->norm_eps;
+    real *x = s->learned ? b->x : keys;
+    k->transpose_in(valid, s->I, n, in->index ? in->x : in->x + first * s->I, s->I, in->index ? in->index + first : NULL, x, n);
+    b->features = x;
+    if (s->input_norm) {
+        k->norm(s->I, n, x, n, p[SMM_NORM_INPUT_WEIGHT], p[SMM_NORM_INPUT_BIAS], eps, b->x_normed, n, b->mean_x, b->rstd_x);
+        b->features = b->x_normed;
+    }
+    if (s->input_mlp) {
+        SMM_T(linear_forward)(k, s->H, s->I, n, p[SMM_MLP_INPUT_0_WEIGHT], p[SMM_MLP_INPUT_0_BIAS], b->x_normed, b->hidden);
+        k->relu(s->H, n, b->hidden, n);
+        SMM_T(linear_forward)(k, s->F, s->H, n, p[SMM_MLP_INPUT_2_WEIGHT], p[SMM_MLP_INPUT_2_BIAS], b->hidden, b->h);
+        b->features = b->h;
+    }
+    if (s->norm_kv) {
+        k->norm(s->F, n, b->features, n, p[SMM_NORM_KV_WEIGHT], p[SMM_NORM_KV_BIAS], eps, b->h_normed, n, b->mean_h, b->rstd_h);
+        b->features = b->h_normed;
+    }
+    const real *const bias_k = s->cfg->qkv_bias ? p[SMM_TO_K_BIAS] : NULL, *const bias_v = s->cfg->qkv_bias ? p[SMM_TO_V_BIAS] : NULL;
+    if (s->learned) SMM_T(linear_forward)(k, s->D, s->F, n, p[SMM_TO_K_WEIGHT], bias_k, b->features, keys);
+    b->values = b->features;
+    if (s->own_values) {
+        SMM_T(linear_forward)(k, s->D, s->F, n, p[SMM_TO_V_WEIGHT], bias_v, b->features, b->v);
+        b->values = b->v;
+    }
+}
+
+/* From d_keys and d_values (D, SMM_BLOCK; zero in lanes beyond the real inputs) to parameter gradients and, where dx is not
+ * NULL, rows of dx (N,I). Follows inputs_forward of the same block. */
+static void SMM_T(inputs_backward)(const KERNELS *k, const smm_sizes *s, const real *const *p, const SMM_T(rows_in) *in, size_t first,
+                                   SMM_T(block) *b, const real *d_keys, const real *d_values, const SMM_T(grad_set) *g, real *dx)
+{
+    const size_t n = SMM_BLOCK, valid = smm_min(n, in->n - first);
+    real *d = b->d_features;
+    if (s->learned)
+        SMM_T(linear_backward)(k, s->D, s->F, n, p[SMM_TO_K_WEIGHT], b->features, d_keys, d, 0, g->at[SMM_TO_K_WEIGHT],
+                               g->at[SMM_TO_K_BIAS], b->rows);
+    else
+        memcpy(d, d_keys, s->D * n * sizeof *d);
+    if (s->own_values)
+        SMM_T(linear_backward)(k, s->D, s->F, n, p[SMM_TO_V_WEIGHT], b->features, d_values, d, 1, g->at[SMM_TO_V_WEIGHT],
+                               g->at[SMM_TO_V_BIAS], b->rows);
+    else
+        for (size_t i = 0; i < s->D * n; i++) d[i] += d_values[i];
+    if (s->norm_kv) {
+        const real *h = s->input_mlp ? b->h : b->x;
+        k->norm_backward(s->F, n, h, n, p[SMM_NORM_KV_WEIGHT], b->mean_h, b->rstd_h, d, n, d, n, g->at[SMM_NORM_KV_WEIGHT],
+                         g->at[SMM_NORM_KV_BIAS]);
+    }
+    if (s->input_mlp) {
+        SMM_T(linear_backward)(k, s->F, s->H, n, p[SMM_MLP_INPUT_2_WEIGHT], b->hidden, d, b->d_wide, 0,
+                               g->at[SMM_MLP_INPUT_2_WEIGHT], g->at[SMM_MLP_INPUT_2_BIAS], b->rows);
+        k->relu_backward(s->H, n, b->hidden, n, b->d_wide, n);
+        SMM_T(linear_backward)(k, s->H, s->I, n, p[SMM_MLP_INPUT_0_WEIGHT], b->x_normed, b->d_wide, d, 0,
+                               g->at[SMM_MLP_INPUT_0_WEIGHT], g->at[SMM_MLP_INPUT_0_BIAS], b->rows);
+    }
+    if (s->input_norm)
+        k->norm_backward(s->I, n, b->x, n, p[SMM_NORM_INPUT_WEIGHT], b->mean_x, b->rstd_x, d, n, d, n,
+                         g->at[SMM_NORM_INPUT_WEIGHT], g->at[SMM_NORM_INPUT_BIAS]);
+    if (!dx) return;
+    k->transpose_out(valid, s->I, s->Ip, d, n, NULL, b->rows, s->Ip);
+    for (size_t i = 0; i < valid; i++) {
+        const size_t row = in->index ? in->index[first + i] : first + i;
+        memcpy(dx + row * s->I, b->rows + i * s->Ip, s->I * sizeof *dx);
+    }
+}

@@ -1,0 +1,115 @@
+/* layers_tpl.h - linear maps, the GRU and the residual MLP on channel-major arrays X[channel][lane], forward then backward.
+ *
+ * Lanes are inputs of a block or slots of an image; there are n of them (a multiple of SMM_LANES). Lanes beyond the real ones
+ * hold finite values going forward and zeros going backward, so that no sum needs to know of them. Backward functions
+ * accumulate into parameter gradients. Included with `real`, KERNELS (the table's type) and SMM_T defined. */
+
+/* Gradients of one group: a pointer for each parameter, matrices with padded rows. A NULL table skips them all. */
+typedef struct {
+    real *at[SMM_PARAMS];
+} SMM_T(grad_set);
+
+/* Y = W X + b    W (out,in), b (out) or NULL, X (in,n), Y (out,n) */
+static void SMM_T(linear_forward)(const KERNELS *k, size_t out, size_t in, size_t n, const real *W, const real *b, const real *X,
+                                  real *Y)
+{
+    if (b) k->fill_rows(out, n, b, Y, n);
+    k->gemm(out, n, in, W, in, 1, X, n, Y, n, b != NULL);
+}
+
+/* dX (+)= W' dY;  gW += dY X';  gb += sum of dY over lanes.
+ *
+ * `rows` is scratch of n * pad(in) elements: the product over lanes needs X with its channels side by side. dX, gW and gb may
+ * be NULL. */
+static void SMM_T(linear_backward)(const KERNELS *k, size_t out, size_t in, size_t n, const real *W, const real *X, const real *dY,
+                                   real *dX, int accumulate, real *gW, real *gb, real *rows)
+{
+    const size_t inp = smm_pad(in);
+    if (dX) k->gemm(in, n, out, W, 1, in, dY, n, dX, n, accumulate);
+    if (gW) {
+        k->transpose_out(n, in, inp, X, n, NULL, rows, inp);
+        k->gemm(out, inp, n, dY, n, 1, rows, inp, gW, inp, 1);
+    }
+    if (gb) k->row_sums(out, n, dY, n, gb);
+}
+
+/* Scratch of one slot update; every array (channels, Kp). */
+typedef struct {
+    real *gates_in, *gates_hidden; /* 3D: W_ih m + b_ih, W_hh h + b_hh; forward leaves r, z in the first 2D rows of gates_in */
+    real *candidate;               /* D: n */
+    real *h;                       /* D: the GRU's output */
+    real *normed, *hidden;         /* D: LN(h); H: ReLU(W_1 LN(h) + b_1) */
+    real *mean, *rstd;             /* Kp: of the LayerNorm */
+    real *d_gates_in, *d_gates_hidden, *d_hidden, *d_h; /* the same for gradients */
+    real *rows;                    /* Kp * pad(max(D, H)) for linear_backward */
+} SMM_T(update_scratch);
+
+/* GRU (PyTorch's gate order r, z, n):  r = s(i_r + g_r), z = s(i_z + g_z), n = tanh(i_n + r g_n), h = (1-z) n + z hidden,
+ * with i = W_ih m + b_ih and g = W_hh hidden + b_hh. m, hidden, u->h: (D,Kp). */
+static void SMM_T(gru_forward)(const KERNELS *k, const smm_sizes *s, const real *const *p, const real *m, const real *hidden,
+                               const SMM_T(update_scratch) *u)
+{
+    const size_t D = s->D, n = s->Kp, c = D * n;
+    SMM_T(linear_forward)(k, 3 * D, D, n, p[SMM_GRU_WEIGHT_IH], p[SMM_GRU_BIAS_IH], m, u->gates_in);
+    SMM_T(linear_forward)(k, 3 * D, D, n, p[SMM_GRU_WEIGHT_HH], p[SMM_GRU_BIAS_HH], hidden, u->gates_hidden);
+    for (size_t i = 0; i < 2 * c; i++) u->gates_in[i] += u->gates_hidden[i];
+    k->sigmoid(2 * c, u->gates_in);
+    const real *r = u->gates_in, *z = r + c, *i_n = z + c, *g_n = u->gates_hidden + 2 * c;
+    for (size_t i = 0; i < c; i++) u->candidate[i] = i_n[i] + r[i] * g_n[i];
+    k->tanh(c, u->candidate);
+    for (size_t i = 0; i < c; i++) u->h[i] = u->candidate[i] + z[i] * (hidden[i] - u->candidate[i]);
+}
+
+/* From d_h (in u->d_h): dm and d_hidden (both overwritten), parameter gradients. After gru_forward with the same arguments. */
+static void SMM_T(gru_backward)(const KERNELS *k, const smm_sizes *s, const real *const *p, const real *m, const real *hidden,
+                                const SMM_T(update_scratch) *u, real *dm, real *d_hidden, const SMM_T(grad_set) *g)
+{
+    const size_t D = s->D, n = s->Kp, c = D * n;
+    const real *r = u->gates_in, *z = r + c, *g_n = u->gates_hidden + 2 * c;
+    real *dr = u->d_gates_in, *dz = dr + c, *dn = dz + c, *dg_n = u->d_gates_hidden + 2 * c;
+    for (size_t i = 0; i < c; i++) {
+        const real dh = u->d_h[i], nn = u->candidate[i];
+        dn[i] = dh * (1 - z[i]) * (1 - nn * nn);
+        dz[i] = dh * (hidden[i] - nn) * z[i] * (1 - z[i]);
+        dr[i] = dn[i] * g_n[i] * r[i] * (1 - r[i]);
+        dg_n[i] = dn[i] * r[i];
+        d_hidden[i] = dh * z[i];
+    }
+    memcpy(u->d_gates_hidden, dr, 2 * c * sizeof *dr);
+    SMM_T(linear_backward)(k, 3 * D, D, n, p[SMM_GRU_WEIGHT_IH], m, u->d_gates_in, dm, 0, g->at[SMM_GRU_WEIGHT_IH],
+                           g->at[SMM_GRU_BIAS_IH], u->rows);
+    SMM_T(linear_backward)(k, 3 * D, D, n, p[SMM_GRU_WEIGHT_HH], hidden, u->d_gates_hidden, d_hidden, 1,
+                           g->at[SMM_GRU_WEIGHT_HH], g->at[SMM_GRU_BIAS_HH], u->rows);
+}
+
+/* The update of slots:  h = GRU(m, hidden);  out = h + W_2 ReLU(W_1 LN(h) + b_1) + b_2.   All (D,Kp); out may be NULL. */
+static void SMM_T(update_forward)(const KERNELS *k, const smm_sizes *s, const real *const *p, const real *m, const real *hidden,
+                                  const SMM_T(update_scratch) *u, real *out)
+{
+    const size_t D = s->D, H = s->H, n = s->Kp;
+    SMM_T(gru_forward)(k, s, p, m, hidden, u);
+    k->norm(D, n, u->h, n, p[SMM_NORM_MLP_WEIGHT], p[SMM_NORM_MLP_BIAS], (real)s->cfg->norm_eps, u->normed, n, u->mean, u->rstd);
+    SMM_T(linear_forward)(k, H, D, n, p[SMM_MLP_0_WEIGHT], p[SMM_MLP_0_BIAS], u->normed, u->hidden);
+    k->relu(H, n, u->hidden, n);
+    if (!out) return;
+    SMM_T(linear_forward)(k, D, H, n, p[SMM_MLP_2_WEIGHT], p[SMM_MLP_2_BIAS], u->hidden, out);
+    for (size_t i = 0; i < D * n; i++) out[i] += u->h[i];
+}
+
+/* From d_out: dm, d_hidden (overwritten) and parameter gradients; the forward pass is recomputed. */
+static void SMM_T(update_backward)(const KERNELS *k, const smm_sizes *s, const real *const *p, const real *m, const real *hidden,
+                                   const SMM_T(update_scratch) *u, const real *d_out, real *dm, real *d_hidden,
+                                   const SMM_T(grad_set) *g)
+{
+    const size_t D = s->D, H = s->H, n = s->Kp;
+    SMM_T(update_forward)(k, s, p, m, hidden, u, NULL);
+    SMM_T(linear_backward)(k, D, H, n, p[SMM_MLP_2_WEIGHT], u->hidden, d_out, u->d_hidden, 0, g->at[SMM_MLP_2_WEIGHT],
+                           g->at[SMM_MLP_2_BIAS], u->rows);
+    k->relu_backward(H, n, u->hidden, n, u->d_hidden, n);
+    SMM_T(linear_backward)(k, H, D, n, p[SMM_MLP_0_WEIGHT], u->normed, u->d_hidden, u->d_h, 0, g->at[SMM_MLP_0_WEIGHT],
+                           g->at[SMM_MLP_0_BIAS], u->rows);
+    k->norm_backward(D, n, u->h, n, p[SMM_NORM_MLP_WEIGHT], u->mean, u->rstd, u->d_h, n, u->d_h, n, g->at[SMM_NORM_MLP_WEIGHT],
+                     g->at[SMM_NORM_MLP_BIAS]);
+    for (size_t i = 0; i < D * n; i++) u->d_h[i] += d_out[i];
+    SMM_T(gru_backward)(k, s, p, m, hidden, u, dm, d_hidden, g);
+}

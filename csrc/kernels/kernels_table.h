@@ -1,0 +1,94 @@
+/* kernels_table.h - the table of kernels for one precision; included by kernels.h with `real` and SMM_KERNELS defined.
+ * Conventions in kernels.h. */
+typedef struct {
+    const char *name;
+
+    /* C[i,j] (+)= sum_p A[i,p] B[p,j]      i < m, j < n, p < k.   k may be 0.
+     * A is read element by element at A[i*a_row + p*a_col]; B and C by rows. accumulate 0 overwrites C. */
+    void (*gemm)(size_t m, size_t n, size_t k, const real *A, size_t a_row, size_t a_col, const real *B, size_t ldb,
+                 real *C, size_t ldc, int accumulate);
+
+    /* out[k,i] = sum_d (scale[k,d] X[d,i] + shift[k,d])^2        squared distances, two operations per term.
+     * scale and shift (K,D) have leading dimension ldp and are broadcast. */
+    void (*sqdist)(size_t K, size_t D, size_t n, const real *X, size_t ldx, const real *scale, const real *shift, size_t ldp,
+                   real *out, size_t ldo);
+
+    /* out[k,i] = sum_d ((X[d,i] - point[k,d]) scale[k,d])^2      the same where scale*point is large: no cancellation. */
+    void (*sqdist_exact)(size_t K, size_t D, size_t n, const real *X, size_t ldx, const real *scale, const real *point,
+                         size_t ldp, real *out, size_t ldo);
+
+    /* Softmax over the K rows, in place:  y[k,i] = mul L[k,i] + base[k];  L[k,i] = exp(y[k,i]) / sum_k exp(y[k,i]).
+     * base may hold -INFINITY (the result is then exactly 0), not in every k. Lanes >= valid become 0.
+     * sums[k] += sum over valid lanes of the result. lse, if not NULL, gets log sum_k exp(y[k,i]) (0 in lanes >= valid). */
+    void (*softmax)(size_t K, size_t n, size_t valid, real *L, size_t ldl, real mul, const real *base, real *sums, real *lse);
+
+    /* Responsibilities of the released code, in place:  e = exp(mul L[k,i]);  Z = sum_k (e + eps) prior[k];
+     * L[k,i] = (e + eps) prior[k] / Z.  sums as above. ratio, if not NULL (ld ldl), gets e prior[k] / Z. mul <= 0, L >= 0. */
+    void (*softmax_linear)(size_t K, size_t n, size_t valid, real *L, size_t ldl, real mul, real eps, const real *prior,
+                           real *sums, real *ratio);
+
+    /* Backward of either, in place over dgamma:  g = a[k] dgamma[k,i] + c[k];  dot = sum_k gamma[k,i] g[k,i];
+     * dgamma[k,i] = factor[k,i] (g - dot), factor = gamma for softmax and ratio for softmax_linear.
+     * sums[k] += sum over all lanes of the result (pad lanes have gamma = 0). */
+    void (*softmax_backward)(size_t K, size_t n, const real *gamma, const real *factor, real *dgamma, size_t ld, const real *a,
+                             const real *c, real *sums);
+
+    /* m1[k,:] += sum_i G[k,i] V[i,:];  m2[k,:] += sum_i G[k,i] V[i,:]^2        i < rows (any number), width lanes.
+     * G (K,rows) is broadcast, V (rows,width) row-major. */
+    void (*moments)(size_t K, size_t rows, size_t width, const real *G, size_t ldg, const real *V, size_t ldv, real *m1, real *m2,
+                    size_t ldm);
+
+    /* The same about a point of each slot:  t = V[i,:] - point[k,:] (ld ldm);  m1 += G t;  m2 += G t^2. */
+    void (*moments_about)(size_t K, size_t rows, size_t width, const real *G, size_t ldg, const real *V, size_t ldv,
+                          const real *point, real *m1, real *m2, size_t ldm);
+
+    /* out[k,i] = sum_d (A[k,d] X[d,i] + E[k,d]) X[d,i];  A, E (ld ldp) broadcast. */
+    void (*quad)(size_t K, size_t D, size_t n, const real *X, size_t ldx, const real *A, const real *E, size_t ldp, real *out,
+                 size_t ldo);
+
+    /* The same with t = X[d,i] - point[k,d] (ld ldp) in place of X. */
+    void (*quad_about)(size_t K, size_t D, size_t n, const real *X, size_t ldx, const real *A, const real *E, const real *point,
+                       size_t ldp, real *out, size_t ldo);
+
+    /* out[d,i] += sum_k G[k,i] (A[k,d] X[d,i] + E[k,d]);  A, E (ld ldp) broadcast. */
+    void (*spread)(size_t K, size_t D, size_t n, const real *G, size_t ldg, const real *X, size_t ldx, const real *A,
+                   const real *E, size_t ldp, real *out, size_t ldo);
+
+    /* The same with t = X[d,i] - point[k,d] (ld ldp) in place of X. */
+    void (*spread_about)(size_t K, size_t D, size_t n, const real *G, size_t ldg, const real *X, size_t ldx, const real *A,
+                         const real *E, const real *point, size_t ldp, real *out, size_t ldo);
+
+    /* LayerNorm of every lane over its D channels (channel-major):  Y[d,i] = (X[d,i] - mean[i]) rstd[i] gain[d] + bias[d],
+     * rstd = 1 / sqrt(variance + eps), variance from the centred values. Y may be X. mean and rstd (n) are outputs. */
+    void (*norm)(size_t D, size_t n, const real *X, size_t ldx, const real *gain, const real *bias, real eps, real *Y, size_t ldy,
+                 real *mean, real *rstd);
+
+    /* Its backward: dX[d,i] = rstd (g - mean_d g - xhat mean_d(g xhat)), g = dY[d,i] gain[d], xhat = (X - mean) rstd.
+     * dX may be dY. dgain[d] += sum_i dY xhat;  dbias[d] += sum_i dY, over all n lanes (dY is 0 in pad lanes). */
+    void (*norm_backward)(size_t D, size_t n, const real *X, size_t ldx, const real *gain, const real *mean, const real *rstd,
+                          const real *dY, size_t ldy, real *dX, size_t lddx, real *dgain, real *dbias);
+
+    /* out[r] += sum_i X[r,i], r < rows, i < n. */
+    void (*row_sums)(size_t rows, size_t n, const real *X, size_t ldx, real *out);
+
+    /* X[r,:] = bias[r], or bias NULL: 0. */
+    void (*fill_rows)(size_t rows, size_t n, const real *bias, real *X, size_t ldx);
+
+    /* Y[r,i] = max(X[r,i], 0) in place (a NaN stays), and dX[r,i] = X[r,i] > 0 ? dX[r,i] : 0 in place (X: the output). */
+    void (*relu)(size_t rows, size_t n, real *X, size_t ldx);
+    void (*relu_backward)(size_t rows, size_t n, const real *X, size_t ldx, real *dX, size_t lddx);
+
+    /* T[c,r] = A[r,c] (r < rows, c < cols), T's lanes rows..n-1 are set to 0. A's rows are read at A + r*lda, or, where index is
+     * not NULL, at A + index[r]*lda; A has no alignment. */
+    void (*transpose_in)(size_t rows, size_t cols, size_t n, const real *A, size_t lda, const size_t *index, real *T, size_t ldt);
+
+    /* A[r,c] = T[c,r] - shift[c] (shift NULL: 0), r < rows, c < cols; lanes cols..width-1 of A (r < rows) are set to 0. */
+    void (*transpose_out)(size_t rows, size_t cols, size_t width, const real *T, size_t ldt, const real *shift, real *A, size_t lda);
+
+    /* Elementwise in place over n (a multiple of SMM_LANES), relative error a few ulp; NaN stays NaN; exp overflows to +inf and
+     * underflows to 0, log(0) = -inf, log of a negative number is NaN. */
+    void (*exp)(size_t n, real *x);
+    void (*log)(size_t n, real *x);
+    void (*sigmoid)(size_t n, real *x);
+    void (*tanh)(size_t n, real *x);
+} SMM_KERNELS;
