@@ -356,7 +356,7 @@ static const real *SMM_T(initial_means)(SMM_T(image) *im, const SMM_T(smm_inputs
 /* The state before the first step. The indices have been checked. */
 static void SMM_T(initial_state)(SMM_T(image) *im, const SMM_T(smm_inputs) *in, size_t b, const SMM_T(record) *r)
 {
-    memset(r->mean, 0, im->s->record * sizeof *r->mean);
+    memset(im->trace, 0, im->s->records * im->s->record * sizeof *im->trace); /* what is saved is the same in every bit */
     SMM_T(slots_in)(im, SMM_T(initial_means)(im, in, b, 0), im->s->D, r->mean);
     if (im->s->variance) SMM_T(slots_in)(im, in->log_std + b * im->s->K * im->s->D, im->s->D, r->log_std);
     for (size_t j = 0; j < im->slots; j++) r->prior[j] = 1 / (real)im->slots;
@@ -407,7 +407,7 @@ static void SMM_T(image_forward)(SMM_T(image) *im, const SMM_T(smm_inputs) *in, 
         SMM_T(step_forward)(im, &r, &next, t + 1 == s->T, attention, out->log_likelihood ? out->log_likelihood + b : NULL);
     }
     const SMM_T(record) before = SMM_T(record_of)(im, s->T - 1), last = SMM_T(record_of)(im, s->T);
-    memcpy(last.variance, im->full_variance, s->D * s->Kp * sizeof *last.variance);
+    if (s->variance) memcpy(last.variance, im->full_variance, s->D * s->Kp * sizeof *last.variance);
     SMM_T(full_state)(im, in, b, &last, 0);
     SMM_T(write_outputs)(im, out, b, &last);
     if (out->saved) {
