@@ -1,0 +1,577 @@
+/* kernels_tpl.h - every kernel's body, once, for the vectors and the precision that are in force; contracts in kernels_table.h.
+ *
+ * Pattern of the large ones: a tile of slots (or rows) times two vectors of lanes keeps its sums in registers over the whole
+ * inner dimension; what belongs to a slot is broadcast. Tiles are functions of constants (INLINE), so that the compiler unrolls
+ * them and no sum leaves its register; rows are shared out evenly among as few tiles as the registers allow. */
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 16")
+#define ROWS_MOST (VEC_REGISTERS == 32 ? 12 : 5) /* two vectors of sums for each row, and room for operands */
+
+#ifndef VEC_LIBM
+#include "elementary.h"
+#endif
+
+/* CASES calls a tile with its number of rows as a constant. */
+#define CASE(rows, call) \
+    case rows:           \
+        call(rows);      \
+        break;
+#if VEC_REGISTERS == 32
+#define CASES(n, call)                                                                                                       \
+    switch (n) {                                                                                                             \
+        CASE(1, call) CASE(2, call) CASE(3, call) CASE(4, call) CASE(5, call) CASE(6, call) CASE(7, call) CASE(8, call)      \
+        CASE(9, call) CASE(10, call) CASE(11, call) CASE(12, call)                                                           \
+    }
+#else
+#define CASES(n, call)                                                                \
+    switch (n) {                                                                      \
+        CASE(1, call) CASE(2, call) CASE(3, call) CASE(4, call) CASE(5, call)         \
+    }
+#endif
+
+/* Rows of the next tile, when `left` rows remain: as even as possible. */
+static inline size_t tile_rows(size_t left, size_t most)
+{
+    const size_t tiles = (left + most - 1) / most;
+    return (left + tiles - 1) / tiles;
+}
+
+INLINE void gemm_tile(const size_t rows, const size_t vectors, size_t k, const real *A, size_t a_row, size_t a_col, const real *B,
+                      size_t ldb, real *C, size_t ldc, int accumulate)
+{
+    vec c[ROWS_MOST][2];
+    UNROLL
+    for (size_t i = 0; i < rows; i++)
+        UNROLL
+        for (size_t v = 0; v < vectors; v++) c[i][v] = accumulate ? vec_load(C + i * ldc + v * VEC_WIDTH) : vec_set(0);
+    for (size_t p = 0; p < k; p++) {
+        vec b[2];
+        UNROLL
+        for (size_t v = 0; v < vectors; v++) b[v] = vec_load(B + p * ldb + v * VEC_WIDTH);
+        UNROLL
+        for (size_t i = 0; i < rows; i++) {
+            const vec a = vec_set(A[i * a_row + p * a_col]);
+            UNROLL
+            for (size_t v = 0; v < vectors; v++) c[i][v] = vec_fma(a, b[v], c[i][v]);
+        }
+    }
+    UNROLL
+    for (size_t i = 0; i < rows; i++)
+        UNROLL
+        for (size_t v = 0; v < vectors; v++) vec_store(C + i * ldc + v * VEC_WIDTH, c[i][v]);
+}
+
+/* One strip of lanes, all rows. */
+INLINE void gemm_strip(const size_t vectors, size_t m, size_t k, const real *A, size_t a_row, size_t a_col, const real *B, size_t ldb,
+                       real *C, size_t ldc, int accumulate)
+{
+    for (size_t i = 0, rows; i < m; i += rows) {
+        rows = tile_rows(m - i, ROWS_MOST);
+#define CALL(r) gemm_tile(r, vectors, k, A + i * a_row, a_row, a_col, B, ldb, C + i * ldc, ldc, accumulate)
+        CASES(rows, CALL)
+#undef CALL
+    }
+}
+
+static void gemm(size_t m, size_t n, size_t k, const real *A, size_t a_row, size_t a_col, const real *B, size_t ldb, real *C,
+                 size_t ldc, int accumulate)
+{
+    size_t j = 0;
+    for (; j + 2 * VEC_WIDTH <= n; j += 2 * VEC_WIDTH) gemm_strip(2, m, k, A, a_row, a_col, B + j, ldb, C + j, ldc, accumulate);
+    if (j < n) gemm_strip(1, m, k, A, a_row, a_col, B + j, ldb, C + j, ldc, accumulate);
+}
+
+/* Sums over channels of a function of X[d,i] and constants of (k,d), two broadcasts or three: what E steps and their gradients
+ * are made of. */
+enum { SQDIST, SQDIST_EXACT, QUAD, QUAD_ABOUT };
+
+INLINE void distance_tile(const int form, const size_t rows, const size_t vectors, size_t D, const real *X, size_t ldx, const real *P,
+                          const real *Q, const real *R, size_t ldp, real *out, size_t ldo)
+{
+    vec sum[ROWS_MOST][2];
+    UNROLL
+    for (size_t k = 0; k < rows; k++) sum[k][0] = sum[k][1] = vec_set(0);
+    for (size_t d = 0; d < D; d++) {
+        vec x[2];
+        UNROLL
+        for (size_t v = 0; v < vectors; v++) x[v] = vec_load(X + d * ldx + v * VEC_WIDTH);
+        UNROLL
+        for (size_t k = 0; k < rows; k++) {
+            const vec p = vec_set(P[k * ldp + d]), q = vec_set(Q[k * ldp + d]);
+            UNROLL
+            for (size_t v = 0; v < vectors; v++) {
+                if (form == SQDIST) {
+                    const vec t = vec_fma(x[v], p, q);
+                    sum[k][v] = vec_fma(t, t, sum[k][v]);
+                } else if (form == SQDIST_EXACT) {
+                    const vec t = vec_mul(vec_sub(x[v], q), p);
+                    sum[k][v] = vec_fma(t, t, sum[k][v]);
+                } else {
+                    const vec t = form == QUAD ? x[v] : vec_sub(x[v], vec_set(R[k * ldp + d]));
+                    sum[k][v] = vec_fma(vec_fma(p, t, q), t, sum[k][v]);
+                }
+            }
+        }
+    }
+    UNROLL
+    for (size_t k = 0; k < rows; k++)
+        UNROLL
+        for (size_t v = 0; v < vectors; v++) vec_store(out + k * ldo + v * VEC_WIDTH, sum[k][v]);
+}
+
+INLINE void distance_strip(const int form, const size_t vectors, size_t K, size_t D, const real *X, size_t ldx, const real *P,
+                           const real *Q, const real *R, size_t ldp, real *out, size_t ldo)
+{
+    for (size_t k = 0, rows; k < K; k += rows) {
+        rows = tile_rows(K - k, ROWS_MOST);
+#define CALL(r) \
+    distance_tile(form, r, vectors, D, X, ldx, P + k * ldp, Q + k * ldp, form == QUAD_ABOUT ? R + k * ldp : R, ldp, out + k * ldo, ldo)
+        CASES(rows, CALL)
+#undef CALL
+    }
+}
+
+INLINE void distances(const int form, size_t K, size_t D, size_t n, const real *X, size_t ldx, const real *P, const real *Q,
+                      const real *R, size_t ldp, real *out, size_t ldo)
+{
+    size_t i = 0;
+    for (; i + 2 * VEC_WIDTH <= n; i += 2 * VEC_WIDTH) distance_strip(form, 2, K, D, X + i, ldx, P, Q, R, ldp, out + i, ldo);
+    if (i < n) distance_strip(form, 1, K, D, X + i, ldx, P, Q, R, ldp, out + i, ldo);
+}
+
+static void sqdist(size_t K, size_t D, size_t n, const real *X, size_t ldx, const real *scale, const real *shift, size_t ldp,
+                   real *out, size_t ldo)
+{
+    distances(SQDIST, K, D, n, X, ldx, scale, shift, NULL, ldp, out, ldo);
+}
+
+static void sqdist_exact(size_t K, size_t D, size_t n, const real *X, size_t ldx, const real *scale, const real *point, size_t ldp,
+                         real *out, size_t ldo)
+{
+    distances(SQDIST_EXACT, K, D, n, X, ldx, scale, point, NULL, ldp, out, ldo);
+}
+
+static void quad(size_t K, size_t D, size_t n, const real *X, size_t ldx, const real *A, const real *E, size_t ldp, real *out,
+                 size_t ldo)
+{
+    distances(QUAD, K, D, n, X, ldx, A, E, NULL, ldp, out, ldo);
+}
+
+static void quad_about(size_t K, size_t D, size_t n, const real *X, size_t ldx, const real *A, const real *E, const real *point,
+                       size_t ldp, real *out, size_t ldo)
+{
+    distances(QUAD_ABOUT, K, D, n, X, ldx, A, E, point, ldp, out, ldo);
+}
+
+/* Weighted sums of rows of V and of their squares, one vector of channels and a tile of slots at a time. */
+INLINE void moments_tile(const int about, const size_t slots, size_t rows, const real *G, size_t ldg, const real *V, size_t ldv,
+                         const real *point, real *m1, real *m2, size_t ldm)
+{
+    vec first[ROWS_MOST], second[ROWS_MOST];
+    UNROLL
+    for (size_t k = 0; k < slots; k++) first[k] = second[k] = vec_set(0);
+    for (size_t i = 0; i < rows; i++) {
+        const vec v = vec_load(V + i * ldv), square = vec_mul(v, v);
+        UNROLL
+        for (size_t k = 0; k < slots; k++) {
+            const vec g = vec_set(G[k * ldg + i]);
+            if (about) {
+                const vec t = vec_sub(v, vec_load(point + k * ldm)), gt = vec_mul(g, t);
+                first[k] = vec_add(first[k], gt);
+                second[k] = vec_fma(gt, t, second[k]);
+            } else {
+                first[k] = vec_fma(g, v, first[k]);
+                second[k] = vec_fma(g, square, second[k]);
+            }
+        }
+    }
+    UNROLL
+    for (size_t k = 0; k < slots; k++) {
+        vec_store(m1 + k * ldm, vec_add(vec_load(m1 + k * ldm), first[k]));
+        vec_store(m2 + k * ldm, vec_add(vec_load(m2 + k * ldm), second[k]));
+    }
+}
+
+INLINE void moments_all(const int about, size_t K, size_t rows, size_t width, const real *G, size_t ldg, const real *V, size_t ldv,
+                        const real *point, real *m1, real *m2, size_t ldm)
+{
+    for (size_t j = 0; j < width; j += VEC_WIDTH)
+        for (size_t k = 0, slots; k < K; k += slots) {
+            slots = tile_rows(K - k, ROWS_MOST);
+#define CALL(r)                                                                                                          \
+    moments_tile(about, r, rows, G + k * ldg, ldg, V + j, ldv, about ? point + k * ldm + j : point, m1 + k * ldm + j, \
+                 m2 + k * ldm + j, ldm)
+            CASES(slots, CALL)
+#undef CALL
+        }
+}
+
+static void moments(size_t K, size_t rows, size_t width, const real *G, size_t ldg, const real *V, size_t ldv, real *m1, real *m2,
+                    size_t ldm)
+{
+    moments_all(0, K, rows, width, G, ldg, V, ldv, NULL, m1, m2, ldm);
+}
+
+static void moments_about(size_t K, size_t rows, size_t width, const real *G, size_t ldg, const real *V, size_t ldv,
+                          const real *point, real *m1, real *m2, size_t ldm)
+{
+    moments_all(1, K, rows, width, G, ldg, V, ldv, point, m1, m2, ldm);
+}
+
+/* Gradients back to inputs: sums over slots, for a few channels and two vectors of lanes at a time. */
+INLINE void spread_tile(const int about, const size_t channels, const size_t vectors, size_t K, const real *G, size_t ldg,
+                        const real *X, size_t ldx, const real *A, const real *E, const real *point, size_t ldp, real *out, size_t ldo)
+{
+    vec x[4][2], sum[4][2];
+    UNROLL
+    for (size_t d = 0; d < channels; d++)
+        UNROLL
+        for (size_t v = 0; v < vectors; v++) {
+            x[d][v] = vec_load(X + d * ldx + v * VEC_WIDTH);
+            sum[d][v] = vec_load(out + d * ldo + v * VEC_WIDTH);
+        }
+    for (size_t k = 0; k < K; k++) {
+        vec g[2];
+        UNROLL
+        for (size_t v = 0; v < vectors; v++) g[v] = vec_load(G + k * ldg + v * VEC_WIDTH);
+        UNROLL
+        for (size_t d = 0; d < channels; d++) {
+            const vec a = vec_set(A[k * ldp + d]), e = vec_set(E[k * ldp + d]);
+            UNROLL
+            for (size_t v = 0; v < vectors; v++) {
+                const vec t = about ? vec_sub(x[d][v], vec_set(point[k * ldp + d])) : x[d][v];
+                sum[d][v] = vec_fma(g[v], vec_fma(a, t, e), sum[d][v]);
+            }
+        }
+    }
+    UNROLL
+    for (size_t d = 0; d < channels; d++)
+        UNROLL
+        for (size_t v = 0; v < vectors; v++) vec_store(out + d * ldo + v * VEC_WIDTH, sum[d][v]);
+}
+
+INLINE void spread_strip(const int about, const size_t vectors, size_t K, size_t D, const real *G, size_t ldg, const real *X, size_t ldx,
+                         const real *A, const real *E, const real *point, size_t ldp, real *out, size_t ldo)
+{
+#define TILE(c)                                                                                                               \
+    spread_tile(about, c, vectors, K, G, ldg, X + d * ldx, ldx, A + d, E + d, about ? point + d : point, ldp, out + d * ldo, ldo)
+    size_t d = 0;
+    if (VEC_REGISTERS == 32)
+        for (; d + 4 <= D; d += 4) TILE(4);
+    for (; d + 2 <= D; d += 2) TILE(2);
+    if (d < D) TILE(1);
+#undef TILE
+}
+
+INLINE void spread_all(const int about, size_t K, size_t D, size_t n, const real *G, size_t ldg, const real *X, size_t ldx,
+                       const real *A, const real *E, const real *point, size_t ldp, real *out, size_t ldo)
+{
+    size_t i = 0;
+    for (; i + 2 * VEC_WIDTH <= n; i += 2 * VEC_WIDTH)
+        spread_strip(about, 2, K, D, G + i, ldg, X + i, ldx, A, E, point, ldp, out + i, ldo);
+    if (i < n) spread_strip(about, 1, K, D, G + i, ldg, X + i, ldx, A, E, point, ldp, out + i, ldo);
+}
+
+static void spread(size_t K, size_t D, size_t n, const real *G, size_t ldg, const real *X, size_t ldx, const real *A, const real *E,
+                   size_t ldp, real *out, size_t ldo)
+{
+    spread_all(0, K, D, n, G, ldg, X, ldx, A, E, NULL, ldp, out, ldo);
+}
+
+static void spread_about(size_t K, size_t D, size_t n, const real *G, size_t ldg, const real *X, size_t ldx, const real *A,
+                         const real *E, const real *point, size_t ldp, real *out, size_t ldo)
+{
+    spread_all(1, K, D, n, G, ldg, X, ldx, A, E, point, ldp, out, ldo);
+}
+
+/* L[k,:] *= factor, and sums[k] += the sum over lanes: the end of either softmax. */
+static void scale_rows(size_t K, size_t n, real *L, size_t ldl, const real *factor, real *sums)
+{
+    for (size_t k = 0; k < K; k++) {
+        vec sum = vec_set(0);
+        for (size_t i = 0; i < n; i += VEC_WIDTH) {
+            const vec y = vec_mul(vec_load(L + k * ldl + i), vec_load(factor + i));
+            vec_store(L + k * ldl + i, y);
+            sum = vec_add(sum, y);
+        }
+        sums[k] += vec_sum(sum);
+    }
+}
+
+#define STRIP 64 /* lanes whose denominators are kept at a time */
+typedef union { /* aligned for vectors */
+    real at[STRIP];
+    vec align[STRIP / VEC_WIDTH];
+} strip;
+
+static void softmax(size_t K, size_t n, size_t valid, real *L, size_t ldl, real mul, const real *base, real *sums, real *lse)
+{
+    const vec lowest = vec_set(-(real)1e37), factor = vec_set(mul); /* an overflow must not become inf - inf */
+    for (size_t j = 0; j < n; j += STRIP) {
+        strip z;
+        const size_t lanes = n - j < STRIP ? n - j : STRIP, real_lanes = valid > j ? valid - j : 0;
+        for (size_t i = 0; i < lanes; i += VEC_WIDTH) {
+            real *column = L + j + i;
+            vec most = lowest, sum = vec_set(0);
+            for (size_t k = 0; k < K; k++) {
+                const vec y = vec_max(lowest, vec_fma(factor, vec_load(column + k * ldl), vec_set(base[k])));
+                vec_store(column + k * ldl, y);
+                most = vec_max(y, most);
+            }
+            for (size_t k = 0; k < K; k++) {
+                const vec y = vec_exp(vec_sub(vec_load(column + k * ldl), most));
+                vec_store(column + k * ldl, y);
+                sum = vec_add(sum, y);
+            }
+            if (lse) vec_store(lse + j + i, vec_add(most, vec_log_normal(sum)));
+            vec_store(z.at + i, vec_div(vec_set(1), sum));
+        }
+        for (size_t i = real_lanes; i < lanes; i++) {
+            z.at[i] = 0;
+            if (lse) lse[j + i] = 0;
+        }
+        scale_rows(K, lanes, L + j, ldl, z.at, sums);
+    }
+}
+
+static void softmax_linear(size_t K, size_t n, size_t valid, real *L, size_t ldl, real mul, real eps, const real *prior, real *sums,
+                           real *ratio)
+{
+    for (size_t j = 0; j < n; j += STRIP) {
+        strip z;
+        const size_t lanes = n - j < STRIP ? n - j : STRIP, real_lanes = valid > j ? valid - j : 0;
+        for (size_t i = 0; i < lanes; i += VEC_WIDTH) {
+            vec sum = vec_set(0);
+            for (size_t k = 0; k < K; k++) {
+                real *at = L + k * ldl + j + i;
+                const vec e = vec_mul(vec_exp(vec_mul(vec_set(mul), vec_load(at))), vec_set(prior[k]));
+                if (ratio) vec_store(ratio + k * ldl + j + i, e);
+                const vec y = vec_add(e, vec_set(eps * prior[k]));
+                vec_store(at, y);
+                sum = vec_add(sum, y);
+            }
+            vec_store(z.at + i, vec_div(vec_set(1), sum));
+        }
+        for (size_t i = real_lanes; i < lanes; i++) z.at[i] = 0;
+        scale_rows(K, lanes, L + j, ldl, z.at, sums);
+        for (size_t k = 0; ratio && k < K; k++)
+            for (size_t i = 0; i < lanes; i += VEC_WIDTH) {
+                real *at = ratio + k * ldl + j + i;
+                vec_store(at, vec_mul(vec_load(at), vec_load(z.at + i)));
+            }
+    }
+}
+
+static void softmax_backward(size_t K, size_t n, const real *gamma, const real *factor, real *dgamma, size_t ld, const real *a,
+                             const real *c, real *sums)
+{
+    for (size_t j = 0; j < n; j += STRIP) {
+        strip dots;
+        const size_t lanes = n - j < STRIP ? n - j : STRIP;
+        for (size_t i = 0; i < lanes; i += VEC_WIDTH) {
+            vec dot = vec_set(0);
+            for (size_t k = 0; k < K; k++) {
+                const size_t at = k * ld + j + i;
+                const vec g = vec_fma(vec_set(a[k]), vec_load(dgamma + at), vec_set(c[k]));
+                vec_store(dgamma + at, g);
+                dot = vec_fma(vec_load(gamma + at), g, dot);
+            }
+            vec_store(dots.at + i, dot);
+        }
+        for (size_t k = 0; k < K; k++) {
+            vec sum = vec_set(0);
+            for (size_t i = 0; i < lanes; i += VEC_WIDTH) {
+                const size_t at = k * ld + j + i;
+                const vec y = vec_mul(vec_load(factor + at), vec_sub(vec_load(dgamma + at), vec_load(dots.at + i)));
+                vec_store(dgamma + at, y);
+                sum = vec_add(sum, y);
+            }
+            sums[k] += vec_sum(sum);
+        }
+    }
+}
+
+/* LayerNorm over channels, `vectors` vectors of lanes at once to hide the latency of their sums. */
+INLINE void norm_lanes(const size_t vectors, size_t D, const real *X, size_t ldx, const real *gain, const real *bias, real eps,
+                       real *Y, size_t ldy, real *mean, real *rstd)
+{
+    const vec count = vec_set(1 / (real)D);
+    vec m[4], s[4];
+    UNROLL
+    for (size_t v = 0; v < vectors; v++) m[v] = s[v] = vec_set(0);
+    for (size_t d = 0; d < D; d++)
+        UNROLL
+        for (size_t v = 0; v < vectors; v++) m[v] = vec_add(m[v], vec_load(X + d * ldx + v * VEC_WIDTH));
+    UNROLL
+    for (size_t v = 0; v < vectors; v++) m[v] = vec_mul(m[v], count);
+    for (size_t d = 0; d < D; d++)
+        UNROLL
+        for (size_t v = 0; v < vectors; v++) {
+            const vec t = vec_sub(vec_load(X + d * ldx + v * VEC_WIDTH), m[v]);
+            s[v] = vec_fma(t, t, s[v]);
+        }
+    UNROLL
+    for (size_t v = 0; v < vectors; v++) {
+        s[v] = vec_div(vec_set(1), vec_sqrt(vec_fma(s[v], count, vec_set(eps))));
+        vec_store(mean + v * VEC_WIDTH, m[v]);
+        vec_store(rstd + v * VEC_WIDTH, s[v]);
+    }
+    for (size_t d = 0; d < D; d++) {
+        const vec g = vec_set(gain[d]), b = vec_set(bias[d]);
+        UNROLL
+        for (size_t v = 0; v < vectors; v++) {
+            const vec x = vec_mul(vec_sub(vec_load(X + d * ldx + v * VEC_WIDTH), m[v]), s[v]);
+            vec_store(Y + d * ldy + v * VEC_WIDTH, vec_fma(x, g, b));
+        }
+    }
+}
+
+static void norm(size_t D, size_t n, const real *X, size_t ldx, const real *gain, const real *bias, real eps, real *Y, size_t ldy,
+                 real *mean, real *rstd)
+{
+    size_t i = 0;
+    for (; i + 4 * VEC_WIDTH <= n; i += 4 * VEC_WIDTH)
+        norm_lanes(4, D, X + i, ldx, gain, bias, eps, Y + i, ldy, mean + i, rstd + i);
+    for (; i < n; i += VEC_WIDTH) norm_lanes(1, D, X + i, ldx, gain, bias, eps, Y + i, ldy, mean + i, rstd + i);
+}
+
+static void norm_backward(size_t D, size_t n, const real *X, size_t ldx, const real *gain, const real *mean, const real *rstd,
+                          const real *dY, size_t ldy, real *dX, size_t lddx, real *dgain, real *dbias)
+{
+    const vec count = vec_set(1 / (real)D);
+    for (size_t d = 0; d < D; d++) {
+        vec g = vec_set(0), b = vec_set(0);
+        for (size_t i = 0; i < n; i += VEC_WIDTH) {
+            const vec dy = vec_load(dY + d * ldy + i);
+            const vec x = vec_mul(vec_sub(vec_load(X + d * ldx + i), vec_load(mean + i)), vec_load(rstd + i));
+            g = vec_fma(dy, x, g);
+            b = vec_add(b, dy);
+        }
+        dgain[d] += vec_sum(g);
+        dbias[d] += vec_sum(b);
+    }
+    for (size_t i = 0; i < n; i += VEC_WIDTH) {
+        const vec m = vec_load(mean + i), r = vec_load(rstd + i);
+        vec s1 = vec_set(0), s2 = vec_set(0);
+        for (size_t d = 0; d < D; d++) {
+            const vec g = vec_mul(vec_load(dY + d * ldy + i), vec_set(gain[d]));
+            const vec x = vec_mul(vec_sub(vec_load(X + d * ldx + i), m), r);
+            s1 = vec_add(s1, g);
+            s2 = vec_fma(g, x, s2);
+        }
+        s1 = vec_mul(s1, count), s2 = vec_mul(s2, count);
+        for (size_t d = 0; d < D; d++) {
+            const vec g = vec_mul(vec_load(dY + d * ldy + i), vec_set(gain[d]));
+            const vec x = vec_mul(vec_sub(vec_load(X + d * ldx + i), m), r);
+            vec_store(dX + d * lddx + i, vec_mul(r, vec_sub(vec_sub(g, s1), vec_mul(x, s2))));
+        }
+    }
+}
+
+static void row_sums(size_t rows, size_t n, const real *X, size_t ldx, real *out)
+{
+    for (size_t r = 0; r < rows; r++) {
+        vec sum = vec_set(0);
+        for (size_t i = 0; i < n; i += VEC_WIDTH) sum = vec_add(sum, vec_load(X + r * ldx + i));
+        out[r] += vec_sum(sum);
+    }
+}
+
+static void fill_rows(size_t rows, size_t n, const real *bias, real *X, size_t ldx)
+{
+    for (size_t r = 0; r < rows; r++) {
+        const vec b = vec_set(bias ? bias[r] : 0);
+        for (size_t i = 0; i < n; i += VEC_WIDTH) vec_store(X + r * ldx + i, b);
+    }
+}
+
+static void relu(size_t rows, size_t n, real *X, size_t ldx)
+{
+    for (size_t r = 0; r < rows; r++)
+        for (size_t i = 0; i < n; i += VEC_WIDTH)
+            vec_store(X + r * ldx + i, vec_max(vec_set(0), vec_load(X + r * ldx + i))); /* in this order a NaN stays */
+}
+
+static void relu_backward(size_t rows, size_t n, const real *X, size_t ldx, real *dX, size_t lddx)
+{
+    for (size_t r = 0; r < rows; r++)
+        for (size_t i = 0; i < n; i += VEC_WIDTH) {
+            real *at = dX + r * lddx + i;
+            vec_store(at, vec_greater(vec_load(X + r * ldx + i), vec_set(0), vec_load(at), vec_set(0)));
+        }
+}
+
+/* In squares of 16 by 16, so that both sides stay in a few cache lines. */
+static void transpose_in(size_t rows, size_t cols, size_t n, const real *A, size_t lda, const size_t *index, real *T, size_t ldt)
+{
+    for (size_t r0 = 0; r0 < n; r0 += SMM_LANES)
+        for (size_t c0 = 0; c0 < cols; c0 += SMM_LANES) {
+            const size_t end = c0 + SMM_LANES < cols ? c0 + SMM_LANES : cols;
+            for (size_t r = r0; r < r0 + SMM_LANES; r++) {
+                if (r >= rows) {
+                    for (size_t c = c0; c < end; c++) T[c * ldt + r] = 0;
+                    continue;
+                }
+                const real *row = A + (index ? index[r] : r) * lda;
+                for (size_t c = c0; c < end; c++) T[c * ldt + r] = row[c];
+            }
+        }
+}
+
+static void transpose_out(size_t rows, size_t cols, size_t width, const real *T, size_t ldt, const real *shift, real *A, size_t lda)
+{
+    for (size_t r0 = 0; r0 < rows; r0 += SMM_LANES)
+        for (size_t c0 = 0; c0 < width; c0 += SMM_LANES) {
+            const size_t end = r0 + SMM_LANES < rows ? r0 + SMM_LANES : rows;
+            for (size_t r = r0; r < end; r++)
+                for (size_t c = c0; c < c0 + SMM_LANES; c++)
+                    A[r * lda + c] = c < cols ? T[c * ldt + r] - (shift ? shift[c] : 0) : 0;
+        }
+}
+
+static void exp_array(size_t n, real *x)
+{
+    for (size_t i = 0; i < n; i += VEC_WIDTH) vec_store(x + i, vec_exp(vec_load(x + i)));
+}
+
+static real log_any(real x)
+{
+#ifdef REAL_IS_DOUBLE
+    return log(x);
+#else
+    return logf(x);
+#endif
+}
+
+static void log_array(size_t n, real *x)
+{
+#ifdef VEC_LIBM
+    for (size_t i = 0; i < n; i++) x[i] = log_any(x[i]);
+#else
+    for (size_t i = 0; i < n; i += VEC_WIDTH) {
+        const vec v = vec_load(x + i);
+        if (vec_all_within(v, vec_set(NORMAL_LOW), vec_set(NORMAL_HIGH))) vec_store(x + i, vec_log_normal(v));
+        else
+            for (size_t j = i; j < i + VEC_WIDTH; j++) x[j] = log_any(x[j]);
+    }
+#endif
+}
+
+static void sigmoid_array(size_t n, real *x)
+{
+    const vec one = vec_set(1);
+    for (size_t i = 0; i < n; i += VEC_WIDTH)
+        vec_store(x + i, vec_div(one, vec_add(one, vec_exp(vec_sub(vec_set(0), vec_load(x + i))))));
+}
+
+static void tanh_array(size_t n, real *x)
+{
+    for (size_t i = 0; i < n; i += VEC_WIDTH) vec_store(x + i, vec_tanh(vec_load(x + i)));
+}
+
+const TABLE_TYPE TABLE = {
+    SET_NAME,     gemm,         sqdist,        sqdist_exact, softmax,       softmax_linear, softmax_backward, moments,
+    moments_about, quad,        quad_about,    spread,       spread_about,  norm,           norm_backward,    row_sums,
+    fill_rows,    relu,         relu_backward, transpose_in, transpose_out, exp_array,      log_array,        sigmoid_array,
+    tanh_array,
+};

@@ -1,0 +1,33 @@
+/* vec_avx512.h - vectors of AVX-512F. REAL_IS_DOUBLE chooses the precision. See vec_scalar.h for what each wrapper does. */
+#ifdef REAL_IS_DOUBLE
+typedef __m512d vec;
+#define VEC_OP(name) _mm512_##name##_pd
+#define VEC_WIDTH 8
+#define vec_greater(a, b, x, y) _mm512_mask_blend_pd(_mm512_cmp_pd_mask((a), (b), _CMP_GT_OQ), (y), (x))
+#define vec_all_within(a, low, high) \
+    ((_mm512_cmp_pd_mask((a), (low), _CMP_GE_OQ) & _mm512_cmp_pd_mask((a), (high), _CMP_LE_OQ)) == 0xff)
+#else
+typedef __m512 vec;
+#define VEC_OP(name) _mm512_##name##_ps
+#define VEC_WIDTH 16
+#define vec_greater(a, b, x, y) _mm512_mask_blend_ps(_mm512_cmp_ps_mask((a), (b), _CMP_GT_OQ), (y), (x))
+#define vec_all_within(a, low, high) \
+    ((_mm512_cmp_ps_mask((a), (low), _CMP_GE_OQ) & _mm512_cmp_ps_mask((a), (high), _CMP_LE_OQ)) == 0xffff)
+#endif
+#define VEC_REGISTERS 32
+#define vec_set(a) VEC_OP(set1)(a)
+#define vec_load(p) VEC_OP(load)(p)
+#define vec_store(p, a) VEC_OP(store)((p), (a))
+#define vec_add(a, b) VEC_OP(add)((a), (b))
+#define vec_sub(a, b) VEC_OP(sub)((a), (b))
+#define vec_mul(a, b) VEC_OP(mul)((a), (b))
+#define vec_div(a, b) VEC_OP(div)((a), (b))
+#define vec_sqrt(a) VEC_OP(sqrt)(a)
+#define vec_max(a, b) VEC_OP(max)((a), (b))
+#define vec_min(a, b) VEC_OP(min)((a), (b))
+#define vec_fma(a, b, c) VEC_OP(fmadd)((a), (b), (c))
+#define vec_sum(a) VEC_OP(reduce_add)(a)
+#define vec_round(a) VEC_OP(roundscale)((a), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
+#define vec_scale2(a, n) VEC_OP(scalef)((a), (n))
+#define vec_exponent(a) VEC_OP(getexp)(a)
+#define vec_mantissa(a) VEC_OP(getmant)((a), _MM_MANT_NORM_1_2, _MM_MANT_SIGN_src)

@@ -1,0 +1,34 @@
+/* vec_scalar.h - "vectors" of one element, in plain C: what runs where nothing else does, and the meaning of every wrapper.
+ *
+ * Comparisons with a NaN are false; vec_max and vec_min return their second argument then. */
+typedef real vec;
+#define VEC_WIDTH 1
+#define VEC_REGISTERS 16
+#define vec_set(a) (a)
+#define vec_load(p) (*(p)) /* aligned to SMM_ALIGN at the start of a row */
+#define vec_store(p, a) ((void)(*(p) = (a)))
+#define vec_add(a, b) ((a) + (b))
+#define vec_sub(a, b) ((a) - (b))
+#define vec_mul(a, b) ((a) * (b))
+#define vec_div(a, b) ((a) / (b))
+#define vec_max(a, b) ((a) > (b) ? (a) : (b))
+#define vec_min(a, b) ((a) < (b) ? (a) : (b))
+#define vec_fma(a, b, c) ((a) * (b) + (c)) /* rounded once where the set can, twice here */
+#define vec_greater(a, b, x, y) ((a) > (b) ? (x) : (y))
+#define vec_all_within(a, low, high) ((a) >= (low) && (a) <= (high))
+#define vec_sum(a) (a)           /* over the elements, in a fixed order */
+#ifdef REAL_IS_DOUBLE
+#define vec_sqrt(a) sqrt(a)
+#define vec_exp(a) exp(a)
+#define vec_log_normal(a) log(a)
+#define vec_tanh(a) tanh(a)
+#else
+#define vec_sqrt(a) sqrtf(a)
+#define vec_exp(a) expf(a)
+#define vec_log_normal(a) logf(a)
+#define vec_tanh(a) tanhf(a)
+#endif
+#define VEC_LIBM /* the other sets have, for elementary.h:
+ * vec_round(a)      to the nearest integer
+ * vec_scale2(a, n)  a 2^n for integers n, right to either end of the range
+ * vec_exponent(a), vec_mantissa(a)  of a normal a > 0: a = mantissa 2^exponent, 1 <= mantissa < 2 */
