@@ -1,0 +1,55 @@
+/* binding.h - what the files of the extension share. */
+#ifndef SMM_BINDING_H
+#define SMM_BINDING_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#define NPY_NO_DEPRECATED_API NPY_2_0_API_VERSION
+#define PY_ARRAY_UNIQUE_SYMBOL smm_ARRAY_API
+#ifndef SMM_IMPORTS_ARRAY
+#define NO_IMPORT_ARRAY
+#endif
+#include <numpy/arrayobject.h>
+
+#include "smm.h"
+
+/* A configuration that has been checked, its precision, and the shapes of its parameters. Immutable. */
+typedef struct {
+    PyObject_HEAD
+    smm_config config;
+    int type;                  /* NPY_FLOAT32 or NPY_FLOAT64 */
+    Py_ssize_t params;         /* how many parameters the module has */
+    size_t param[SMM_PARAMS];  /* which they are */
+} config_object;
+
+typedef struct {
+    PyTypeObject *config_type;
+} module_state;
+
+extern PyType_Spec config_spec;
+
+/* Any dimension, in a wanted shape. */
+#define ANY ((npy_intp)-1)
+
+/* `object` as a C-contiguous, aligned, native array of the given type and shape (borrowed), or NULL and TypeError or ValueError
+ * that names the argument. Nothing is converted. */
+PyArrayObject *checked_array(PyObject *object, const char *name, int type, int rank, const npy_intp *shape);
+
+/* The same, or NULL without an error for None: *ok tells the two apart. */
+PyArrayObject *optional_array(PyObject *object, const char *name, int type, int rank, const npy_intp *shape, int *ok);
+
+/* Raise for a status other than SMM_OK. */
+void raise_status(smm_status status, size_t image);
+
+/* Threads of the next call: what set_num_threads said, but 1 in a forked child. */
+int threads_now(void);
+int threads_init(void);
+PyObject *set_num_threads(PyObject *module, PyObject *count);
+PyObject *get_num_threads(PyObject *module, PyObject *unused);
+
+PyObject *forward(PyObject *module, PyObject *const *args, Py_ssize_t count);
+PyObject *backward(PyObject *module, PyObject *const *args, Py_ssize_t count);
+PyObject *saved_size(PyObject *module, PyObject *const *args, Py_ssize_t count);
+
+#endif

@@ -1,0 +1,297 @@
+/* calls.c - forward and backward: parse, check, allocate, release the interpreter, call, raise. No mathematics. */
+#include "binding.h"
+
+#include <string.h>
+
+/* What both calls are given, checked; pointers are borrowed from the arguments. */
+typedef struct {
+    config_object *config;
+    smm_dims dims;
+    const void *params[SMM_PARAMS];
+    const void *x, *state0, *state1, *indices, *mask, *slot_mask;
+    int mixture;
+} call_arguments;
+
+static int parse_count(PyObject *object, const char *name, size_t *count)
+{
+    const Py_ssize_t value = PyNumber_AsSsize_t(object, PyExc_OverflowError);
+    if (value == -1 && PyErr_Occurred()) return -1;
+    if (value < 1) {
+        PyErr_Format(PyExc_ValueError, "%s must be at least 1, got %zd", name, value);
+        return -1;
+    }
+    *count = (size_t)value;
+    return 0;
+}
+
+static int parse_config(PyObject *module, PyObject *object, call_arguments *a)
+{
+    module_state *state = PyModule_GetState(module);
+    if (!PyObject_TypeCheck(object, state->config_type)) {
+        PyErr_Format(PyExc_TypeError, "config must be a Config, got %s", Py_TYPE(object)->tp_name);
+        return -1;
+    }
+    a->config = (config_object *)object;
+    const smm_kind kind = a->config->config.kind;
+    a->mixture = kind != SMM_SLOT_ATTENTION && kind != SMM_KMEANS;
+    return 0;
+}
+
+static int parse_params(PyObject *object, call_arguments *a)
+{
+    const config_object *c = a->config;
+    memset(a->params, 0, sizeof a->params);
+    if (!PyTuple_Check(object) || PyTuple_GET_SIZE(object) != c->params) {
+        PyErr_Format(PyExc_TypeError, "params must be a tuple of %zd arrays", c->params);
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < c->params; i++) {
+        size_t shape[2] = {0, 0};
+        const int rank = smm_param_shape(&c->config, c->param[i], shape);
+        const npy_intp wanted[2] = {(npy_intp)shape[0], (npy_intp)shape[1]};
+        PyArrayObject *array = checked_array(PyTuple_GET_ITEM(object, i), smm_param_name(c->param[i]), c->type, rank, wanted);
+        if (!array) return -1;
+        a->params[c->param[i]] = PyArray_DATA(array);
+    }
+    return 0;
+}
+
+/* The number of images, inputs and slots, from x and whichever array gives the initial state. */
+static int parse_inputs(call_arguments *a, PyObject *x, PyObject *indices, PyObject *mask, PyObject *slot_mask)
+{
+    int ok;
+    const npy_intp x_shape[3] = {ANY, ANY, (npy_intp)a->config->config.input_dim};
+    PyArrayObject *array = checked_array(x, "x", a->config->type, 3, x_shape);
+    if (!array) return -1;
+    a->x = PyArray_DATA(array);
+    a->dims.batch = (size_t)PyArray_DIM(array, 0);
+    a->dims.inputs = (size_t)PyArray_DIM(array, 1);
+    if (!a->dims.batch || !a->dims.inputs) {
+        PyErr_Format(PyExc_ValueError, "x must hold at least one image of at least one input, got %zu images of %zu inputs",
+                     a->dims.batch, a->dims.inputs);
+        return -1;
+    }
+    const npy_intp B = (npy_intp)a->dims.batch;
+    const npy_intp index_shape[2] = {B, ANY}, mask_shape[2] = {B, (npy_intp)a->dims.inputs};
+    array = optional_array(indices, "indices", NPY_INT64, 2, index_shape, &ok);
+    if (!ok) return -1;
+    a->indices = array ? PyArray_DATA(array) : NULL;
+    if (array) a->dims.slots = (size_t)PyArray_DIM(array, 1);
+    array = optional_array(mask, "mask", NPY_BOOL, 2, mask_shape, &ok);
+    if (!ok) return -1;
+    a->mask = array ? PyArray_DATA(array) : NULL;
+    const npy_intp slot_shape[2] = {B, a->dims.slots ? (npy_intp)a->dims.slots : ANY};
+    array = optional_array(slot_mask, "slot_mask", NPY_BOOL, 2, slot_shape, &ok);
+    if (!ok) return -1;
+    a->slot_mask = array ? PyArray_DATA(array) : NULL;
+    return 0;
+}
+
+static int parse_states(call_arguments *a, PyObject *state0, PyObject *state1, PyObject *slot_mask)
+{
+    int ok;
+    const char *first = a->mixture ? "mean" : "slots";
+    npy_intp shape[3] = {(npy_intp)a->dims.batch, a->dims.slots ? (npy_intp)a->dims.slots : ANY, (npy_intp)a->config->config.dim};
+    if ((state0 == Py_None) == (a->indices == NULL)) {
+        PyErr_Format(PyExc_TypeError, "exactly one of %s and indices must be given", first);
+        return -1;
+    }
+    PyArrayObject *array = optional_array(state0, first, a->config->type, 3, shape, &ok);
+    if (!ok) return -1;
+    if (array) {
+        a->state0 = PyArray_DATA(array);
+        a->dims.slots = (size_t)(shape[1] = PyArray_DIM(array, 1));
+    }
+    if (!a->dims.slots) {
+        PyErr_Format(PyExc_ValueError, "%s must hold at least one slot, got none", a->indices ? "indices" : first);
+        return -1;
+    }
+    if (a->slot_mask && PyArray_DIM((PyArrayObject *)slot_mask, 1) != (npy_intp)a->dims.slots) {
+        PyErr_Format(PyExc_ValueError, "slot_mask must have shape (%zu, %zu), got (%zu, %zd)", a->dims.batch, a->dims.slots,
+                     a->dims.batch, (Py_ssize_t)PyArray_DIM((PyArrayObject *)slot_mask, 1));
+        return -1;
+    }
+    if (!a->mixture) return 0;
+    array = checked_array(state1, "log_std", a->config->type, 3, shape);
+    if (!array) return -1;
+    a->state1 = PyArray_DATA(array);
+    return 0;
+}
+
+static PyObject *new_array(int type, int rank, size_t d0, size_t d1, size_t d2)
+{
+    npy_intp shape[3] = {(npy_intp)d0, (npy_intp)d1, (npy_intp)d2};
+    return PyArray_SimpleNew(rank, shape, type);
+}
+
+static void *data(PyObject *array) { return array ? PyArray_DATA((PyArrayObject *)array) : NULL; }
+
+/* Replace NULL by None, so that PyTuple_Pack's arguments are all objects. */
+static PyObject *or_none(PyObject *object)
+{
+    if (object) return object;
+    Py_RETURN_NONE;
+}
+
+static smm_status run_forward(const call_arguments *a, PyObject *const *out, size_t *image)
+{
+    smm_status status;
+    const int threads = threads_now();
+    if (a->config->type == NPY_FLOAT32) {
+        const smm_inputs_f32 in = {a->x, a->state0, a->state1, a->indices, a->mask, a->slot_mask};
+        const smm_outputs_f32 to = {data(out[0]), data(out[1]), data(out[2]), data(out[3]), data(out[4]), data(out[5]), data(out[6])};
+        Py_BEGIN_ALLOW_THREADS
+        status = smm_forward_f32(&a->config->config, &a->dims, (const float *const *)a->params, &in, &to, threads, image);
+        Py_END_ALLOW_THREADS
+    } else {
+        const smm_inputs_f64 in = {a->x, a->state0, a->state1, a->indices, a->mask, a->slot_mask};
+        const smm_outputs_f64 to = {data(out[0]), data(out[1]), data(out[2]), data(out[3]), data(out[4]), data(out[5]), data(out[6])};
+        Py_BEGIN_ALLOW_THREADS
+        status = smm_forward_f64(&a->config->config, &a->dims, (const double *const *)a->params, &in, &to, threads, image);
+        Py_END_ALLOW_THREADS
+    }
+    return status;
+}
+
+PyObject *forward(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    call_arguments a = {0};
+    PyObject *out[7] = {NULL}, *result = NULL;
+    size_t image = 0;
+    if (count != 11) {
+        PyErr_Format(PyExc_TypeError, "forward takes 11 arguments, got %zd", count);
+        return NULL;
+    }
+    if (parse_config(module, args[0], &a) < 0 || parse_inputs(&a, args[1], args[5], args[6], args[7]) < 0 ||
+        parse_params(args[2], &a) < 0 || parse_states(&a, args[3], args[4], args[7]) < 0 ||
+        parse_count(args[8], "num_iters", &a.dims.iters) < 0)
+        return NULL;
+    const int attention = PyObject_IsTrue(args[9]), save = PyObject_IsTrue(args[10]);
+    if (attention < 0 || save < 0) return NULL;
+
+    const smm_config *c = &a.config->config;
+    const size_t B = a.dims.batch, N = a.dims.inputs, K = a.dims.slots, D = c->dim;
+    const int type = a.config->type;
+    const size_t saved = smm_saved_size(c, &a.dims);
+    if (!saved) {
+        raise_status(SMM_ERR_DIMS, 0);
+        return NULL;
+    }
+    if (!(out[0] = new_array(type, 3, B, K, smm_slot_width(c)))) goto done;
+    if (a.mixture && (!(out[1] = new_array(type, 3, B, K, D)) || !(out[2] = new_array(type, 3, B, K, D)) ||
+                      !(out[3] = new_array(type, 2, B, K, 0))))
+        goto done;
+    if (a.mixture && c->kind != SMM_SLOT_MIXTURE_REFERENCE && !(out[4] = new_array(type, 1, B, 0, 0))) goto done;
+    if (attention && !(out[5] = new_array(type, 3, B, N, K))) goto done;
+    if (save && !(out[6] = new_array(type, 1, saved, 0, 0))) goto done;
+    const smm_status status = run_forward(&a, out, &image);
+    if (status != SMM_OK) {
+        raise_status(status, image);
+        goto done;
+    }
+    for (int i = 0; i < 7; i++) out[i] = or_none(out[i]);
+    result = PyTuple_Pack(7, out[0], out[1], out[2], out[3], out[4], out[5], out[6]);
+done:
+    for (int i = 0; i < 7; i++) Py_XDECREF(out[i]);
+    return result;
+}
+
+/* Arrays for the gradients of all parameters, as a tuple; their pointers in `to`. */
+static PyObject *new_gradients(const config_object *c, void **to)
+{
+    PyObject *tuple = PyTuple_New(c->params);
+    for (Py_ssize_t i = 0; tuple && i < c->params; i++) {
+        size_t shape[2] = {0, 0};
+        const int rank = smm_param_shape(&c->config, c->param[i], shape);
+        PyObject *array = new_array(c->type, rank, shape[0], shape[1], 0);
+        if (!array) {
+            Py_CLEAR(tuple);
+            break;
+        }
+        to[c->param[i]] = data(array);
+        PyTuple_SET_ITEM(tuple, i, array);
+    }
+    return tuple;
+}
+
+static smm_status run_backward(const call_arguments *a, const void *saved, const void *d_slots, const void *d_attention,
+                               PyObject *const *out, void *const *params, size_t *image)
+{
+    smm_status status;
+    const int threads = threads_now();
+    if (a->config->type == NPY_FLOAT32) {
+        const smm_inputs_f32 in = {a->x, a->state0, a->state1, a->indices, a->mask, a->slot_mask};
+        smm_gradients_f32 to = {data(out[0]), data(out[1]), data(out[2]), {NULL}};
+        memcpy(to.params, params, sizeof to.params);
+        Py_BEGIN_ALLOW_THREADS
+        status = smm_backward_f32(&a->config->config, &a->dims, (const float *const *)a->params, &in, saved, d_slots, d_attention,
+                                  &to, threads, image);
+        Py_END_ALLOW_THREADS
+    } else {
+        const smm_inputs_f64 in = {a->x, a->state0, a->state1, a->indices, a->mask, a->slot_mask};
+        smm_gradients_f64 to = {data(out[0]), data(out[1]), data(out[2]), {NULL}};
+        memcpy(to.params, params, sizeof to.params);
+        Py_BEGIN_ALLOW_THREADS
+        status = smm_backward_f64(&a->config->config, &a->dims, (const double *const *)a->params, &in, saved, d_slots, d_attention,
+                                  &to, threads, image);
+        Py_END_ALLOW_THREADS
+    }
+    return status;
+}
+
+PyObject *backward(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    call_arguments a = {0};
+    PyObject *out[4] = {NULL}, *result = NULL;
+    void *params[SMM_PARAMS] = {NULL};
+    size_t image = 0;
+    int ok;
+    if (count != 12) {
+        PyErr_Format(PyExc_TypeError, "backward takes 12 arguments, got %zd", count);
+        return NULL;
+    }
+    if (parse_config(module, args[0], &a) < 0 || parse_inputs(&a, args[1], args[5], args[6], args[7]) < 0 ||
+        parse_params(args[2], &a) < 0 || parse_states(&a, args[3], args[4], args[7]) < 0 ||
+        parse_count(args[8], "num_iters", &a.dims.iters) < 0)
+        return NULL;
+    const smm_config *c = &a.config->config;
+    const size_t B = a.dims.batch, N = a.dims.inputs, K = a.dims.slots, D = c->dim;
+    const int type = a.config->type;
+    const npy_intp saved_shape[1] = {(npy_intp)smm_saved_size(c, &a.dims)};
+    const npy_intp slots_shape[3] = {(npy_intp)B, (npy_intp)K, (npy_intp)smm_slot_width(c)};
+    const npy_intp attention_shape[3] = {(npy_intp)B, (npy_intp)N, (npy_intp)K};
+    PyArrayObject *saved = checked_array(args[9], "saved", type, 1, saved_shape);
+    PyArrayObject *d_slots = saved ? checked_array(args[10], "d_slots", type, 3, slots_shape) : NULL;
+    if (!d_slots) return NULL;
+    PyArrayObject *d_attention = optional_array(args[11], "d_attention", type, 3, attention_shape, &ok);
+    if (!ok) return NULL;
+
+    if (!(out[0] = new_array(type, 3, B, N, c->input_dim))) goto done;
+    if (a.state0 && !(out[1] = new_array(type, 3, B, K, D))) goto done;
+    if (a.state1 && !(out[2] = new_array(type, 3, B, K, D))) goto done;
+    if (!(out[3] = new_gradients(a.config, params))) goto done;
+    const smm_status status = run_backward(&a, PyArray_DATA(saved), PyArray_DATA(d_slots), data((PyObject *)d_attention), out, params, &image);
+    if (status != SMM_OK) {
+        raise_status(status, image);
+        goto done;
+    }
+    for (int i = 0; i < 4; i++) out[i] = or_none(out[i]);
+    result = PyTuple_Pack(4, out[0], out[1], out[2], out[3]);
+done:
+    for (int i = 0; i < 4; i++) Py_XDECREF(out[i]);
+    return result;
+}
+
+PyObject *saved_size(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    call_arguments a = {0};
+    if (count != 5) {
+        PyErr_Format(PyExc_TypeError, "saved_size takes 5 arguments, got %zd", count);
+        return NULL;
+    }
+    if (parse_config(module, args[0], &a) < 0 || parse_count(args[1], "B", &a.dims.batch) < 0 ||
+        parse_count(args[2], "N", &a.dims.inputs) < 0 || parse_count(args[3], "K", &a.dims.slots) < 0 ||
+        parse_count(args[4], "num_iters", &a.dims.iters) < 0)
+        return NULL;
+    return PyLong_FromSize_t(smm_saved_size(&a.config->config, &a.dims));
+}

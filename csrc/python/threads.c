@@ -1,0 +1,77 @@
+/* threads.c - how many threads a call may use. The number is ours alone: the host program's OpenMP is neither asked nor told. */
+#define _POSIX_C_SOURCE 200809L
+#ifdef __linux__
+#define _GNU_SOURCE
+#include <sched.h>
+#endif
+#include "binding.h"
+
+#include <stdlib.h>
+#ifndef _WIN32
+#include <pthread.h>
+#include <unistd.h>
+#endif
+
+/* Written by set_num_threads and by a child just forked; plain ints suffice, as a reader takes either value. */
+static volatile int wanted = 1;
+static volatile int forked;
+
+#ifndef _WIN32
+/* A forked child has none of its parent's threads, but the OpenMP library in it may think it has: one thread asks nobody. */
+static void in_child(void) { forked = 1; }
+#endif
+
+static int processors(void)
+{
+#ifdef __linux__
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
+#endif
+#if defined(_SC_NPROCESSORS_ONLN)
+    const long online = sysconf(_SC_NPROCESSORS_ONLN);
+    if (online > 0) return (int)online;
+#endif
+    return 1;
+}
+
+int threads_init(void)
+{
+    const char *text = getenv("OMP_NUM_THREADS");
+    const long asked = text ? strtol(text, NULL, 10) : 0;
+    wanted = asked > 0 && asked < 4096 ? (int)asked : processors();
+#ifndef _WIN32
+    static int registered;
+    if (!registered && pthread_atfork(NULL, NULL, in_child) != 0) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    registered = 1;
+#endif
+    return 0;
+}
+
+int threads_now(void) { return forked ? 1 : wanted; }
+
+PyObject *set_num_threads(PyObject *module, PyObject *count)
+{
+    (void)module;
+    if (!PyLong_Check(count) || PyBool_Check(count)) {
+        PyErr_Format(PyExc_TypeError, "n must be an int, got %R (%s)", count, Py_TYPE(count)->tp_name);
+        return NULL;
+    }
+    int overflow;
+    const long n = PyLong_AsLongAndOverflow(count, &overflow);
+    if (overflow || n < 1 || n > 4096) {
+        PyErr_Format(PyExc_ValueError, "n must be from 1 to 4096, got %R", count);
+        return NULL;
+    }
+    wanted = (int)n;
+    Py_RETURN_NONE;
+}
+
+PyObject *get_num_threads(PyObject *module, PyObject *unused)
+{
+    (void)module;
+    (void)unused;
+    return PyLong_FromLong(threads_now());
+}

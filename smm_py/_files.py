@@ -1,0 +1,72 @@
+"""Reading and writing `.safetensors` with NumPy alone.
+
+The format (https://github.com/huggingface/safetensors): a little-endian uint64 n, n bytes of JSON
+{name: {"dtype", "shape", "data_offsets"}, "__metadata__": {str: str}}, then the arrays' bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+DTYPES = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+def write(path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+    """Write float32 or float64 arrays; the file is complete or as it was before."""
+    header: dict[str, object] = {"__metadata__": metadata}
+    offset = 0
+    for name, array in arrays.items():
+        end = offset + array.nbytes
+        header[name] = {"dtype": NAMES[array.dtype.newbyteorder("<")], "shape": list(array.shape),
+                        "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for array in arrays.values():
+                file.write(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def read(path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Arrays and metadata of a file; ValueError, naming the file, for one that is cut or damaged."""
+    content = Path(path).read_bytes()
+    try:
+        return _parse(content)
+    except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{os.fspath(path)} is not a complete .safetensors file: {error}") from error
+
+
+def _parse(content: bytes):
+    length = int.from_bytes(content[:8], "little")
+    if len(content) < 8 or length > len(content) - 8:
+        raise ValueError(f"its header should have {length} bytes, the file has {len(content)}")
+    header = json.loads(content[8:8 + length].decode())
+    metadata = header.pop("__metadata__", {})
+    data = memoryview(content)[8 + length:]
+    arrays = {}
+    for name, entry in header.items():
+        if entry["dtype"] not in DTYPES:
+            raise ValueError(f"{name} has dtype {entry['dtype']}, expected one of {', '.join(DTYPES)}")
+        dtype, shape = DTYPES[entry["dtype"]], tuple(entry["shape"])
+        begin, end = entry["data_offsets"]
+        if not 0 <= begin <= end <= len(data) or end - begin != dtype.itemsize * math.prod(shape):
+            raise ValueError(f"{name} lies at bytes {begin} to {end} of {len(data)}")
+        arrays[name] = np.frombuffer(data[begin:end], dtype).reshape(shape).astype(dtype.newbyteorder("="))
+    return arrays, metadata
