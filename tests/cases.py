@@ -1,0 +1,62 @@
+"""Modules and inputs that several tests go through: every variant and option, at odd shapes."""
+
+import numpy as np
+
+import smm_py
+
+BASE = {"num_iters": 2, "dtype": "float64", "gradient": "full"}
+CASES = {
+    "sa": (smm_py.SlotAttention, dict(dim=7, hidden_dim=9, input_dim=5)),
+    "sa-heads-bias": (smm_py.SlotAttention, dict(dim=6, hidden_dim=9, input_dim=5, heads=3, qkv_bias=True,
+                                                 eps=1e-3, scale=0.7)),
+    "smm": (smm_py.SlotMixture, dict(dim=7, hidden_dim=9, input_dim=5)),
+    "smm-stable": (smm_py.SlotMixture, dict(dim=7, hidden_dim=9, input_dim=5, norm_kv=True, prior="uniform",
+                                            temperature=0.4, weight_init="default")),
+    "smm-slot-norm": (smm_py.SlotMixture, dict(dim=7, hidden_dim=9, slot_norm=True, input_mlp=False,
+                                               reduce=False, temperature=0.6)),
+    "smm-bias": (smm_py.SlotMixture, dict(dim=7, hidden_dim=9, input_dim=5, qkv_bias=True, eps=1e-3)),
+    "reference": (smm_py.SlotMixture, dict(dim=7, hidden_dim=9, input_dim=5, variant="reference",
+                                           weight_init="default")),
+    "reference-bare": (smm_py.SlotMixture, dict(dim=7, hidden_dim=9, input_dim=5, variant="reference",
+                                                input_mlp=False, reduce=False)),
+    "kmeans": (smm_py.KMeans, dict(dim=5, scale=0.5)),
+    "gmm": (smm_py.GaussianMixture, dict(dim=5, temperature=0.7)),
+    "gmm-uniform": (smm_py.GaussianMixture, dict(dim=5, prior="uniform")),
+}
+
+
+def build(name, **changes):
+    kind, options = CASES[name]
+    module = kind(num_slots=3, **{**BASE, **options, **changes})
+    rng = np.random.default_rng(11)
+    for key, value in module.parameters.items():  # no parameter at 0 or 1, where errors hide
+        module.parameters[key] = value + 0.1 * rng.standard_normal(value.shape).astype(value.dtype)
+    return module
+
+
+def inputs(module, batch=2, count=37, slots=3, masks=False, indices=False, seed=0):
+    """x and the keyword arguments of a call."""
+    spec = module._spec
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((batch, count, spec.input_dim)).astype(spec.dtype)
+    call = {"init": {n: rng.standard_normal((batch, slots, spec.dim)).astype(spec.dtype)
+                     for n in spec.state_names}}
+    if "log_std" in call["init"]:
+        call["init"]["log_std"] *= np.asarray(0.2, spec.dtype)
+    if masks:
+        call["mask"] = rng.random((batch, count)) < 0.7
+        call["slot_mask"] = np.arange(slots) != (np.arange(batch)[:, None] + 1) % slots
+    if indices:
+        call["init"].pop(spec.state_names[0])
+        real = call.get("mask", np.ones((batch, count), bool))
+        call["init"]["indices"] = np.stack([rng.choice(np.flatnonzero(r), slots) for r in real])
+    return x, call
+
+
+def everything(module, x, call, seed=1):
+    """Outputs and gradients of one call, by name."""
+    out = module(x, attention=True, **call)
+    d_slots = np.random.default_rng(seed).standard_normal(out.slots.shape).astype(x.dtype)
+    result = {n: getattr(out, n) for n in ("slots", "mean", "variance", "prior", "log_likelihood", "attention")}
+    result = {n: v for n, v in result.items() if v is not None}
+    return {**result, **{"d " + n: v for n, v in module.backward(out, d_slots).items()}}

@@ -1,0 +1,143 @@
+"""Central finite differences of every parameter, input and initial state, in float64."""
+
+import numpy as np
+import pytest
+from cases import CASES, build, inputs
+
+STEP = 1e-5
+
+
+def difference(function, array, index):
+    kept = array[index]
+    array[index] = kept + STEP
+    up = function()
+    array[index] = kept - STEP
+    down = function()
+    array[index] = kept
+    return (up - down) / (2 * STEP)
+
+
+def compare(function, array, gradient, rng, name, scale, most=12):
+    """Up to `most` elements, chosen at random; errors relative to the largest gradient of all."""
+    flat = rng.permutation(array.size)[:most]
+    for index in zip(*np.unravel_index(flat, array.shape)):
+        numeric = difference(function, array, index)
+        assert abs(numeric - gradient[index]) <= 1e-6 * scale, f"{name}{index}: {numeric} and {gradient[index]}"
+
+
+@pytest.mark.parametrize("masks", [False, True], ids=["", "masks"])
+@pytest.mark.parametrize("name", CASES)
+def test_full(name, masks):
+    module = build(name)
+    x, call = inputs(module, masks=masks)
+    rng = np.random.default_rng(5)
+    out = module(x, **call)
+    d_slots = rng.standard_normal(out.slots.shape)
+    grads = module.backward(out, d_slots)
+    scale = max(np.abs(g).max() for g in grads.values())
+
+    def loss():
+        return float((module(x, **call).slots * d_slots).sum())
+
+    for key, array in call["init"].items():
+        compare(loss, array, grads[key], rng, key, scale)
+    compare(loss, x, grads["x"], rng, "x", scale, 20)
+    for key in module.parameters:
+        compare(loss, module.parameters[key], grads[key], rng, key, scale)
+
+
+def one_step(name, call, x):
+    """The module's state before its last step, and a module that does that step alone."""
+    module = build(name, gradient="implicit", num_iters=3)
+    last = build(name, gradient="full", num_iters=1)
+    before = module(x, **{**call, "num_iters": 2})
+    return module, last, before
+
+
+@pytest.mark.parametrize("name", ["sa", "smm-stable", "kmeans", "gmm-uniform"])
+def test_implicit_is_the_last_step_alone(name):
+    """With the state before the last step held fixed, differences of that step are the gradient.
+
+    (Variants whose step needs more than [mean, variance] of the state before are in test_vectors.)
+    """
+    x, call = inputs(build(name))
+    module, last, before = one_step(name, call, x)
+    spec = module._spec
+    if spec.is_mixture:
+        state = {"mean": before.mean, "log_std": 0.5 * np.log(before.variance)}
+    else:
+        state = {"slots": before.slots}
+    out = module(x, **call)
+    d_slots = np.random.default_rng(5).standard_normal(out.slots.shape)
+    assert np.abs(last(x, init=state).slots - out.slots).max() < 1e-12
+    grads = module.backward(out, d_slots)
+    scale = max(np.abs(g).max() for g in grads.values())
+
+    def loss():
+        return float((last(x, init=state).slots * d_slots).sum())
+
+    rng = np.random.default_rng(6)
+    compare(loss, x, grads["x"], rng, "x", scale, 20)
+    for key in module.parameters:
+        compare(loss, last.parameters[key], grads[key], rng, key, scale)
+    for key in call["init"]:
+        assert not grads[key].any()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_straight_through(name):
+    """Like implicit, but the initial state gets the final state's gradient unchanged."""
+    module, implicit = build(name, gradient="straight-through"), build(name, gradient="implicit")
+    x, call = inputs(module)
+    out, other = module(x, **call), implicit(x, **call)
+    d_slots = np.random.default_rng(5).standard_normal(out.slots.shape)
+    grads, theirs = module.backward(out, d_slots), implicit.backward(other, d_slots)
+    assert np.array_equal(out.slots, other.slots)
+    for key in theirs:
+        if key not in call["init"]:
+            assert np.array_equal(grads[key], theirs[key]), key
+        else:
+            assert not theirs[key].any() and grads[key].any()
+    if name in ("sa", "kmeans"):  # the slots are the state
+        assert np.array_equal(grads["slots"], d_slots)
+    if name == "gmm":  # the slots are [mean, variance] of the state
+        assert np.allclose(grads["mean"], d_slots[..., :5], rtol=1e-12)
+        assert np.allclose(grads["log_std"], 2 * out.variance * d_slots[..., 5:], rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_starts_at_inputs_are_constants(name):
+    """Means that start at rows of h get no gradient, and h gets none through them."""
+    module = build(name)
+    x, call = inputs(module, indices=True, masks=True)
+    out = module(x, **call)
+    d_slots = np.random.default_rng(5).standard_normal(out.slots.shape)
+    grads = module.backward(out, d_slots)
+    first = module._spec.state_names[0]
+    assert not grads[first].any()
+    if not module._spec.has_network:  # h is x: the same start, given as an array
+        rows = np.take_along_axis(x, call["init"]["indices"][..., None], 1)
+        init = {**{k: v for k, v in call["init"].items() if k != "indices"}, first: rows}
+        same = module(x, **{**call, "init": init})
+        assert np.allclose(same.slots, out.slots, rtol=1e-12, atol=1e-14)
+        assert np.allclose(module.backward(same, d_slots)["x"], grads["x"], rtol=1e-9, atol=1e-12)
+
+
+def test_gradient_of_the_drawn_state():
+    """Through mu + exp(logsigma) noise, also with one row for each slot."""
+    for rows in (False, True):
+        module = build("smm")
+        for key in ("mean_mu", "mean_logsigma", "logstd_mu", "logstd_logsigma"):
+            value = module.parameters[key]
+            module.parameters[key] = np.tile(value, (3, 1)) + 0.0 if rows else value
+        x, _ = inputs(module)
+        out = module(x, seed=4)
+        d_slots = np.random.default_rng(5).standard_normal(out.slots.shape)
+        grads = module.backward(out, d_slots)
+        scale = max(np.abs(g).max() for g in grads.values())
+
+        def loss():
+            return float((module(x, seed=4).slots * d_slots).sum())
+
+        for key in ("mean_mu", "mean_logsigma", "logstd_mu", "logstd_logsigma"):
+            compare(loss, module.parameters[key], grads[key], np.random.default_rng(1), key, scale)

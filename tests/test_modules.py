@@ -1,0 +1,251 @@
+"""The NumPy modules as users see them."""
+
+import copy
+import doctest
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from cases import CASES, build, everything, inputs
+
+import smm_py
+import smm_py._modules
+from smm_py._spec import initial_state_names, parameter_shapes
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_parameters_agree_with_the_core(name):
+    """Names, shapes and order, which Python and C both know."""
+    module = build(name)
+    spec = module._spec
+    drawn = initial_state_names(spec)
+    expected = [(n, s) for n, s in parameter_shapes(spec).items() if n not in drawn]
+    assert smm_py._modules.core_config(spec).parameters() == expected
+
+
+def test_version_is_the_same_everywhere():
+    from importlib.metadata import version
+
+    assert smm_py.__version__ == version("smm_py")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_strides_and_read_only(name):
+    module = build(name)
+    x, call = inputs(module)
+    expected = everything(module, x, call)
+    wide = np.zeros((*x.shape[:2], 2 * x.shape[2]))[:, :, ::2]
+    wide[:] = x
+    transposed = np.ascontiguousarray(x.swapaxes(0, 1)).swapaxes(0, 1)
+    frozen = x.copy()
+    frozen.flags.writeable = False
+    for other in (wide, transposed, frozen):
+        got = everything(module, other, call)
+        assert all(np.array_equal(got[k], expected[k]) for k in expected)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_inputs_are_not_modified(name):
+    module = build(name)
+    x, call = inputs(module, masks=True)
+    arrays = [x, call["mask"], call["slot_mask"], *call["init"].values(), *module.parameters.values()]
+    before = [a.copy() for a in arrays]
+    everything(module, x, call)
+    assert all(np.array_equal(a, b) for a, b in zip(arrays, before))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_masked_inputs_change_nothing(name):
+    """A masked input may hold anything; leaving it out gives the same."""
+    module = build(name)
+    x, call = inputs(module, batch=1)
+    mask = np.ones((1, 37), bool)
+    mask[0, [0, 5, 36]] = False
+    other = x.copy()
+    other[~mask] = 1e3
+    got, same = (everything(module, a, {**call, "mask": mask}) for a in (x, other))
+    alone = everything(module, np.ascontiguousarray(x[:, mask[0]]), call)
+    for key in got:
+        if key in ("attention", "d x"):
+            assert np.array_equal(got[key][mask], same[key][mask])
+            assert np.allclose(got[key][mask], alone[key][0], rtol=1e-9, atol=1e-12)
+        else:
+            assert np.array_equal(got[key], same[key]), key
+            assert np.allclose(got[key], alone[key], rtol=1e-9, atol=1e-10), key
+    assert not got["d x"][~mask].any()
+    assert np.allclose(got["attention"].sum(-1), 1)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_inactive_slots(name):
+    """An inactive slot keeps its state and gets nothing; leaving it out gives the others the same."""
+    module = build(name)
+    x, call = inputs(module)
+    slot_mask = np.array([[True, False, True]] * 2)
+    out = module(x, attention=True, slot_mask=slot_mask, **call)
+    fewer = {k: np.ascontiguousarray(v[:, [0, 2]]) for k, v in call["init"].items()}
+    alone = module(x, attention=True, init=fewer)
+    assert np.allclose(out.slots[:, [0, 2]], alone.slots, rtol=1e-9, atol=1e-12)
+    assert not out.attention[:, :, 1].any()
+    if module._spec.is_mixture:
+        assert np.array_equal(out.mean[:, 1], call["init"]["mean"][:, 1])
+        assert np.allclose(out.variance[:, 1], np.exp(2 * call["init"]["log_std"][:, 1]))
+        assert not out.prior[:, 1].any()
+    else:
+        assert np.array_equal(out.slots[:, 1], call["init"]["slots"][:, 1])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_seeds(name):
+    module = build(name)
+    x, _ = inputs(module)
+    a, b, c = (module(x, seed=s).slots for s in (1, 1, 2))
+    assert np.array_equal(a, b) and not np.array_equal(a, c)
+    assert not np.array_equal(module(x).slots, module(x).slots)
+    again = build(name)
+    assert np.array_equal(build(name)(x).slots, again(x).slots)
+
+
+@pytest.mark.parametrize("start", ["gaussian", "inputs"])
+@pytest.mark.parametrize("kind", [smm_py.SlotAttention, smm_py.SlotMixture, smm_py.KMeans, smm_py.GaussianMixture])
+def test_starts_and_numbers_for_one_call(kind, start):
+    module = kind(dim=8, num_slots=3, start=start)
+    x = np.random.default_rng(0).standard_normal((2, 20, 8)).astype("float32")
+    out = module(x, num_slots=5, num_iters=4, seed=0, attention=True)
+    assert out.slots.shape[1] == 5 and out.attention.shape == (2, 20, 5)
+    assert np.allclose(out.attention.sum(-1), 1, atol=1e-5)
+    if start == "inputs":
+        with pytest.raises(ValueError, match="num_slots must not exceed the real inputs"):
+            module(x, num_slots=21)
+    else:
+        assert module(x, num_slots=21).slots.shape[1] == 21  # K > N
+
+
+def test_one_image_of_a_clustering():
+    x = np.random.default_rng(0).standard_normal((40, 6))
+    for kind in (smm_py.KMeans, smm_py.GaussianMixture):
+        module = kind(dim=6, num_slots=3, dtype="float64")
+        one, batch = module(x, seed=3, attention=True), module(x[None], seed=3, attention=True)
+        assert one.attention.shape == (40, 3) and np.array_equal(one.slots, batch.slots[0])
+        grads = module.backward(one, np.ones_like(one.slots))
+        assert grads["x"].shape == x.shape
+        assert np.array_equal(grads["x"], module.backward(batch, np.ones_like(batch.slots))["x"][0])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_copies_and_pickles(name):
+    module = build(name)
+    x, call = inputs(module)
+    out = module(x, **call)
+    for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        assert repr(twin) == repr(module)
+        assert np.array_equal(twin(x, **call).slots, out.slots)
+        assert np.array_equal(twin(x).slots, copy.deepcopy(module)(x).slots)  # the generators too
+        for key in twin.parameters:
+            twin.parameters[key] = twin.parameters[key] * 2
+        assert np.array_equal(module(x, **call).slots, out.slots)
+    again = pickle.loads(pickle.dumps(out))
+    grads = module.backward(again, np.ones_like(out.slots))
+    assert np.array_equal(grads["x"], module.backward(out, np.ones_like(out.slots))["x"])
+
+
+def test_repr_can_be_evaluated():
+    module = smm_py.SlotMixture(dim=8, num_slots=3, norm_kv=True)
+    assert repr(eval(repr(module), {"SlotMixture": smm_py.SlotMixture})) == repr(module)
+
+
+def test_backward_uses_the_parameters_of_the_call():
+    module = build("smm")
+    x, call = inputs(module)
+    out = module(x, **call)
+    before = module.backward(out, np.ones_like(out.slots))
+    module.parameters["to_q.weight"] = np.zeros_like(module.parameters["to_q.weight"])
+    after = module.backward(out, np.ones_like(out.slots))
+    assert all(np.array_equal(before[k], after[k]) for k in before)
+
+
+def test_gradient_descent_lowers_a_loss():
+    """Twenty steps on all parameters from the gradients alone."""
+    module = build("smm-stable", gradient="implicit")
+    x, call = inputs(module)
+    target = np.random.default_rng(3).standard_normal((2, 3, 7))
+    losses = []
+    for _ in range(20):
+        out = module(x, **call)
+        error = out.slots - target
+        losses.append((error**2).mean())
+        grads = module.backward(out, 2 * error / error.size)
+        module.parameters = {k: v - 0.02 * grads[k] for k, v in module.parameters.items()}
+    assert losses[-1] < 0.5 * losses[0] and np.all(np.diff(losses) < 0)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e6, 1e18, 1e30])
+@pytest.mark.parametrize("name", CASES)
+def test_numbers_of_any_size(name, scale):
+    """Finite, or a ValueError that says why."""
+    module = build(name, dtype="float32")
+    x, call = inputs(module)
+    for init in (call["init"], {k: (v * scale if k != "log_std" else v) for k, v in call["init"].items()}):
+        try:
+            out = module(np.float32(x * scale), init=init, attention=True)
+            grads = module.backward(out, np.ones_like(out.slots))
+        except ValueError as error:
+            assert "float32" in str(error)
+            continue
+        assert all(np.isfinite(g).all() for g in grads.values())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_simd_sets_agree(name):
+    """Each set within float32 rounding of plain C, judged by the float64 result."""
+    chosen, sets, _ = smm_py._core.simd()
+    module, exact = build(name, dtype="float32"), build(name)
+    x, call = inputs(exact, count=70)
+    single = {"init": {k: v.astype("float32") for k, v in call["init"].items()}}
+    truth = everything(exact, x.astype("float32").astype(float), {"init": {k: v.astype(float) for k, v in single["init"].items()}})
+    exact.parameters = {k: v.astype(float) for k, v in module.parameters.items()}
+    truth = everything(exact, x.astype("float32").astype(float), {"init": {k: v.astype(float) for k, v in single["init"].items()}})
+    errors = {}
+    try:
+        for simd in [s for s, there in sets.items() if there]:
+            smm_py._core.select_simd(simd)
+            got = everything(module, x.astype("float32"), single)
+            errors[simd] = max(np.abs(got[k] - truth[k]).max() / (np.abs(truth[k]).max() + 1e-3) for k in truth
+                               if k != "d norm_slots.bias")
+    finally:
+        smm_py._core.select_simd(chosen)
+    assert "scalar" in errors
+    assert max(errors.values()) <= 8 * errors["scalar"] + 1e-6, errors
+
+
+def test_docstrings():
+    results = doctest.testmod(smm_py._modules)
+    assert results.attempted > 8 and not results.failed
+    results = doctest.testmod(smm_py)
+    assert results.attempted > 4 and not results.failed
+
+
+def test_show_config(capsys):
+    smm_py.show_config()
+    text = capsys.readouterr().out
+    assert smm_py.__version__ in text and "threads" in text and smm_py._core.simd()[0] in text
+
+
+def test_import_is_light():
+    """NumPy and the extension alone."""
+    code = ("import sys, numpy; before = set(sys.modules); import smm_py; new = set(sys.modules) - before;"
+            "print(*(m for m in new if m.split('.')[0] in ('torch', 'scipy', 'matplotlib', 'PIL', 'sklearn', 'tqdm')))")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def test_forced_simd():
+    code = "import smm_py; print(smm_py._core.simd()[0])"
+    def run(value):
+        import os
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                              env={**os.environ, "SMM_SIMD": value})
+    assert run("scalar").stdout.strip() == "scalar"
+    assert "SMM_SIMD must name" in run("avx1024").stderr
