@@ -1,0 +1,21 @@
+"""PyTorch modules: the C core for CPU tensors, PyTorch operations for other devices.
+
+>>> import torch
+>>> from smm_py.torch import SlotMixture
+>>> module = SlotMixture(dim=32, num_slots=4, num_iters=3, norm_kv=True, start="inputs")
+>>> slots, attention = module(torch.randn(2, 100, 32), return_attention=True)
+>>> slots.shape, attention.shape
+(torch.Size([2, 4, 32]), torch.Size([2, 100, 4]))
+>>> slots.sum().backward()
+
+A model that uses the package `slot-attention` changes one line, its import:
+
+>>> from smm_py.torch.compat import SlotAttention
+>>> SlotAttention(num_slots=5, dim=32, iters=3)(torch.randn(2, 100, 32)).shape
+torch.Size([2, 5, 32])
+"""
+
+from ._lean import Result
+from ._modules import GaussianMixture, KMeans, SlotAttention, SlotMixture
+
+__all__ = ["GaussianMixture", "KMeans", "Result", "SlotAttention", "SlotMixture"]

@@ -1,0 +1,277 @@
+"""The PyTorch twins of `smm_py`'s modules."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import asdict
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .._spec import Spec, count, initial_parameters, initial_state_names, parameter_shapes
+from . import _lean, _ops
+from ._lean import Result
+
+_DTYPES = {"float32": torch.float32, "float64": torch.float64}
+_force_lean = False
+
+
+@contextlib.contextmanager
+def force_lean():
+    """Run CPU tensors in PyTorch operations too, as tensors on other devices; for tests."""
+    global _force_lean
+    before, _force_lean = _force_lean, True
+    try:
+        yield
+    finally:
+        _force_lean = before
+
+
+def _check(name, value, dtype, shape=None):
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+    if value.dtype != dtype:
+        raise TypeError(f"{name} must be a {dtype} tensor, got {value.dtype}")
+    if shape is not None and tuple(value.shape) != tuple(shape):
+        raise ValueError(f"{name} must have shape {tuple(shape)}, got {tuple(value.shape)}")
+
+
+class _Module(nn.Module):
+    """What the twins share. Parameters are named as in the NumPy modules, so files serve both."""
+
+    def __init__(self, spec: Spec, seed):
+        super().__init__()
+        if seed is None:
+            seed = int(torch.randint(2**62, (), device="cpu"))
+        self._spec = spec
+        # for every dtype that .double() or .float() may bring; made here, as graphs cannot make them
+        self._specs = {dtype: spec.but(dtype=name) for name, dtype in _DTYPES.items()}
+        self._configs = {dtype: _ops.config_text(other) for dtype, other in self._specs.items()}
+        values = initial_parameters(spec, np.random.default_rng(int(seed)))
+        self._owners = []
+        for name in parameter_shapes(spec):
+            *path, leaf = name.split(".")
+            owner = self
+            for part in path:
+                if part not in owner._modules:
+                    owner.add_module(part, nn.Module())
+                owner = owner._modules[part]
+            owner.register_parameter(leaf, nn.Parameter(torch.from_numpy(values[name])))
+            self._owners.append((name, owner, leaf))
+        if spec.start == "inputs":  # nothing is drawn from these
+            for name in initial_state_names(spec)[:2]:
+                getattr(self, name).requires_grad_(False)
+
+    def extra_repr(self) -> str:
+        values = asdict(self._spec)
+        return ", ".join(f"{name}={values[name]!r}" for name in self._OPTIONS)
+
+    def forward(self, x, init=None, mask=None, slot_mask=None, num_iters=None, num_slots=None,
+                generator=None, return_attention=False):
+        """Slots of a batch.
+
+        Parameters
+        ----------
+        x : (B, N, input_dim). Under autocast a narrower x is taken as float32, and all inside is
+            float32; else its dtype must be the module's.
+        init : dict, optional. "slots", or "mean" and "log_std", (B, K, D); or "indices" (B, K)
+            int64, rows of h where the means start, with "log_std" for mixtures. Drawn if not given.
+        mask : (B, N) bool, optional. True where an input is real.
+        slot_mask : (B, K) bool, optional. True where a slot is active.
+        num_iters, num_slots : int, optional. In place of the module's own.
+        generator : torch.Generator, optional. Of the drawn state.
+        return_attention : bool.
+
+        Returns
+        -------
+        slots (B, K, D) (or 2D), or (slots, attention (B, N, K)).
+        """
+        result = self.run(x, init, mask, slot_mask, num_iters, num_slots, generator, return_attention)
+        return (result.slots, result.attention) if return_attention else result.slots
+
+    def run(self, x, init=None, mask=None, slot_mask=None, num_iters=None, num_slots=None,
+            generator=None, return_attention=False) -> Result:
+        """As `forward`, with all outputs: slots, mean, variance, prior, log_likelihood, attention.
+
+        On the CPU gradients flow through slots and attention alone (with `reduce=False` slots are
+        [mean, variance]).
+        """
+        spec = self._spec
+        params = {name: getattr(owner, leaf) for name, owner, leaf in self._owners}
+        dtype = next(iter(params.values())).dtype if params else _DTYPES[spec.dtype]
+        if dtype not in self._specs:
+            raise TypeError(f"the module must be of float32 or float64, its parameters are {dtype}")
+        spec = self._specs[dtype]
+        if isinstance(x, Tensor) and x.dtype != dtype and torch.is_autocast_enabled(x.device.type):
+            x = x.to(dtype)
+        _check("x", x, dtype)
+        if x.dim() != 3 or x.shape[2] != spec.input_dim:
+            raise ValueError(f"x must have shape (B, N, {spec.input_dim}), got {tuple(x.shape)}")
+        iters = spec.num_iters if num_iters is None else num_iters
+        count("num_iters", iters)
+        if not torch.compiler.is_compiling():
+            _check_masks(x, mask, slot_mask)
+        with torch.autocast(x.device.type, enabled=False):
+            if init is None:
+                slots = spec.num_slots if num_slots is None else num_slots
+                count("num_slots", slots)
+                init = self._draw(spec, params, x, mask, slot_mask, slots, generator)
+            state = self._state(spec, init, x.shape[0], dtype, num_slots)
+            if x.device.type == "cpu" and not _force_lean:
+                drawn = initial_state_names(spec)
+                arrays = tuple(p for name, p in params.items() if name not in drawn)
+                return _ops.run(spec, self._configs[dtype], x, arrays, *state, mask, slot_mask, iters,
+                                return_attention)
+            return _lean.run(spec, x, params, *state, mask, slot_mask, iters, return_attention)
+
+    def _state(self, spec, init, batch, dtype, num_slots):
+        """(state0, state1, indices) of an `init` dict, checked."""
+        if not isinstance(init, dict):
+            raise TypeError(f"init must be a dict of tensors, got {type(init).__name__}")
+        names = spec.state_names
+        if set(init) not in ({*names}, {"indices", *names[1:]}):
+            raise KeyError(f"init must hold {list(names)} or {['indices', *names[1:]]}, got {sorted(init)}")
+        indices = init.get("indices")
+        first = init.get(names[0]) if indices is None else indices
+        if not isinstance(first, Tensor) or first.dim() != (3 if indices is None else 2):
+            got = tuple(first.shape) if isinstance(first, Tensor) else type(first).__name__
+            raise ValueError(f"init must hold a tensor of shape (B, K{', D' if indices is None else ''}), got {got}")
+        slots = first.shape[1]
+        if num_slots is not None and num_slots != slots:
+            raise ValueError(f"num_slots must agree with init, which has {slots} slots, got {num_slots}")
+        for name in init:
+            if name == "indices":
+                _check("init['indices']", indices, torch.int64, (batch, slots))
+            else:
+                _check(f"init[{name!r}]", init[name], dtype, (batch, slots, spec.dim))
+        return init.get(names[0]), init.get("log_std"), indices
+
+    def _draw(self, spec, params, x, mask, slot_mask, slots, generator):
+        shape = (x.shape[0], slots, spec.dim)
+
+        def normal():
+            return torch.randn(shape, dtype=x.dtype, device=x.device, generator=generator)
+
+        init = {}
+        first = spec.state_names[0]
+        names = initial_state_names(spec)
+        if spec.start == "inputs":
+            init["indices"] = _draw_indices(x, mask, slot_mask, slots, generator)
+        else:
+            init[first] = params[names[0]] + params[names[1]].exp() * normal() if names else normal()
+        if spec.kind == "slot_mixture":
+            init["log_std"] = params[names[2]] + params[names[3]].exp() * normal()
+        elif spec.kind == "gaussian_mixture":
+            init["log_std"] = _spread(x, mask).expand(shape).contiguous()
+        return init
+
+
+def _check_masks(x, mask, slot_mask):
+    for name, value, what in (("mask", mask, "real input"), ("slot_mask", slot_mask, "active slot")):
+        if value is None:
+            continue
+        _check(name, value, torch.bool)
+        if value.dim() != 2 or value.shape[0] != x.shape[0] or (name == "mask" and value.shape[1] != x.shape[1]):
+            raise ValueError(f"{name} must have shape (B, {'N' if name == 'mask' else 'K'}) for x of shape "
+                             f"{tuple(x.shape)}, got {tuple(value.shape)}")
+        empty = (~value.any(1)).nonzero()
+        if len(empty):
+            raise ValueError(f"{name} must leave every image a {what}, got none in image {int(empty[0])}")
+
+
+def _draw_indices(x, mask, slot_mask, slots, generator):
+    """Distinct real inputs for the active slots of every image (B, K)."""
+    if slots > x.shape[1]:
+        raise ValueError(f"num_slots must not exceed the inputs that means start at: {slots} slots, "
+                         f"{x.shape[1]} inputs")
+    order = torch.rand(x.shape[:2], device=x.device, generator=generator)
+    if mask is not None:
+        order = order.masked_fill(~mask, -1)
+    chosen, indices = order.topk(slots)
+    if mask is None and slot_mask is None:
+        return indices
+    rank = torch.arange(slots, device=x.device).expand(x.shape[0], -1)
+    if slot_mask is not None:  # the active slots take the first of them
+        rank = torch.where(slot_mask, slot_mask.cumsum(1) - 1, 0)
+    drawn = indices.gather(1, rank)
+    real = chosen.gather(1, rank) >= 0
+    if not torch.compiler.is_compiling():
+        short = ~real if slot_mask is None else ~real & slot_mask
+        if short.any():
+            image = int(short.any(1).nonzero()[0])
+            raise ValueError("num_slots must not exceed the real inputs that means start at: too few in "
+                             f"image {image}")
+    return torch.where(real, drawn, indices[:, :1])
+
+
+def _spread(x, mask):
+    """Log standard deviation of each image's real inputs, (B, 1, D)."""
+    weights = torch.ones(x.shape[:2], dtype=x.dtype, device=x.device) if mask is None else mask.to(x.dtype)
+    weights = (weights / weights.sum(1, keepdim=True))[..., None]
+    mean = (weights * x).sum(1, keepdim=True)
+    return 0.5 * torch.log((weights * (x - mean) ** 2).sum(1, keepdim=True) + 1e-4).detach()
+
+
+def _dtype_name(dtype):
+    return str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else dtype
+
+
+class SlotAttention(_Module):
+    """Slot Attention (Locatello et al. 2020); arguments as `smm_py.SlotAttention`.
+
+    `seed=None` takes the initial weights from PyTorch's generator (`torch.manual_seed`).
+    """
+
+    _OPTIONS = ("dim", "num_slots", "num_iters", "hidden_dim", "input_dim", "eps", "start", "gradient",
+                "dtype", "scale", "heads", "qkv_bias")
+
+    def __init__(self, dim=64, num_slots=7, num_iters=3, hidden_dim=128, input_dim=None, eps=1e-8,
+                 start="gaussian", gradient="implicit", dtype="float32", seed=None, *, scale=None,
+                 heads=1, qkv_bias=False):
+        super().__init__(Spec("slot_attention", dim, num_slots, num_iters, hidden_dim, input_dim, eps=eps,
+                              start=start, gradient=gradient, dtype=_dtype_name(dtype), scale=scale,
+                              heads=heads, qkv_bias=qkv_bias), seed)
+
+
+class SlotMixture(_Module):
+    """Slot Mixture Module (Kirilenko et al. 2024); arguments as `smm_py.SlotMixture`.
+
+    `seed=None` takes the initial weights from PyTorch's generator (`torch.manual_seed`).
+    """
+
+    _OPTIONS = ("dim", "num_slots", "num_iters", "hidden_dim", "input_dim", "variant", "slot_norm", "norm_kv",
+                "input_mlp", "prior", "temperature", "reduce", "weight_init", "start", "gradient", "dtype",
+                "eps", "scale", "qkv_bias")
+
+    def __init__(self, dim=64, num_slots=10, num_iters=5, hidden_dim=128, input_dim=None, variant="paper",
+                 slot_norm=False, norm_kv=False, input_mlp=True, prior="learned", temperature=1.0,
+                 reduce=True, weight_init="em", start="gaussian", gradient="implicit", dtype="float32",
+                 seed=None, *, eps=1e-8, scale=None, qkv_bias=False):
+        super().__init__(Spec("slot_mixture", dim, num_slots, num_iters, hidden_dim, input_dim, variant,
+                              slot_norm, norm_kv, input_mlp, prior, temperature, reduce,
+                              weight_init=weight_init, start=start, gradient=gradient,
+                              dtype=_dtype_name(dtype), eps=eps, scale=scale, qkv_bias=qkv_bias), seed)
+
+
+class KMeans(_Module):
+    """Differentiable soft K-Means; arguments as `smm_py.KMeans`. Takes (B, N, dim)."""
+
+    _OPTIONS = ("dim", "num_slots", "num_iters", "scale", "eps", "start", "gradient", "dtype")
+
+    def __init__(self, dim=64, num_slots=7, num_iters=10, scale=None, eps=1e-8, start="inputs",
+                 gradient="full", dtype="float32"):
+        super().__init__(Spec("kmeans", dim, num_slots, num_iters, scale=scale, eps=eps, start=start,
+                              gradient=gradient, dtype=_dtype_name(dtype)), 0)
+
+
+class GaussianMixture(_Module):
+    """Differentiable EM for a Gaussian mixture; arguments as `smm_py.GaussianMixture`. Takes (B, N, dim)."""
+
+    _OPTIONS = ("dim", "num_slots", "num_iters", "prior", "temperature", "eps", "start", "gradient", "dtype")
+
+    def __init__(self, dim=64, num_slots=10, num_iters=10, prior="learned", temperature=1.0, eps=1e-8,
+                 start="inputs", gradient="full", dtype="float32"):
+        super().__init__(Spec("gaussian_mixture", dim, num_slots, num_iters, prior=prior,
+                              temperature=temperature, eps=eps, start=start, gradient=gradient,
+                              dtype=_dtype_name(dtype)), 0)

@@ -1,0 +1,150 @@
+"""The C core as PyTorch operators.
+
+`smm_py::forward` and `smm_py::backward` have kernels for CPU tensors and fake kernels, so that
+`torch.compile` and `torch.export` see them; the derivative is an `autograd.Function` around them.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from dataclasses import asdict
+
+import torch
+from torch import Tensor
+
+from .. import _core
+from .._modules import core_config
+from .._spec import Spec
+from ._lean import Result
+
+_LIBRARY = torch.library.Library("smm_py", "DEF")
+_LIBRARY.define(
+    "forward(Tensor x, Tensor[] params, Tensor? state0, Tensor? state1, Tensor? indices, Tensor? mask, "
+    "Tensor? slot_mask, str config, int num_iters, bool attention, bool save) -> Tensor[]")
+_LIBRARY.define(
+    "backward(Tensor x, Tensor[] params, Tensor? state0, Tensor? state1, Tensor? indices, Tensor? mask, "
+    "Tensor? slot_mask, str config, int num_iters, Tensor saved, Tensor d_slots, Tensor? d_attention) -> Tensor[]")
+
+
+def config_text(spec: Spec) -> str:
+    """A Spec as the operators take it: text, which graphs can hold."""
+    return json.dumps(asdict(spec))
+
+
+@functools.lru_cache(maxsize=256)
+def _spec(config: str) -> Spec:
+    return Spec(**json.loads(config))
+
+
+def _array(tensor):
+    return None if tensor is None else tensor.detach().contiguous().numpy()
+
+
+def _tensors(arrays, like):
+    return [like.new_empty(0) if a is None else torch.from_numpy(a) for a in arrays]
+
+
+def _forward_cpu(x, params, state0, state1, indices, mask, slot_mask, config, num_iters, attention, save):
+    results = _core.forward(
+        core_config(_spec(config)), _array(x), tuple(map(_array, params)), _array(state0), _array(state1),
+        _array(indices), _array(mask), _array(slot_mask), num_iters, attention, save)
+    return _tensors(results, x)
+
+
+def _backward_cpu(x, params, state0, state1, indices, mask, slot_mask, config, num_iters, saved, d_slots,
+                  d_attention):
+    dx, d_state0, d_state1, d_params = _core.backward(
+        core_config(_spec(config)), _array(x), tuple(map(_array, params)), _array(state0), _array(state1),
+        _array(indices), _array(mask), _array(slot_mask), num_iters, _array(saved), _array(d_slots),
+        _array(d_attention))
+    return _tensors((dx, d_state0, d_state1, *d_params), x)
+
+
+_LIBRARY.impl("forward", _forward_cpu, "CPU")
+_LIBRARY.impl("backward", _backward_cpu, "CPU")
+
+
+@torch.library.register_fake("smm_py::forward")
+def _forward_fake(x, params, state0, state1, indices, mask, slot_mask, config, num_iters, attention, save):
+    spec = _spec(config)
+    batch, inputs = x.shape[:2]
+    slots = (indices if state0 is None else state0).shape[1]
+    state = (batch, slots, spec.dim)
+    none = (0,)
+    mixture = spec.is_mixture
+    each = _core.saved_size(core_config(spec), 1, 1, int(slots), num_iters)
+    shapes = [(batch, slots, spec.slot_dim), state if mixture else none, state if mixture else none,
+              (batch, slots) if mixture else none,
+              (batch,) if mixture and not spec.is_reference else none,
+              (batch, inputs, slots) if attention else none, (batch * each,) if save else none]
+    return [x.new_empty(s) for s in shapes]
+
+
+@torch.library.register_fake("smm_py::backward")
+def _backward_fake(x, params, state0, state1, indices, mask, slot_mask, config, num_iters, saved, d_slots,
+                   d_attention):
+    states = [x.new_empty(0) if s is None else x.new_empty(s.shape) for s in (state0, state1)]
+    return [x.new_empty(x.shape), *states, *(p.new_empty(p.shape) for p in params)]
+
+
+class _Refuse(torch.autograd.Function):
+    """A gradient that has none itself, and says so instead of passing for a constant."""
+
+    @staticmethod
+    def forward(ctx, gradient, source):
+        return gradient.clone()
+
+    @staticmethod
+    def backward(ctx, *unused):
+        raise RuntimeError("smm_py.torch modules can be differentiated once: their gradients have no gradient")
+
+
+class _Run(torch.autograd.Function):
+    """Differentiable in x, the states and the parameters, through slots and attention."""
+
+    @staticmethod
+    def forward(ctx, config, num_iters, attention, x, state0, state1, indices, mask, slot_mask, *params):
+        *results, saved = torch.ops.smm_py.forward(
+            x, params, state0, state1, indices, mask, slot_mask, config, num_iters, attention, True)
+        ctx.save_for_backward(x, state0, state1, indices, mask, slot_mask, saved, *params)
+        ctx.config, ctx.num_iters, ctx.attention = config, num_iters, attention
+        ctx.mark_non_differentiable(*results[1:5], *(() if attention else results[5:]))
+        return tuple(results)
+
+    @staticmethod
+    def backward(ctx, d_slots, *d_rest):
+        with torch.no_grad():
+            grads = _Run.gradients(ctx, d_slots, *d_rest)
+        if torch.is_grad_enabled():  # create_graph=True: whoever differentiates these is told
+            source = next(t for t in ctx.saved_tensors if t is not None and t.requires_grad)
+            grads = tuple(g if g is None else _Refuse.apply(g, source) for g in grads)
+        return grads
+
+    @staticmethod
+    def gradients(ctx, d_slots, *d_rest):
+        x, state0, state1, indices, mask, slot_mask, saved, *params = ctx.saved_tensors
+        d_attention = d_rest[4] if ctx.attention else None
+        dx, d_state0, d_state1, *d_params = torch.ops.smm_py.backward(
+            x, params, state0, state1, indices, mask, slot_mask, ctx.config, ctx.num_iters, saved,
+            d_slots, d_attention)
+        return (None, None, None, dx, None if state0 is None else d_state0,
+                None if state1 is None else d_state1, None, None, None, *d_params)
+
+
+def run(spec: Spec, config: str, x, params: tuple[Tensor, ...], state0, state1, indices, mask, slot_mask,
+        num_iters, attention) -> Result:
+    """As `_lean.run`, on CPU tensors in the C core; params are in the core's order, config is the spec's text.
+
+    mean, variance, prior and log_likelihood carry no gradient; slots and attention do.
+    """
+    tensors = (x, state0, state1, *params)
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+        results = _Run.apply(config, num_iters, attention, x, state0, state1, indices, mask, slot_mask, *params)
+    else:
+        results = torch.ops.smm_py.forward(x, params, state0, state1, indices, mask, slot_mask, config,
+                                           num_iters, attention, False)
+    mixture = spec.is_mixture
+    return Result(results[0], *(r if mixture else None for r in results[1:4]),
+                  results[4] if mixture and not spec.is_reference else None,
+                  results[5] if attention else None)

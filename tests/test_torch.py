@@ -1,0 +1,316 @@
+"""The PyTorch twins: both paths against the vectors, and everything that PyTorch expects of a module."""
+
+import contextlib
+import copy
+import doctest
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import smm_py  # noqa: E402
+import smm_py.torch as st  # noqa: E402
+from smm_py.torch import _modules, _ops, compat  # noqa: E402
+
+FILES = sorted((Path(__file__).resolve().parents[2] / "shared" / "vectors").glob("*.npz"))
+KINDS = {
+    "sa": (st.SlotAttention, dict(dim=8, hidden_dim=9, input_dim=5)),
+    "sa-heads": (st.SlotAttention, dict(dim=8, hidden_dim=9, input_dim=5, heads=2, qkv_bias=True)),
+    "smm": (st.SlotMixture, dict(dim=8, hidden_dim=9, input_dim=5)),
+    "stable": (st.SlotMixture, dict(dim=8, hidden_dim=9, input_dim=5, norm_kv=True, prior="uniform",
+                                    temperature=0.4, start="inputs")),
+    "slot-norm": (st.SlotMixture, dict(dim=8, hidden_dim=9, input_mlp=False, slot_norm=True, reduce=False)),
+    "reference": (st.SlotMixture, dict(dim=8, hidden_dim=9, input_dim=5, variant="reference")),
+    "kmeans": (st.KMeans, dict(dim=5)),
+    "gmm": (st.GaussianMixture, dict(dim=5)),
+}
+
+
+def build(name, **changes):
+    kind, options = KINDS[name]
+    torch.manual_seed(0)
+    return kind(num_slots=3, num_iters=2, **{**options, **changes})
+
+
+def inputs(module, batch=2, count=20, slots=3, seed=0):
+    spec = module._spec
+    g = torch.Generator().manual_seed(seed)
+    dtype = _modules._DTYPES[spec.dtype]
+    x = torch.randn(batch, count, spec.input_dim, dtype=dtype, generator=g)
+    init = {n: 0.5 * torch.randn(batch, slots, spec.dim, dtype=dtype, generator=g) for n in spec.state_names}
+    return x, init
+
+
+def path(lean):
+    return _modules.force_lean() if lean else contextlib.nullcontext()
+
+
+@pytest.mark.skipif(not FILES, reason="needs ../shared/vectors beside the checkout")
+@pytest.mark.parametrize("lean", [False, True], ids=["core", "lean"])
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
+def test_vectors(file, lean):
+    z = np.load(file)
+    options = json.loads(str(z["meta"]))
+    kind = options.pop("kind")
+    if kind in ("KMeans", "GaussianMixture"):
+        del options["hidden_dim"], options["input_dim"]
+    module = getattr(st, kind)(**options, dtype=torch.float64)
+    module.load_state_dict({n[2:]: torch.tensor(z[n]) for n in z.files if n[:2] == "p/"})
+    given = {n[3:]: torch.tensor(z[n]) for n in z.files if n[:3] == "in/"}
+    x = given["x"].requires_grad_()
+    init = {n: given[n].requires_grad_() for n in ("slots", "mean", "log_std") if n in given}
+    masks = {n: given[n].bool() for n in ("mask", "slot_mask") if n in given}
+    with path(lean):
+        result = module.run(x, init, return_attention=True, **masks)
+    (result.slots * given["d_slots"]).sum().backward()
+    grads = {"x": x.grad, **{n: v.grad for n, v in init.items()},
+             **{n: p.grad for n, p in module.named_parameters()}}
+    for name in z.files:
+        if name[:4] == "out/":
+            ours, expected = getattr(result, name[4:]).detach(), z[name]
+        elif name[:2] == "g/":
+            ours, expected = grads[name[2:]], z[name]
+            ours = torch.zeros(expected.shape) if ours is None else ours
+        else:
+            continue
+        size = max(np.abs(expected).max(), 1e-3)  # norm_slots.bias of Slot Attention has a gradient of 0
+        assert np.abs(ours.numpy() - expected).max() <= 1e-9 * size, name
+
+
+@pytest.mark.parametrize("gradient", ["full", "implicit", "straight-through"])
+@pytest.mark.parametrize("name", KINDS)
+def test_lean_equals_core(name, gradient):
+    """Float32, masks, starts at inputs, attention's gradient: 1e-5."""
+    module = build(name, gradient=gradient)
+    x, init = inputs(module)
+    mask = torch.rand(2, 20, generator=torch.Generator().manual_seed(1)) < 0.7
+    mask[:, :5] = True
+    slot_mask = torch.tensor([[True, False, True], [True, True, True]])
+    first = module._spec.state_names[0]
+    for indices in (False, True):
+        state = {n: v.clone().requires_grad_() for n, v in init.items()}
+        if indices:
+            state[first] = None
+            state = {"indices": torch.tensor([[0, 1, 2], [4, 3, 1]]), **{n: v for n, v in state.items() if n != first}}
+        results = []
+        for lean in (False, True):
+            leaves = [x.clone().requires_grad_(), *(v for n, v in state.items() if n != "indices"), *module.parameters()]
+            with path(lean):
+                slots, attention = module(leaves[0], state, mask, slot_mask, return_attention=True)
+            weight = torch.linspace(-1, 1, attention.numel()).view_as(attention)
+            loss = (slots**2).sum() + (attention * weight).sum()
+            grads = torch.autograd.grad(loss, [p for p in leaves if p.requires_grad], allow_unused=True)
+            results.append([slots.detach(), attention.detach(), *(torch.zeros(()) if g is None else g for g in grads)])
+        scale = max(float(a.abs().max()) for a in results[0])
+        for a, b in zip(*results):
+            assert float((a - b).abs().max()) <= 1e-5 * max(scale, 1), (name, indices)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_gradcheck(name):
+    module = build(name, dtype="float64", gradient="full")
+    x, init = inputs(module, count=7)
+    params = [p for n, p in module.named_parameters() if n not in ("mean_mu", "mean_logsigma", "logstd_mu",
+                                                                   "logstd_logsigma", "slots_mu", "slots_logsigma")]
+
+    def function(x, *rest):
+        state = dict(zip(init, rest))
+        return module(x, state, return_attention=True)
+
+    leaves = [x.requires_grad_(), *(v.requires_grad_() for v in init.values())]
+    assert torch.autograd.gradcheck(function, (*leaves, *params), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["sa-heads", "smm", "kmeans"])
+def test_opcheck(name):
+    module = build(name)
+    x, init = inputs(module)
+    names = module._spec.state_names
+    params = [p.detach() for n, p in module.named_parameters() if "mu" not in n and "sigma" not in n]
+    args = [x, params, init[names[0]], init.get("log_std"), None, None, None, _ops.config_text(module._spec), 2]
+    torch.library.opcheck(torch.ops.smm_py.forward, (*args, True, True))
+    saved = torch.ops.smm_py.forward(*args, True, True)[-1]
+    d_slots = torch.ones(2, 3, module._spec.slot_dim)
+    torch.library.opcheck(torch.ops.smm_py.backward, (*args, saved, d_slots, None))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")  # the compiler's own
+def test_compile():
+    """Without graph breaks, with dynamic shapes, forward and backward."""
+    module = build("stable")
+    compiled = torch.compile(module, fullgraph=True, dynamic=True)
+    for batch, count in ((2, 20), (3, 25)):
+        x, _ = inputs(module, batch, count)
+        init = {"indices": torch.arange(3).expand(batch, 3).contiguous(), "log_std": torch.zeros(batch, 3, 8)}
+        expected, got = module(x, init), compiled(x, init)
+        assert torch.equal(expected, got)
+        for slots in (expected, got):
+            module.zero_grad()
+            (slots**2).sum().backward()
+            grads = [p.grad.clone() for p in module.parameters() if p.grad is not None]
+            before = grads if slots is expected else before
+        assert all(torch.equal(a, b) for a, b in zip(before, grads)) and len(grads) > 15
+    assert compiled(x).shape == (3, 3, 8)  # draws its state inside
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")  # the exporter's own
+def test_export():
+    module = build("sa").eval()
+    x, init = inputs(module)
+    program = torch.export.export(module, (x, init), strict=False)
+    assert torch.equal(program.module()(x, init), module(x, init))
+
+
+def test_functional_call():
+    module = build("smm")
+    x, init = inputs(module)
+    other = {n: p * 1.1 for n, p in module.named_parameters()}
+    got = torch.func.functional_call(module, other, (x, init))
+    twin = copy.deepcopy(module)
+    twin.load_state_dict(other)
+    assert torch.equal(got, twin(x, init)) and not torch.equal(got, module(x, init))
+
+
+def test_autocast_runs_in_float32():
+    module = build("smm")
+    x, init = inputs(module)
+    expected = module(x.bfloat16().float(), init)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = module(x.bfloat16(), init)
+    assert got.dtype == torch.float32 and torch.equal(got, expected)
+    with pytest.raises(TypeError, match="x must be a torch.float32 tensor, got torch.bfloat16"):
+        module(x.bfloat16(), init)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_copies_and_files(name, tmp_path):
+    module = build(name)
+    x, init = inputs(module)
+    expected = module(x, init)
+    for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        assert torch.equal(twin(x, init), expected) and repr(twin) == repr(module)
+    fresh = build(name)
+    for p in fresh.parameters():
+        p.data.zero_()
+    fresh.load_state_dict(module.state_dict())
+    assert torch.equal(fresh(x, init), expected)
+    if name in ("kmeans", "gmm"):  # no parameter tells them another dtype
+        return
+    assert torch.equal(module.double()(x.double(), {n: v.double() for n, v in init.items()}).float().round(decimals=3),
+                       expected.round(decimals=3))
+
+
+@pytest.mark.parametrize("name", [k for k in KINDS if k not in ("kmeans", "gmm")])
+def test_files_serve_both(name, tmp_path):
+    """state_dict -> safetensors -> NumPy module: the same slots."""
+    safetensors = pytest.importorskip("safetensors.torch")
+    module = build(name)
+    x, init = inputs(module)
+    path_ = tmp_path / "m.safetensors"
+    safetensors.save_file(module.state_dict(), path_)
+    options = {k: getattr(module._spec, k) for k in module._OPTIONS}
+    twin = getattr(smm_py, type(module).__name__).load(path_, **options)
+    out = twin(x.numpy(), init={n: v.numpy() for n, v in init.items()})
+    assert np.array_equal(out.slots, module(x, init).detach().numpy())
+    twin.save(path_)
+    module.load_state_dict(safetensors.load_file(path_))
+
+
+def test_double_backward_is_refused():
+    module = build("smm")
+    x, init = inputs(module)
+    x.requires_grad_()
+    (g,) = torch.autograd.grad(module(x, init).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiated once"):
+        g.sum().backward()
+
+
+@pytest.mark.parametrize("lean", [False, True], ids=["core", "lean"])
+@pytest.mark.parametrize("name", KINDS)
+def test_nan_stays_in_its_image(name, lean):
+    module = build(name)
+    x, init = inputs(module, batch=3)
+    bad = x.clone()
+    bad[1, 4, 2] = float("nan")
+    with path(lean):
+        good, got = module(x, init), module(bad, init)
+        assert torch.equal(got[[0, 2]], good[[0, 2]]) and got[1].isnan().any()
+        mask = torch.ones(3, 20, dtype=torch.bool)
+        mask[1, 4] = False
+        bad.requires_grad_()
+        slots = module(bad, init, mask)
+        slots.sum().backward()
+    assert slots.isfinite().all() and bad.grad.isfinite().all()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in module.parameters())
+
+
+def test_errors_name_the_argument():
+    module = build("stable")
+    x, init = inputs(module)
+    for error, match, call in (
+        (TypeError, "x must be a tensor", lambda: module(x.numpy())),
+        (TypeError, "x must be a torch.float32 tensor, got torch.float64", lambda: module(x.double())),
+        (ValueError, r"x must have shape \(B, N, 5\), got \(2, 20, 4\)", lambda: module(x[..., :4])),
+        (ValueError, "num_iters must be at least 1, got 0", lambda: module(x, num_iters=0)),
+        (KeyError, "init must hold", lambda: module(x, {"slots": init["mean"]})),
+        (ValueError, "must have shape", lambda: module(x, {**init, "log_std": init["log_std"][:, :2]})),
+        (ValueError, "real input, got none in image 1", lambda: module(x, mask=torch.tensor([[True] * 20, [False] * 20]))),
+        (TypeError, "mask must be a torch.bool tensor", lambda: module(x, mask=torch.ones(2, 20))),
+        (ValueError, "num_slots must not exceed", lambda: module(x, num_slots=21)),
+        (ValueError, "num_slots must agree with init", lambda: module(x, init, num_slots=4)),
+    ):
+        with pytest.raises(error, match=match):
+            call()
+
+
+def test_manual_seed_fixes_everything():
+    results = []
+    for _ in range(2):
+        torch.manual_seed(7)
+        module = st.SlotMixture(dim=8, num_slots=3)
+        results.append(module(torch.ones(2, 9, 8)))
+    assert torch.equal(*results)
+    assert not torch.equal(module(torch.ones(2, 9, 8)), results[0])
+
+
+def test_memory_format_and_zero_copy():
+    """Non-contiguous inputs give the same; contiguous ones are not copied."""
+    module = build("smm")
+    x, init = inputs(module)
+    strided = torch.empty(2, 5, 20).transpose(1, 2)
+    strided.copy_(x)
+    assert torch.equal(module(strided, init), module(x, init))
+    assert np.shares_memory(_ops._array(x), x.numpy())
+
+
+def test_compat():
+    """The other package's names and shapes load; its formula is Slot Attention with biases."""
+    module = compat.SlotAttention(num_slots=3, dim=8, iters=2, hidden_dim=16)
+    state = {n.replace("norm_mlp", "norm_pre_ff"): p.detach().clone() + 0.1 for n, p in module.named_parameters()}
+    for name in ("slots_mu", "slots_logsigma"):
+        state[name] = state[name][None, None]
+    module.load_state_dict(state)
+    x = torch.randn(2, 9, 8)
+    slots = module(x, num_slots=4)
+    assert slots.shape == (2, 4, 8)
+    assert torch.equal(module.norm_mlp.weight, state["norm_pre_ff.weight"])
+
+
+def test_distributed():
+    """Two processes, half the batch each: the gradients of the whole batch."""
+    pytest.importorskip("torch.distributed")
+    script = Path(__file__).with_name("ddp_check.py")
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)],
+                          capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stdout.count("same gradients") == 2, done.stdout + done.stderr
+
+
+def test_docstrings():
+    results = doctest.testmod(st)
+    assert results.attempted > 5 and not results.failed
