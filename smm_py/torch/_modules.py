@@ -151,7 +151,7 @@ class _Module(nn.Module):
         shape = (x.shape[0], slots, spec.dim)
 
         def normal():
-            return torch.randn(shape, dtype=x.dtype, device=x.device, generator=generator)
+            return torch.randn(shape, dtype=x.dtype, device=x.device, **_given(generator))
 
         init = {}
         first = spec.state_names[0]
@@ -165,6 +165,11 @@ class _Module(nn.Module):
         elif spec.kind == "gaussian_mixture":
             init["log_std"] = _spread(x, mask).expand(shape).contiguous()
         return init
+
+
+def _given(generator):
+    """Graphs of dynamic shapes take no generator, not even None."""
+    return {} if generator is None else {"generator": generator}
 
 
 def _check_masks(x, mask, slot_mask):
@@ -185,7 +190,7 @@ def _draw_indices(x, mask, slot_mask, slots, generator):
     if slots > x.shape[1]:
         raise ValueError(f"num_slots must not exceed the inputs that means start at: {slots} slots, "
                          f"{x.shape[1]} inputs")
-    order = torch.rand(x.shape[:2], device=x.device, generator=generator)
+    order = torch.rand(x.shape[:2], device=x.device, **_given(generator))
     if mask is not None:
         order = order.masked_fill(~mask, -1)
     chosen, indices = order.topk(slots)
