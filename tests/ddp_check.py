@@ -24,4 +24,5 @@ got = [p.grad for p in module.parameters() if p.grad is not None]
 assert len(got) == len(expected) > 15
 assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(expected, got))
 print("same gradients")
+dist.barrier()
 dist.destroy_process_group()

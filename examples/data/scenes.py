@@ -1,0 +1,239 @@
+"""Built-in scenes: pictures with CLEVR's properties, drawn in NumPy in about a millisecond.
+
+A camera looks down on a grey floor with cubes, spheres and cylinders of two sizes and two materials
+in CLEVR's eight colours. Near objects hide far ones, light comes from the left, shadows fall to the
+right. Every picture is a function of (seed, split, index) alone.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from .properties import COLORS, MATERIALS, MOST_OBJECTS, SHAPES, SIZES, encode
+
+RADII = {"small": 0.35, "large": 0.7}  # the official generator's, in its units of the floor
+RGB = {"gray": (87, 87, 87), "blue": (42, 75, 215), "brown": (129, 74, 25), "yellow": (255, 238, 51),
+       "red": (173, 35, 35), "green": (29, 105, 20), "purple": (129, 38, 192), "cyan": (41, 208, 208)}
+SPLITS = {"train": 0, "val": 1, "test": 2}
+EXTENT = 3.0      # objects stand within this distance of the floor's middle, along x and along y
+MARGIN = 0.2      # least free distance between two objects
+VISIBLE = 0.0025  # least share of the picture's pixels that each object shows
+
+_CAMERA = np.array([0.0, -11.0, 8.5])
+_TARGET = np.array([0.0, -0.3, 0.2])
+_ZOOM = 1.62      # focal length in picture widths
+_LIGHT = np.array([-0.55, -0.35, 0.76])
+
+_FORWARD = (_TARGET - _CAMERA) / np.linalg.norm(_TARGET - _CAMERA)
+_RIGHT = np.array([1.0, 0.0, 0.0])
+_DOWN = np.cross(_FORWARD, _RIGHT)
+_VIEW = np.stack([_RIGHT, _DOWN, _FORWARD])
+_LIGHT = _LIGHT / np.linalg.norm(_LIGHT)
+_HALF = (_LIGHT - _FORWARD) / np.linalg.norm(_LIGHT - _FORWARD)  # between the light and the eye
+_LIGHT_VIEW, _HALF_VIEW = _VIEW @ _LIGHT, _VIEW @ _HALF
+
+
+class Scenes:
+    """A data set of built-in scenes; see `examples.data.open_dataset` for the items.
+
+    Parameters
+    ----------
+    split : "train", "val" or "test"; they never share a picture.
+    size : int. Height and width in pixels.
+    min_objects, max_objects : int. At most 10.
+    count : int. Length of the set; pictures are drawn when asked for.
+    seed : int.
+    """
+
+    def __init__(self, split="train", size=None, min_objects=2, max_objects=6, count=1_000_000, seed=0):
+        if split not in SPLITS:
+            raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+        size = 64 if size is None else size
+        if not 16 <= size <= 2048:
+            raise ValueError(f"size must be from 16 to 2048, got {size}")
+        if not 1 <= min_objects <= max_objects <= MOST_OBJECTS:
+            raise ValueError("min_objects and max_objects must be in order and from 1 to "
+                             f"{MOST_OBJECTS}, got {min_objects} and {max_objects}")
+        self.split, self.size, self.count, self.seed = split, size, count, seed
+        self.min_objects, self.max_objects = min_objects, max_objects
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        if not 0 <= index < self.count:
+            raise IndexError(f"index must be from 0 to {self.count - 1}, got {index}")
+        rng = np.random.Generator(np.random.Philox(key=[self.seed * 4 + SPLITS[self.split], index]))
+        while True:  # a scene that hides an object too well is drawn anew
+            objects = draw_objects(rng, int(rng.integers(self.min_objects, self.max_objects + 1)))
+            image, mask = draw_scene(objects, self.size)
+            shown = np.bincount(mask.ravel(), minlength=len(objects) + 1)[1:]
+            if shown.min() >= VISIBLE * self.size**2:
+                break
+        return {"image": image, "mask": mask, "target": encode(objects), "id": f"{self.split}_{index:07d}"}
+
+
+def draw_objects(rng, count):
+    """`count` objects that do not touch, as dicts of CLEVR's scenes (rotation in degrees)."""
+    while True:
+        objects, places = [], []
+        for _ in range(100):
+            size = SIZES[rng.integers(2)]
+            radius = RADII[size]
+            x, y = rng.uniform(-EXTENT, EXTENT, 2)
+            if any((x - a)**2 + (y - b)**2 < (radius + r + MARGIN)**2 for a, b, r in places):
+                continue
+            places.append((x, y, radius))
+            objects.append({"3d_coords": (x, y, radius), "size": size, "rotation": rng.uniform(0, 90),
+                            "material": MATERIALS[rng.integers(2)], "shape": SHAPES[rng.integers(3)],
+                            "color": COLORS[rng.integers(8)]})
+            if len(objects) == count:
+                return objects
+
+
+def project(points, size):
+    """Pixel coordinates (x, y) and depth of points (..., 3) of the floor's space."""
+    seen = (np.asarray(points) - _CAMERA) @ _VIEW.T
+    depth = seen[..., 2]
+    return size / 2 + _ZOOM * size * seen[..., :2] / depth[..., None], depth
+
+
+def draw_scene(objects, size):
+    """Picture (size, size, 3) uint8 and mask (size, size) uint8 of objects; i marks the i-th."""
+    canvas = _floor(size).copy()
+    mask = np.zeros((size, size), np.uint8)
+    for thing in objects:
+        _draw_shadow(canvas, thing, size)
+    order = sorted(range(len(objects)), key=lambda i: objects[i]["3d_coords"][1], reverse=True)
+    for i in order:
+        window, coverage, colour = _DRAW[objects[i]["shape"]](objects[i], size)
+        canvas[window] += coverage[..., None] * (colour - canvas[window])
+        mask[window][coverage > 0.5] = i + 1
+    return (np.clip(canvas, 0, 1) * 255 + 0.5).astype(np.uint8), mask
+
+
+@lru_cache(maxsize=8)
+def _floor(size):
+    """Grey, lighter towards the horizon and the middle."""
+    y, x = np.mgrid[:size, :size] / size - 0.5
+    light = 0.55 - 0.16 * y - 0.22 * (x * x + y * y)
+    return (light[..., None] * np.array([1.0, 0.995, 0.98])).astype(np.float32)
+
+
+def _window(left, top, right, bottom, size):
+    """The part of the picture within bounds, and its pixels' centres."""
+    x0, y0 = max(int(left) - 1, 0), max(int(top) - 1, 0)
+    x1, y1 = min(int(right) + 3, size), min(int(bottom) + 3, size)
+    x1, y1 = max(x1, x0), max(y1, y0)
+    x = np.arange(x0, x1, dtype=np.float32) + np.float32(0.5)
+    y = np.arange(y0, y1, dtype=np.float32)[:, None] + np.float32(0.5)
+    return (slice(y0, y1), slice(x0, x1)), x, y
+
+
+def _draw_shadow(canvas, thing, size):
+    """A soft ellipse on the floor, away from the light."""
+    x, y, radius = thing["3d_coords"]
+    reach = radius * 0.75
+    place, depth = project(np.array([x - reach * _LIGHT[0] / _LIGHT[2], y - reach * _LIGHT[1] / _LIGHT[2], 0.0]), size)
+    wide = 1.45 * radius * _ZOOM * size / depth
+    high = wide * -_FORWARD[2]
+    window, px, py = _window(place[0] - wide, place[1] - high, place[0] + wide, place[1] + high, size)
+    distance = ((px - place[0]) / wide)**2 + ((py - place[1]) / high)**2
+    canvas[window] *= (1 - 0.5 * np.clip(1.15 - 1.15 * distance, 0, 1))[..., None]
+
+
+def _shade(thing, lambert, gleam):
+    """Colours (..., 3): rubber is dull, metal darker with a highlight; lambert and gleam in [0, 1]."""
+    base = np.array(RGB[thing["color"]], np.float32) / 255
+    if thing["material"] == "rubber":
+        return base * (0.45 + 0.75 * lambert)[..., None]
+    light = 0.25 + 0.75 * lambert**1.5
+    return base * light[..., None] + (0.95 * gleam**12)[..., None]
+
+
+def _lights(normal_x, normal_y, normal_z):
+    """Lambert's cosine and the highlight's, for normals in the camera's axes."""
+    lambert = normal_x * _LIGHT_VIEW[0] + normal_y * _LIGHT_VIEW[1] + normal_z * _LIGHT_VIEW[2]
+    gleam = normal_x * _HALF_VIEW[0] + normal_y * _HALF_VIEW[1] + normal_z * _HALF_VIEW[2]
+    return np.clip(lambert, 0, 1), np.clip(gleam, 0, 1)
+
+
+def _sphere(thing, size):
+    place, depth = project(np.array(thing["3d_coords"]), size)
+    radius = RADII[thing["size"]] * _ZOOM * size / depth
+    window, px, py = _window(*(place - radius), *(place + radius), size)
+    nx, ny = (px - place[0]) / radius, (py - place[1]) / radius
+    squared = nx * nx + ny * ny
+    coverage = np.clip((1 - np.sqrt(squared)) * radius + 0.5, 0, 1)
+    nz = -np.sqrt(np.clip(1 - squared, 0, 1))  # towards the camera
+    return window, coverage, _shade(thing, *_lights(nx, ny, nz))
+
+
+def _polygon(corners, px, py):
+    """Coverage of a convex polygon (n, 2), its corners in either order."""
+    edges = np.roll(corners, -1, 0) - corners
+    turn = np.sign(edges[0, 0] * edges[1, 1] - edges[0, 1] * edges[1, 0])
+    inside = None
+    for (x, y), (ex, ey) in zip(corners, edges):
+        distance = turn * (ex * (py - y) - ey * (px - x)) / (np.hypot(ex, ey) + 1e-9)
+        inside = distance if inside is None else np.minimum(inside, distance)
+    return np.clip(inside + 0.5, 0, 1)
+
+
+_CUBE = np.array([[x, y, z] for z in (-1, 1) for x, y in ((-1, -1), (1, -1), (1, 1), (-1, 1))], float)
+_FACES = [([4, 5, 6, 7], (0, 0, 1)), ([0, 1, 5, 4], (0, -1, 0)), ([1, 2, 6, 5], (1, 0, 0)),
+          ([2, 3, 7, 6], (0, 1, 0)), ([3, 0, 4, 7], (-1, 0, 0))]
+
+
+def _cube(thing, size):
+    angle = np.deg2rad(thing["rotation"])
+    turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    centre, side = np.array(thing["3d_coords"]), RADII[thing["size"]] / 1.25  # of a volume like the sphere's
+    centre = centre + [0, 0, side - centre[2]]
+    corners, _ = project(centre + side * _CUBE @ turn.T, size)
+    window, px, py = _window(*corners.min(0), *corners.max(0), size)
+    coverage = np.zeros((py.shape[0], px.shape[0]), np.float32)
+    colour = np.zeros((*coverage.shape, 3), np.float32)
+    for face, normal in _FACES:
+        normal = turn @ normal
+        if (centre + side * normal - _CAMERA) @ normal >= 0:
+            continue
+        part = _polygon(corners[face], px, py)
+        lambert = np.clip(normal @ _LIGHT, 0, 1)
+        # a gleam that runs across the face: metal mirrors its surroundings
+        across = 0.9 - np.abs((px - px.mean()) + 0.6 * (py - py.mean())) / (2 * len(px) + 1)
+        shade = _shade(thing, np.full(coverage.shape, 0.15 + 0.85 * lambert, np.float32), across * np.ones_like(py))
+        colour += part[..., None] * shade
+        coverage += part
+    return window, np.clip(coverage, 0, 1), colour / np.maximum(coverage, 1e-3)[..., None]
+
+
+def _cylinder(thing, size):
+    x, y, height = thing["3d_coords"]
+    radius = RADII[thing["size"]]
+    ends, depth = project(np.array([[x, y, 2 * height], [x, y, 0.0]]), size)
+    wide = radius * _ZOOM * size / depth
+    high = wide * -_FORWARD[2]
+    window, px, py = _window(ends[:, 0].min() - wide.max(), ends[0, 1] - high[0], ends[:, 0].max() + wide.max(),
+                             ends[1, 1] + high[1], size)
+    along = np.clip((py - ends[0, 1]) / (ends[1, 1] - ends[0, 1]), 0, 1)
+    middle, half = ends[0, 0] + along * (ends[1, 0] - ends[0, 0]), wide[0] + along * (wide[1] - wide[0])
+    nx = np.clip((px - middle) / half, -1, 1)
+    curve = np.sqrt(1 - nx * nx)
+    bottom = ends[1, 1] + high[1] * curve
+    side = np.minimum(np.clip(half - np.abs(px - middle) + 0.5, 0, 1), np.clip(bottom - py + 0.5, 0, 1))
+    side = np.where(py >= ends[0, 1], side, 0)
+    ellipse = np.sqrt(((px - ends[0, 0]) / wide[0])**2 + ((py - ends[0, 1]) / high[0])**2)
+    top = np.clip((1 - ellipse) * high[0] + 0.5, 0, 1)
+    # the side's normals lie in the floor's plane: to the right, and towards the camera
+    to_camera = _VIEW @ np.array([0.0, -1.0, 0.0])
+    colour = _shade(thing, *_lights(nx, curve * to_camera[1], curve * to_camera[2]))
+    lambert = np.full(top.shape, _LIGHT[2], np.float32)
+    gleam = np.clip(0.93 - 0.25 * np.abs(ellipse - 0.4), 0, 1)
+    colour += top[..., None] * (_shade(thing, lambert, gleam) - colour)
+    return window, np.maximum(side, top), colour
+
+
+_DRAW = {"sphere": _sphere, "cube": _cube, "cylinder": _cylinder}

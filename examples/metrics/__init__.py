@@ -1,0 +1,149 @@
+"""Metrics of the examples, in NumPy."""
+
+from __future__ import annotations
+
+from math import inf
+
+import numpy as np
+
+from ..data.properties import COORDINATE_SCALE, COORDINATES, GROUPS, REAL, WIDTH
+
+THRESHOLDS = (inf, 1, 0.5, 0.25, 0.125, 0.0625)
+
+
+def average_precision(predictions, targets, thresholds=THRESHOLDS) -> dict[float, float]:
+    """Average precision of predicted sets of objects, over all images together.
+
+    Parameters
+    ----------
+    predictions : (B, K, 19): coordinates in [-1, 1], scores of properties, confidence last.
+    targets : (B, M, 19): as `examples.data` gives them.
+    thresholds : distances in CLEVR's units, three times those of the coordinates.
+
+    Returns
+    -------
+    dict
+        Threshold -> AP in [0, 1].
+
+    Notes
+    -----
+    As in the evaluation of Slot Attention (Locatello et al. 2020). Predictions are taken by falling
+    confidence (ties: in their order). One is right if all four properties (by argmax) are those of
+    a real object of its image, the nearest such object is closer than the threshold, and no
+    prediction before has claimed it. Recall is of all real objects; precision is interpolated by
+    its maximum at any higher recall.
+    """
+    predictions, targets = _checked(predictions, "predictions"), _checked(targets, "targets")
+    if len(predictions) != len(targets):
+        raise ValueError(f"targets must be of as many images as predictions, {len(predictions)}, got {len(targets)}")
+    distance = _distances(predictions, targets)
+    nearest, closest = distance.argmin(2), distance.min(2)
+    order = np.argsort(-predictions[:, :, REAL].ravel(), kind="stable")
+    image = np.repeat(np.arange(len(predictions)), predictions.shape[1])[order]
+    claim = image * targets.shape[1] + nearest.ravel()[order]
+    objects = int((targets[:, :, REAL] > 0.5).sum())
+    return {t: _area(_right(claim, closest.ravel()[order], t), objects) for t in thresholds}
+
+
+def _checked(array, name):
+    array = np.asarray(array)
+    if array.ndim != 3 or array.shape[2] != WIDTH or not array.shape[1]:
+        raise ValueError(f"{name} must have shape (B, objects, {WIDTH}), got {array.shape}")
+    if array.dtype.kind not in "fiu":
+        raise TypeError(f"{name} must hold numbers, got {array.dtype}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} must be finite")
+    return array.astype(np.float64)
+
+
+def _distances(predictions, targets):
+    """(B, K, M) distances in CLEVR's units; infinite where properties differ or there is no object."""
+    gap = predictions[:, :, None, COORDINATES] - targets[:, None, :, COORDINATES]
+    distance = COORDINATE_SCALE * np.sqrt((gap**2).sum(-1))
+    match = np.broadcast_to((targets[:, :, REAL] > 0.5)[:, None], distance.shape).copy()
+    for columns in GROUPS.values():
+        match &= predictions[:, :, None, columns].argmax(-1) == targets[:, None, :, columns].argmax(-1)
+    return np.where(match, distance, np.inf)
+
+
+def _right(claim, closest, threshold):
+    """Whether each prediction, in order, is right: within the threshold and the first to claim its object."""
+    near = np.isfinite(closest) & (closest < threshold)
+    right = np.zeros(len(claim), bool)
+    _, first = np.unique(claim[near], return_index=True)
+    right[np.flatnonzero(near)[first]] = True
+    return right
+
+
+def _area(right, objects):
+    if not objects:
+        return 0.0
+    found = np.cumsum(right)
+    precision = found / np.arange(1, len(right) + 1)
+    highest = np.maximum.accumulate(precision[::-1])[::-1]
+    return float(highest[right].sum() / objects)
+
+
+def adjusted_rand_index(true, predicted, foreground=False) -> np.ndarray:
+    """Adjusted Rand index (Hubert and Arabie 1985) of two labellings of each image.
+
+    Parameters
+    ----------
+    true, predicted : (B, P) integers of at least 0.
+    foreground : leave out pixels where `true` is 0.
+
+    Returns
+    -------
+    (B,) float64; 1.0 where both labellings have one group each, or nothing is left to compare.
+    """
+    true, predicted = _labels(true, "true"), _labels(predicted, "predicted")
+    if true.shape != predicted.shape:
+        raise ValueError(f"predicted must have true's shape {true.shape}, got {predicted.shape}")
+    table = _contingency(true, predicted, foreground)
+
+    def pairs(count):
+        return count * (count - 1) / 2
+
+    together = pairs(table).sum((1, 2))
+    rows, columns = pairs(table.sum(2)).sum(1), pairs(table.sum(1)).sum(1)
+    total = pairs(table.sum((1, 2)))
+    expected = np.divide(rows * columns, total, out=np.zeros_like(rows), where=total > 0)
+    scale = (rows + columns) / 2 - expected
+    return np.divide(together - expected, scale, out=np.ones_like(scale), where=scale != 0)
+
+
+def _labels(array, name):
+    array = np.asarray(array)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name} must hold integers, got {array.dtype}")
+    if array.ndim != 2:
+        raise ValueError(f"{name} must have shape (B, P), got {array.shape}")
+    if array.size and array.min() < 0:
+        raise ValueError(f"{name} must be at least 0, got {array.min()}")
+    return array.astype(np.int64)
+
+
+def _contingency(true, predicted, foreground):
+    """(B, groups of true, groups of predicted) pixel counts, float64."""
+    rows, columns = int(true.max(initial=0)) + 1, int(predicted.max(initial=0)) + 1
+    image = np.arange(len(true))[:, None]
+    cell = (image * rows + true) * columns + predicted
+    cell = cell[true > 0] if foreground else cell.ravel()
+    return np.bincount(cell, minlength=len(true) * rows * columns).reshape(-1, rows, columns).astype(np.float64)
+
+
+def mean_best_overlap(true, predicted) -> np.ndarray:
+    """Mean over true objects (not 0) of the best intersection over union with any predicted group.
+
+    true, predicted : (B, P) integers of at least 0. Returns (B,) float64; NaN where an image has no
+    object.
+    """
+    true, predicted = _labels(true, "true"), _labels(predicted, "predicted")
+    if true.shape != predicted.shape:
+        raise ValueError(f"predicted must have true's shape {true.shape}, got {predicted.shape}")
+    table = _contingency(true, predicted, False)
+    union = table.sum(2, keepdims=True) + table.sum(1, keepdims=True) - table
+    best = np.divide(table, union, out=np.zeros_like(table), where=union > 0).max(2)[:, 1:]
+    there = table.sum(2)[:, 1:] > 0
+    count = there.sum(1)
+    return np.divide((best * there).sum(1), count, out=np.full(len(true), np.nan), where=count > 0)
