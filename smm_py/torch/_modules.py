@@ -125,6 +125,13 @@ class _Module(nn.Module):
                                 return_attention)
             return _lean.run(spec, x, params, *state, mask, slot_mask, iters, return_attention)
 
+    def initial_state(self, x, mask=None, slot_mask=None, num_slots=None, generator=None):
+        """An initial state for x, drawn as a call without `init` draws it: the dict that `init` takes."""
+        params = {name: getattr(owner, leaf) for name, owner, leaf in self._owners}
+        slots = self._spec.num_slots if num_slots is None else num_slots
+        count("num_slots", slots)
+        return self._draw(self._spec, params, x, mask, slot_mask, slots, generator)
+
     def _state(self, spec, init, batch, dtype, num_slots):
         """(state0, state1, indices) of an `init` dict, checked."""
         if not isinstance(init, dict):

@@ -1,0 +1,178 @@
+"""The training loop that the examples share: steps, schedule, checkpoints, metrics, several processes.
+
+What a step does is a function of (seed, step) and of the weights alone, so a run that is killed and
+resumed ends in the same bits, and several processes train what one would.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+from torch import nn
+from tqdm import tqdm
+
+
+def rank_and_world():
+    """This process's number and how many there are (torchrun sets both up)."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def start_processes(device):
+    """Join the group that torchrun started, if it did; returns the device of this process."""
+    if "RANK" in os.environ and not dist.is_initialized():
+        cuda = torch.device(device).type == "cuda"
+        dist.init_process_group("nccl" if cuda else "gloo")
+        if cuda:
+            return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    return torch.device(device)
+
+
+def write_atomically(path, write):
+    """Call write(temporary path), then put the file in place: it is complete, or as it was."""
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        write(temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+class Loop:
+    """Train `model` for `config.steps` steps, from the checkpoint in `out` if there is one.
+
+    Parameters
+    ----------
+    model : module; model(*batch, step=...) is called by `loss`.
+    config : has steps (None: from minutes), minutes, lr, warmup (a share of the steps), clip, batch_size,
+        seed, log_every, checkpoint_every, evaluate_every.
+    loss : (model, step, indices) -> scalar for the samples `indices` of this process.
+    evaluate : (model) -> dict of numbers, called now and then by the first process.
+    on_steps_fixed : called with the number of steps once it is known.
+    """
+
+    def __init__(self, model, config, out, loss, evaluate, on_steps_fixed=lambda steps: None):
+        self.model, self.config, self.out = model, config, Path(out)
+        self.loss, self.evaluate, self.on_steps_fixed = loss, evaluate, on_steps_fixed
+        self.rank, self.world = rank_and_world()
+        if config.batch_size % self.world:
+            raise ValueError(f"batch_size must be a multiple of the {self.world} processes, got {config.batch_size}")
+        self.trained = model
+        if self.world > 1:
+            self.trained = nn.parallel.DistributedDataParallel(model)
+        self.step = 0
+        self.optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=config.lr)
+
+    # -- a step --------------------------------------------------------------------------------
+
+    def learning_rate(self, step):
+        """One cycle: up by a cosine to config.lr in the first `warmup` of the steps, down to 0 after."""
+        steps = self.config.steps or 10_000  # while the length is being measured
+        peak = max(1, int(self.config.warmup * steps))
+        position = torch.tensor(step / peak if step < peak else 1 + (step - peak) / max(1, steps - peak))
+        return self.config.lr * (0.04 + 0.96 * float(0.5 - 0.5 * torch.cos(torch.pi * position))) if step < peak \
+            else self.config.lr * float(0.5 - 0.5 * torch.cos(torch.pi * position))
+
+    def indices(self, step):
+        """Numbers of the samples that this process sees in a step, out of an endless sequence."""
+        share = self.config.batch_size // self.world
+        first = step * self.config.batch_size + self.rank * share
+        return range(first, first + share)
+
+    def one_step(self):
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate(self.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.loss(self.trained, self.step, self.indices(self.step))
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        self.optimizer.step()
+        self.step += 1
+        return loss.detach()
+
+    def measure_steps(self):
+        """Fix the number of steps so that training ends in about config.minutes, by timing some."""
+        start = {k: v.clone() for k, v in self.model.state_dict().items()}
+        times = []
+        for _ in range(12):
+            begin = time.perf_counter()
+            self.one_step()
+            times.append(time.perf_counter() - begin)
+        seconds = torch.tensor(sorted(times[4:])[4])
+        if self.world > 1:
+            dist.broadcast(seconds, 0)
+        self.config.steps = max(1, int(self.config.minutes * 60 / float(seconds)))
+        self.model.load_state_dict(start)
+        self.optimizer = torch.optim.Adam([p for p in self.model.parameters() if p.requires_grad], lr=self.config.lr)
+        self.step = 0
+
+    # -- a run ---------------------------------------------------------------------------------
+
+    def run(self):
+        """Train to the end; returns the last evaluation."""
+        self.load()
+        if self.config.steps is None:
+            self.measure_steps()
+            self.on_steps_fixed(self.config.steps)
+        result, begin, since = {}, time.perf_counter(), self.step
+        bar = tqdm(total=self.config.steps, initial=self.step, disable=self.rank > 0, unit="step", smoothing=0.05)
+        while self.step < self.config.steps:
+            loss = self.one_step()
+            bar.update()
+            last = self.step == self.config.steps
+            if self.step % self.config.log_every == 0 or last:
+                pictures = (self.step - since) * self.config.batch_size / (time.perf_counter() - begin)
+                if not torch.isfinite(loss):
+                    raise RuntimeError(f"the loss is {float(loss)} at step {self.step}; {self.out} keeps the last checkpoint")
+                line = {"step": self.step, "loss": float(loss), "lr": self.optimizer.param_groups[0]["lr"]}
+                if self.rank == 0 and (self.step % self.config.evaluate_every == 0 or last):
+                    result = self.evaluate(self.model)
+                    line.update(result)
+                self.log(line)
+                bar.set_postfix({"loss": f"{float(loss):.4f}", **{k: f"{v:.3g}" for k, v in result.items()},
+                                 "pictures/s": f"{pictures:.0f}"})
+            if self.step % self.config.checkpoint_every == 0 or last:
+                self.save()
+        bar.close()
+        return result
+
+    def log(self, line):
+        if self.rank == 0:
+            with open(self.out / "metrics.jsonl", "a") as file:
+                file.write(json.dumps(line) + "\n")
+
+    def save(self):
+        """Checkpoint and weights, each complete at any moment."""
+        if self.rank:
+            return
+        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}
+        write_atomically(self.out / "checkpoint.pt", lambda path: torch.save(state, path))
+        weights = {k: v.contiguous() for k, v in state["model"].items()}
+        write_atomically(self.out / "model.safetensors", lambda path: save_file(weights, path))
+
+    def load(self):
+        """Go on from the checkpoint; metrics logged after it are dropped, as they will come again."""
+        path = self.out / "checkpoint.pt"
+        if path.exists():
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step = state["step"]
+        metrics = self.out / "metrics.jsonl"
+        if metrics.exists() and self.rank == 0:
+            lines = [line for line in metrics.read_text().splitlines(keepends=True)
+                     if line.endswith("\n") and json.loads(line)["step"] <= self.step]
+            write_atomically(metrics, lambda path: Path(path).write_text("".join(lines)))
+        if self.world > 1:
+            dist.barrier()
