@@ -70,6 +70,9 @@ class Output:
         return "Output(" + ", ".join(f"{n}={a.dtype}{list(a.shape)}" for n, a in shown if a is not None) + ")"
 
 
+_RESULTS = ("slots", "mean", "variance", "prior", "log_likelihood", "attention")
+
+
 class Parameters(MutableMapping):
     """Name -> array. Assigning checks name, dtype, shape and values; nothing is cast."""
 
@@ -134,6 +137,8 @@ def _check_finite(name, value):
 
 class _Module:
     """What the modules share: everything but their options."""
+
+    _OPTIONS: tuple[str, ...]
 
     def __init__(self, spec: Spec, seed: int):
         if isinstance(seed, (bool, np.bool_)) or not isinstance(seed, (int, np.integer)):
@@ -217,11 +222,11 @@ class _Module:
                     drawn={n: self._parameters[n] for n in initial_state_names(spec)})
         *results, call["saved"] = _core.forward(
             core_config(spec), call["x"], arrays, call["state0"], call["state1"], call["indices"],
-            mask, slot_mask, iters, attention, True)
+            mask, slot_mask, iters, bool(attention), True)
         self._check_result(results[0])
         if single:
             results = [a if a is None else a[0] for a in results]
-        return Output(*results, _call=call)
+        return Output(**dict(zip(_RESULTS, results)), _call=call)
 
     def backward(self, out: Output, d_slots) -> dict[str, np.ndarray]:
         """Gradients of sum(out.slots * d_slots).
@@ -290,8 +295,8 @@ class _Module:
             raise ValueError(f"{name} must have shape {shape}, got {mask.shape}")
         empty = np.flatnonzero(~mask.any(1))
         if len(empty):
-            what = "real input" if name == "mask" else "active slot"
-            raise ValueError(f"{name} must leave every image a {what}, got none in image {empty[0]}")
+            what = "a real input" if name == "mask" else "an active slot"
+            raise ValueError(f"{name} must leave every image {what}, got none in image {empty[0]}")
         return np.ascontiguousarray(mask)
 
     def _count_slots(self, init, num_slots, single):

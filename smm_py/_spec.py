@@ -33,7 +33,7 @@ class Spec:
     num_slots: int
     num_iters: int
     hidden_dim: int = 128
-    input_dim: int | None = None
+    input_dim: int = None  # type: ignore[assignment]  # None: dim
     variant: str = "paper"
     slot_norm: bool = False
     norm_kv: bool = False
@@ -42,7 +42,7 @@ class Spec:
     temperature: float = 1.0
     reduce: bool = True
     eps: float = 1e-8
-    scale: float | None = None
+    scale: float = None  # type: ignore[assignment]  # None: (dim / heads)^-1/2
     heads: int = 1
     qkv_bias: bool = False
     weight_init: str = "em"

@@ -41,7 +41,7 @@ def parser():
     main.add_argument("--variant", choices=("stable", "paper"), help="setting of the slot mixture")
     main.add_argument("--start", choices=("inputs", "gaussian"))
     main.add_argument("--empty-rows", choices=("presence", "all"))
-    main.add_argument("--precision", choices=("float32", "bfloat16"), help="of the convolutions")
+    main.add_argument("--precision", choices=("auto", "float32", "bfloat16"), help="of the convolutions")
     main.add_argument("--seed", type=int)
     main.add_argument("--threads", type=int, help="of PyTorch and of the slot module")
     main.add_argument("--device", default="cpu")

@@ -6,6 +6,8 @@ import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+import torch
+
 MODELS = ("smm", "sa", "kmeans", "gmm", "reference")
 
 
@@ -40,7 +42,7 @@ class Config:
     steps: int | None = None
     minutes: float | None = 5.0
     seed: int = 0
-    precision: str = "float32"
+    precision: str = "auto"     # of the convolutions; "auto": bfloat16 where the processor multiplies it
     log_every: int = 50
     evaluate_every: int = 500
     checkpoint_every: int = 250
@@ -80,7 +82,7 @@ def from_preset(name, **changes) -> Config:
         values["steps"] = None
     config = Config(preset=name, **values)
     for field, choices in (("model", MODELS), ("variant", ("stable", "paper")), ("start", ("inputs", "gaussian")),
-                           ("empty_rows", ("presence", "all")), ("precision", ("float32", "bfloat16"))):
+                           ("empty_rows", ("presence", "all")), ("precision", ("auto", "float32", "bfloat16"))):
         if getattr(config, field) not in choices:
             raise ValueError(f"{field} must be one of {', '.join(choices)}, got {getattr(config, field)!r}")
     for field in ("image_size", "slots", "dim", "hidden", "batch_size", "train_iters", "eval_iters", "pictures"):
@@ -90,4 +92,12 @@ def from_preset(name, **changes) -> Config:
         raise ValueError(f"steps must be at least 1, got {config.steps}")
     if config.steps is None and not (config.minutes and config.minutes > 0):
         raise ValueError(f"minutes must be more than 0, got {config.minutes}")
+    if config.precision == "auto":  # from here on it is recorded, and a resumed run keeps it
+        config.precision = "bfloat16" if has_bfloat16() else "float32"
     return config
+
+
+def has_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 natively (float32 is slower here, bfloat16 elsewhere)."""
+    ask = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return bool(ask and ask())

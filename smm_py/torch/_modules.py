@@ -180,7 +180,7 @@ def _given(generator):
 
 
 def _check_masks(x, mask, slot_mask):
-    for name, value, what in (("mask", mask, "real input"), ("slot_mask", slot_mask, "active slot")):
+    for name, value, what in (("mask", mask, "a real input"), ("slot_mask", slot_mask, "an active slot")):
         if value is None:
             continue
         _check(name, value, torch.bool)
@@ -189,7 +189,7 @@ def _check_masks(x, mask, slot_mask):
                              f"{tuple(x.shape)}, got {tuple(value.shape)}")
         empty = (~value.any(1)).nonzero()
         if len(empty):
-            raise ValueError(f"{name} must leave every image a {what}, got none in image {int(empty[0])}")
+            raise ValueError(f"{name} must leave every image {what}, got none in image {int(empty[0])}")
 
 
 def _draw_indices(x, mask, slot_mask, slots, generator):

@@ -1,0 +1,147 @@
+"""Wrong input: the exact kind of error, the argument's name, what was expected and what came."""
+
+import numpy as np
+import pytest
+from cases import CASES, build, inputs
+
+import smm_py
+
+
+@pytest.fixture
+def smm():
+    module = build("smm")
+    return module, *inputs(module)
+
+
+def f32(shape=(2, 37, 5)):
+    return np.zeros(shape, "float32")
+
+
+@pytest.mark.parametrize("x, error, match", [
+    ([[1.0]], TypeError, "x must be a float64 array, got list"),
+    (f32(), TypeError, "x must be a float64 array, got an array of float32"),
+    (np.zeros((2, 37, 5), int), TypeError, "x must be a float64 array, got an array of int64"),
+    (np.zeros((2, 37, 5), ">f8"), TypeError, "x must be a float64 array, got an array of >f8"),
+    (np.zeros((37, 5)), ValueError, r"x must have shape \(B, N, 5\), got \(37, 5\)"),
+    (np.zeros((2, 37, 6)), ValueError, r"x must have shape \(B, N, 5\), got \(2, 37, 6\)"),
+    (np.zeros((2, 0, 5)), ValueError, "x must hold at least one image of at least one input"),
+    (np.zeros((0, 3, 5)), ValueError, "x must hold at least one image of at least one input"),
+    (np.full((1, 3, 5), np.nan), ValueError, r"x must be finite, got nan at index \(0, 0, 0\)"),
+    (np.full((1, 3, 5), np.inf), ValueError, "x must be finite, got inf"),
+])
+def test_x(smm, x, error, match):
+    with pytest.raises(error, match=match):
+        smm[0](x)
+
+
+@pytest.mark.parametrize("change, error, match", [
+    (dict(init=[1]), TypeError, "init must be a dict of arrays, got list"),
+    (dict(init={"slots": 1}), KeyError, "init must hold"),
+    (dict(init={"mean": np.zeros((2, 3, 7))}), KeyError, "init must hold"),
+    (dict(init={"mean": 3, "log_std": 3}), TypeError, r"init\['mean'\] must be an array, got int"),
+    (dict(init={"mean": np.zeros((2, 3, 7)), "log_std": np.zeros((2, 4, 7))}), ValueError,
+     r"init\['log_std'\] must have shape \(2, 3, 7\), got \(2, 4, 7\)"),
+    (dict(init={"mean": np.zeros((2, 0, 7)), "log_std": np.zeros((2, 0, 7))}), ValueError, "none empty"),
+    (dict(init={"mean": np.full((2, 3, 7), np.inf), "log_std": np.zeros((2, 3, 7))}), ValueError, "init.*must be finite"),
+    (dict(init={"indices": np.zeros((2, 3), "int32"), "log_std": np.zeros((2, 3, 7))}), TypeError,
+     r"init\['indices'\] must be a int64 array, got an array of int32"),
+    (dict(init={"indices": np.full((2, 3), 37), "log_std": np.zeros((2, 3, 7))}), ValueError,
+     "indices must be those of real inputs, got another in image 0"),
+    (dict(init={"indices": np.full((2, 3), -1), "log_std": np.zeros((2, 3, 7))}), ValueError, "indices"),
+    (dict(mask=np.ones((2, 37))), TypeError, "mask must be a bool array, got an array of float64"),
+    (dict(mask=np.ones((2, 36), bool)), ValueError, r"mask must have shape \(2, 37\), got \(2, 36\)"),
+    (dict(mask=np.arange(2)[:, None] * np.ones((2, 37)) > 5), ValueError, "mask must leave every image a real input, got none in image 0"),
+    (dict(slot_mask=np.ones((2, 4), bool)), ValueError, r"slot_mask must have shape \(2, 3\), got \(2, 4\)"),
+    (dict(slot_mask=np.array([[True] * 3, [False] * 3])), ValueError, "an active slot, got none in image 1"),
+    (dict(num_iters=0), ValueError, "num_iters must be at least 1, got 0"),
+    (dict(num_iters=2.0), TypeError, "num_iters must be an int, got 2.0"),
+    (dict(num_slots=-1), ValueError, "num_slots must be at least 1, got -1"),
+    (dict(num_slots=True), TypeError, "num_slots must be an int, got True"),
+    (dict(seed="a"), TypeError, "seed must be an int"),
+    (dict(seed=-1), ValueError, "seed must be at least"),
+    (dict(attention=1), TypeError, "attention must be True or False, got 1"),
+])
+def test_call(smm, change, error, match):
+    module, x, _ = smm
+    with pytest.raises(error, match=match):
+        module(x, **change)
+
+
+@pytest.mark.parametrize("kind, options, error, match", [
+    (smm_py.SlotMixture, dict(dim=0), ValueError, "dim must be at least 1, got 0"),
+    (smm_py.SlotMixture, dict(dim=8.0), TypeError, "dim must be an int, got 8.0"),
+    (smm_py.SlotMixture, dict(variant="papers"), ValueError, "variant must be one of 'paper', 'reference', got 'papers'"),
+    (smm_py.SlotMixture, dict(temperature=0), ValueError, "temperature must be finite and greater than 0, got 0"),
+    (smm_py.SlotMixture, dict(temperature=float("nan")), ValueError, "temperature must be finite"),
+    (smm_py.SlotMixture, dict(norm_kv=1), TypeError, "norm_kv must be True or False, got 1"),
+    (smm_py.SlotMixture, dict(input_dim=5, input_mlp=False), ValueError, "input_dim must equal dim"),
+    (smm_py.SlotMixture, dict(dtype="float16"), ValueError, "dtype must be one of"),
+    (smm_py.SlotMixture, dict(gradient=None), TypeError, "gradient must be one of"),
+    (smm_py.SlotMixture, dict(weight_init="xavier"), ValueError, "weight_init must be one of"),
+    (smm_py.SlotAttention, dict(heads=3), ValueError, "heads must divide dim=64, got 3"),
+    (smm_py.SlotAttention, dict(eps=-1.0), ValueError, "eps must be finite and greater than 0"),
+    (smm_py.SlotAttention, dict(seed=1.5), TypeError, "seed must be an int"),
+    (smm_py.KMeans, dict(scale="big"), TypeError, "scale must be a number"),
+    (smm_py.GaussianMixture, dict(prior="flat"), ValueError, "prior must be one of"),
+])
+def test_options(kind, options, error, match):
+    with pytest.raises(error, match=match):
+        kind(**options)
+
+
+def test_parameters(smm):
+    module = smm[0]
+    before = module.parameters["to_q.weight"].copy()
+    for name, value, error, match in (
+        ("to_q.wieght", before, KeyError, "did you mean to_q.weight"),
+        ("to_v.weight", before, KeyError, "no parameter 'to_v.weight'"),
+        ("to_q.weight", before.tolist(), TypeError, "to_q.weight must be a float64 array, got list"),
+        ("to_q.weight", before.astype("float32"), TypeError, "to_q.weight must be a float64 array, got an array of float32"),
+        ("to_q.weight", before[:-1], ValueError, r"to_q.weight must have shape \(7, 7\), got \(6, 7\)"),
+        ("to_q.weight", before * np.nan, ValueError, "to_q.weight must be finite"),
+    ):
+        with pytest.raises(error, match=match):
+            module.parameters[name] = value
+    with pytest.raises(TypeError, match="cannot be removed"):
+        del module.parameters["to_q.weight"]
+    with pytest.raises(KeyError, match="missing: norm_input.weight"):
+        module.parameters = {"to_q.weight": before}
+    assert np.array_equal(module.parameters["to_q.weight"], before)
+    module.parameters["to_q.weight"][0, 0] += 1  # a copy was taken: the array is the module's own
+    assert before[0, 0] != module.parameters["to_q.weight"][0, 0]
+
+
+def test_backward(smm):
+    module, x, call = smm
+    out = module(x, **call)
+    good = np.ones_like(out.slots)
+    for d_slots, error, match in (
+        (good.tolist(), TypeError, "d_slots must be a float64 array, got list"),
+        (good.astype("float32"), TypeError, "d_slots must be a float64 array"),
+        (good[:1], ValueError, r"d_slots must have shape \(2, 3, 7\), got \(1, 3, 7\)"),
+        (good * np.inf, ValueError, "d_slots must be finite"),
+    ):
+        with pytest.raises(error, match=match):
+            module.backward(out, d_slots)
+    with pytest.raises(TypeError, match="out must be an Output"):
+        module.backward(out.slots, good)
+
+
+def test_starts_at_masked_inputs(smm):
+    module, x, _ = smm
+    mask = np.ones((2, 37), bool)
+    mask[1, 4] = False
+    init = {"indices": np.array([[0, 1, 4], [4, 1, 0]]), "log_std": np.zeros((2, 3, 7))}
+    with pytest.raises(ValueError, match="indices must be those of real inputs, got another in image 1"):
+        module(x, init=init, mask=mask)
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (2, 65)])
+def test_odd_numbers_work(name, shape):
+    """One input, more slots than inputs, one more input than a block."""
+    module = build(name)
+    x, call = inputs(module, *shape)
+    out = module(x, attention=True, **call)
+    assert np.allclose(out.attention.sum(-1), 1)
+    assert all(np.isfinite(g).all() for g in module.backward(out, np.ones_like(out.slots)).values())

@@ -1,0 +1,45 @@
+"""C programs: the tests without Python, the example of the README, and builds without a warning."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+CC = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
+pytestmark = pytest.mark.skipif(CC is None, reason="needs a C compiler")
+SOURCES = [str(p) for folder in ("core", "kernels") for p in sorted((ROOT / "csrc" / folder).glob("*.c"))]
+INCLUDES = [f"-I{ROOT / 'csrc' / folder}" for folder in ("include", "kernels", "core")]
+STRICT = "-std=c99 -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror".split()
+
+
+def build(program, output, *flags):
+    done = subprocess.run([CC, *STRICT, *flags, *INCLUDES, str(program), *SOURCES, "-lm", "-o", str(output)],
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def run(*command):
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("name, last", [("test_kernels", "all kernels ok"), ("test_core", "core ok")])
+def test_c_program(name, last, tmp_path):
+    build(ROOT / "tests" / "c" / f"{name}.c", tmp_path / name, "-O2", "-fno-math-errno")
+    assert run(tmp_path / name).splitlines()[-1] == last
+
+
+def test_example(tmp_path):
+    """The example finds its clusters, in C++'s reading of the header too."""
+    build(ROOT / "examples" / "c" / "cluster.c", tmp_path / "cluster", "-O1", "-fopenmp")
+    lines = run(tmp_path / "cluster").splitlines()
+    assert [round(float(line[12:17])) for line in lines[:3]] == [-3, 0, 3]
+    assert all("share 0.33" in line for line in lines[:3]) and "slot mixture: ok" in lines[4]
+    if shutil.which("g++"):
+        unit = tmp_path / "header.cpp"
+        unit.write_text('#include "smm.h"\nint main() { return smm_status_str(SMM_OK) == nullptr; }\n')
+        run("g++", "-std=c++17", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-fsyntax-only", INCLUDES[0], str(unit))

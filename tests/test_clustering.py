@@ -1,0 +1,91 @@
+"""The vanilla layers against scikit-learn, and variances far from zero."""
+
+import warnings
+
+import numpy as np
+import pytest
+
+import smm_py
+
+
+def clusters(offset=0.0, spread=0.3, dtype="float64", count=90):
+    rng = np.random.default_rng(0)
+    centres = np.array([[-2.0, 0, 1], [0, 2, 0], [2, 0, -1]])
+    return (offset + centres[np.arange(count) % 3] + spread * rng.standard_normal((count, 3))).astype(dtype)
+
+
+def test_one_step_is_scikit_learns():
+    """E step, M step and log-likelihood of sklearn.mixture.GaussianMixture."""
+    mixture = pytest.importorskip("sklearn.mixture")
+    x = clusters()
+    mean, variance = x[:3].copy(), np.full((3, 3), 0.5)
+    theirs = mixture.GaussianMixture(3, covariance_type="diag", max_iter=1, reg_covar=1e-4, means_init=mean,
+                                     precisions_init=1 / variance, weights_init=np.full(3, 1 / 3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # one step does not converge
+        theirs.fit(x)
+    module = smm_py.GaussianMixture(dim=3, num_slots=3, num_iters=1, dtype="float64", eps=1e-300)
+    out = module(x, init={"mean": mean, "log_std": 0.5 * np.log(variance)})
+    assert np.allclose(out.mean, theirs.means_, rtol=1e-10)
+    assert np.allclose(out.variance, theirs.covariances_, rtol=1e-8)
+    assert np.allclose(out.prior, theirs.weights_, rtol=1e-10)
+    again = module(x, init={"mean": out.mean, "log_std": 0.5 * np.log(out.variance)})
+    uniform = mixture.GaussianMixture(3, covariance_type="diag")
+    uniform.weights_, uniform.means_, uniform.covariances_ = np.full(3, 1 / 3), out.mean, out.variance
+    uniform.precisions_cholesky_ = 1 / np.sqrt(out.variance)
+    assert np.allclose(again.log_likelihood, uniform.score_samples(x).sum(), rtol=1e-10)
+
+
+def test_a_sharp_k_means_is_lloyds():
+    cluster = pytest.importorskip("sklearn.cluster")
+    x = clusters()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = cluster.KMeans(3, init=x[:3], n_init=1, max_iter=100).fit(x)
+    out = smm_py.KMeans(dim=3, num_slots=3, num_iters=30, scale=1e4, dtype="float64")(x, init={"slots": x[:3].copy()}, attention=True)
+    assert np.allclose(out.slots, theirs.cluster_centers_, atol=1e-6)
+    assert np.array_equal(out.attention.argmax(1), theirs.labels_)
+
+
+def test_log_likelihood_never_falls():
+    x = clusters(spread=1.0)
+    module = smm_py.GaussianMixture(dim=3, num_slots=3, dtype="float64", eps=1e-300)
+    values = [module(x, num_iters=t, seed=1).log_likelihood for t in range(1, 15)]
+    # the floor added to every variance moves it a little from the optimum
+    assert np.all(np.diff(values) > -1e-3) and values[-1] > values[0]
+
+
+@pytest.mark.parametrize("offset, spread", [(100.0, 1e-3), (-1e4, 10.0), (0.0, 1e3), (1e3, 1e-1)])
+@pytest.mark.parametrize("slots", [1, 3])
+def test_variance_far_from_zero(offset, spread, slots):
+    """float32 keeps the variance of data at an offset; error beside that of a two-pass sum in float32."""
+    x = clusters(offset, spread, "float32", 3000)
+    x -= np.float32(0)
+    init = {"mean": x[:slots][None].copy(), "log_std": np.full((1, slots, 3), np.log(spread + 1), "float32")}
+    exact_init = {k: v.astype(float) for k, v in init.items()}
+    out = smm_py.GaussianMixture(dim=3, num_slots=slots, num_iters=4)(x[None], init=init)
+    exact = smm_py.GaussianMixture(dim=3, num_slots=slots, num_iters=4, dtype="float64")(x[None].astype(float), init=exact_init)
+    if slots == 1:  # the truth does not depend on any responsibility
+        assert np.allclose(exact.variance[0, 0], x.astype(float).var(0) + 1e-4, rtol=1e-6)
+        assert np.allclose(out.variance, exact.variance, rtol=2e-5)
+    assert np.allclose(out.variance, exact.variance, rtol=2e-2)  # float32 responsibilities
+
+
+def test_one_outlier():
+    x = clusters(dtype="float32", count=300)
+    x[7] = 1e4
+    module = smm_py.GaussianMixture(dim=3, num_slots=3, num_iters=10, gradient="full")
+    out = module(x, init={"mean": x[:3].copy(), "log_std": np.zeros((3, 3), "float32")})
+    grads = module.backward(out, np.ones_like(out.slots))
+    assert np.isfinite(out.slots).all() and np.isfinite(grads["x"]).all()
+
+
+def test_a_slot_without_any_input_recovers_the_mean_of_all():
+    """Exactly zero responsibilities: eps alone weights the inputs, prior 0, no NaN in any gradient."""
+    x = clusters(dtype="float32")
+    mean = np.array([[[0, 0, 0], [1e3, 1e3, 1e3]]], "float32")
+    module = smm_py.GaussianMixture(dim=3, num_slots=2, num_iters=3, gradient="full")
+    out = module(x[None], init={"mean": mean, "log_std": np.zeros((1, 2, 3), "float32")}, attention=True)
+    assert (out.attention[0, :, 1] == 0).all() and out.prior[0, 1] == 0
+    assert np.allclose(out.mean[0, 1], x.mean(0), atol=1e-4)
+    assert all(np.isfinite(g).all() for g in module.backward(out, np.ones_like(out.slots)).values())

@@ -1,0 +1,90 @@
+"""Saving and loading modules."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+from cases import CASES, build, inputs
+
+import smm_py
+from smm_py import _files
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_round_trip(name, tmp_path):
+    module = build(name)
+    x, call = inputs(module)
+    path = tmp_path / "module.safetensors"
+    module.save(path)
+    twin = type(module).load(path)
+    assert repr(twin) == repr(module)
+    assert np.array_equal(twin(x, **call).slots, module(x, **call).slots)
+    assert os.listdir(tmp_path) == ["module.safetensors"]
+
+
+def test_the_safetensors_package_reads_and_writes_the_same(tmp_path):
+    package = pytest.importorskip("safetensors.numpy")
+    module = build("smm", dtype="float32")
+    path = tmp_path / "a.safetensors"
+    module.save(path)
+    arrays = package.load_file(path)
+    assert list(sorted(arrays)) == sorted(module.parameters)
+    assert all(np.array_equal(arrays[k], module.parameters[k]) for k in arrays)
+    package.save_file(arrays, tmp_path / "b.safetensors")
+    options = {k: v for k, v in module._options().items()}
+    twin = smm_py.SlotMixture.load(tmp_path / "b.safetensors", **options)
+    assert all(np.array_equal(twin.parameters[k], arrays[k]) for k in arrays)
+
+
+def test_damaged_files(tmp_path):
+    module = build("sa")
+    path = tmp_path / "m.safetensors"
+    module.save(path)
+    content = path.read_bytes()
+    for cut in (0, 5, 40, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:cut])
+        with pytest.raises(ValueError, match="m.safetensors is not a complete .safetensors file"):
+            smm_py.SlotAttention.load(path)
+    path.write_bytes(b"\xff" * 8 + content[8:])
+    with pytest.raises(ValueError, match="not a complete"):
+        smm_py.SlotAttention.load(path)
+    with pytest.raises(FileNotFoundError, match="nothing"):
+        smm_py.SlotAttention.load(tmp_path / "nothing")
+
+
+def test_files_of_another_module(tmp_path):
+    path = tmp_path / "m.safetensors"
+    build("sa").save(path)
+    with pytest.raises(ValueError, match="holds a SlotAttention, expected a SlotMixture"):
+        smm_py.SlotMixture.load(path)
+    with pytest.raises(ValueError, match="m.safetensors: .*must have shape"):
+        smm_py.SlotAttention.load(path, hidden_dim=10)
+    arrays, metadata = _files.read(path)
+    arrays.pop("to_q.weight")
+    _files.write(path, arrays, metadata)
+    with pytest.raises(KeyError, match="missing: to_q.weight"):
+        smm_py.SlotAttention.load(path)
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+    module = build("sa")
+    path = tmp_path / "m.safetensors"
+    module.save(path)
+    content = path.read_bytes()
+
+    def fail(*unused):
+        raise OSError("no space")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="no space"):
+        module.save(path)
+    assert path.read_bytes() == content and os.listdir(tmp_path) == ["m.safetensors"]
+
+
+def test_offsets_beyond_the_file(tmp_path):
+    header = json.dumps({"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}).encode()
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * 15)
+    with pytest.raises(ValueError, match="a lies at bytes 0 to 16 of 15"):
+        _files.read(path)

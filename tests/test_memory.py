@@ -1,0 +1,69 @@
+"""Reference counts and memory over many good and bad calls; peak memory of a large one."""
+
+import resource
+import subprocess
+import sys
+
+import numpy as np
+from cases import build, inputs
+
+import smm_py
+
+
+def test_counts_stay_flat():
+    """10,000 calls of the binding, good and bad, forward and backward."""
+    module = build("smm", dtype="float32")
+    x, call = inputs(module, 1, 3)
+    config = smm_py._modules.core_config(module._spec)
+    params = tuple(module.parameters[n] for n in module._core_names())
+    mean, log_std = call["init"]["mean"], call["init"]["log_std"]
+    core = smm_py._core
+    good = (config, x, params, mean, log_std, None, None, None, 2, True, True)
+    out = core.forward(*good)
+    d_slots = np.ones_like(out[0])
+    held = [config, x, params, mean, log_std, d_slots, out[6], *params, None, np.dtype("float32")]
+    bad = [(1, None), (1, x.astype(float)), (1, x[0]), (2, params[:-1]), (2, (*params[:-1], x)), (3, None), (4, mean[:, :1]),
+           (5, mean), (6, mean), (7, x), (8, 0), (8, "a"), (0, None), (9, core)]
+
+    def calls(count):
+        for i in range(count):
+            core.forward(*good)
+            core.backward(*good[:9], out[6], d_slots, None)
+            where, what = bad[i % len(bad)]
+            try:
+                core.forward(*good[:where], what, *good[where + 1:])
+            except (TypeError, ValueError):
+                pass
+            try:
+                core.backward(*good[:9], out[6], d_slots[:, :-1] if i % 2 else x, None)
+            except ValueError:
+                pass
+
+    calls(200)
+    before, size = [sys.getrefcount(o) for o in held], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    calls(2_500)
+    after = [sys.getrefcount(o) for o in held]
+    assert [abs(a - b) < 200 for a, b in zip(after, before)] == [True] * len(held), (before, after)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - size < 4096  # KiB
+
+
+MEASURE = """
+import numpy as np, resource, smm_py
+smm_py.set_num_threads(2)
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+module = smm_py.SlotMixture(dim=64, num_slots=11, num_iters=3, gradient="full")
+x = np.random.default_rng(0).standard_normal((8, 16384, 64), dtype="float32")
+small = module(x[:, :64].copy(), seed=0)
+module.backward(small, np.ones_like(small.slots))
+before = peak()
+out = module(x, seed=0)
+grads = module.backward(out, np.ones_like(out.slots))
+print((peak() - before) * 1024 - sum(g.nbytes for g in grads.values()) - out.slots.nbytes)
+"""
+
+
+def test_peak_of_a_large_call():
+    """B=8 N=16384 K=11 D=64, forward and backward: at most 64 MiB beyond inputs, outputs and gradients."""
+    done = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert 0 < int(done.stdout) <= 64 * 2**20, f"{int(done.stdout) / 2**20:.1f} MiB"
