@@ -133,6 +133,9 @@ class Loop:
             last = self.step == self.config.steps
             if self.step % self.config.log_every == 0 or last:
                 pictures = (self.step - since) * self.config.batch_size / (time.perf_counter() - begin)
+                if self.world > 1:
+                    dist.all_reduce(loss)
+                    loss /= self.world
                 if not torch.isfinite(loss):
                     raise RuntimeError(f"the loss is {float(loss)} at step {self.step}; {self.out} keeps the last checkpoint")
                 line = {"step": self.step, "loss": float(loss), "lr": self.optimizer.param_groups[0]["lr"]}

@@ -175,10 +175,11 @@ def _polygon(corners, px, py):
     """Coverage of a convex polygon (n, 2), its corners in either order."""
     edges = np.roll(corners, -1, 0) - corners
     turn = np.sign(edges[0, 0] * edges[1, 1] - edges[0, 1] * edges[1, 0])
-    inside = None
+    low, high = corners.min(0), corners.max(0)  # a face seen edge-on has corners too sharp for its edges alone
+    inside = np.minimum(np.minimum(px - low[0], high[0] - px), np.minimum(py - low[1], high[1] - py))
     for (x, y), (ex, ey) in zip(corners, edges):
         distance = turn * (ex * (py - y) - ey * (px - x)) / (np.hypot(ex, ey) + 1e-9)
-        inside = distance if inside is None else np.minimum(inside, distance)
+        inside = np.minimum(inside, distance)
     return np.clip(inside + 0.5, 0, 1)
 
 

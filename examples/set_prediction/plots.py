@@ -45,7 +45,7 @@ def predictions(model, pictures, config, out, count=6):
     model.train()
     found, attention = found.float().cpu().numpy(), attention.float().cpu().numpy()
     on_picture = config.data is None  # the camera of built-in scenes is known
-    figure, axes = plt.subplots(2, len(images), figsize=(2.1 * len(images), 4.9), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(2, len(images), figsize=(2.1 * len(images), 4.0), layout="constrained", squeeze=False)
     for image, prediction, target, (top, bottom) in zip(images, found, targets, axes.T):
         top.imshow(image)
         if on_picture:

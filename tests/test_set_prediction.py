@@ -1,0 +1,238 @@
+"""The set prediction pipeline, small."""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+for name in ("scipy", "safetensors", "matplotlib", "tqdm", "PIL"):
+    pytest.importorskip(name)
+
+from examples.set_prediction.config import Config, from_preset  # noqa: E402
+from examples.set_prediction.matching import match, set_loss  # noqa: E402
+from examples.set_prediction.model import SetPredictor, pairwise_huber, squash  # noqa: E402
+from examples.set_prediction.train import build_model, load_weights, order  # noqa: E402
+from examples.training import Loop, write_atomically  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
+SMALL = ["--image-size", "32", "--pictures", "40", "--batch-size", "8", "--max-objects", "3", "--slots", "4", "--threads", "1",
+         "--log-every", "1", "--evaluate-every", "1000", "--precision", "float32"]
+
+
+def command(*arguments, launcher=()):
+    return [sys.executable, *launcher, "-m", "examples.set_prediction", *map(str, arguments)]
+
+
+def run(*arguments, launcher=(), **options):
+    return subprocess.run(command(*arguments, launcher=launcher), cwd=ROOT, capture_output=True, text=True, timeout=240, **options)
+
+
+def targets(batch, objects, rows=4):
+    t = torch.zeros(batch, rows, 19)
+    t[:, :objects] = torch.rand(batch, objects, 19)
+    t[:, :objects, 18] = 1
+    return t
+
+
+def test_matching_is_the_best_of_all():
+    torch.manual_seed(0)
+    cost = torch.rand(20, 4, 4)
+    columns = match(cost)
+    for c, chosen in zip(cost, columns):
+        best = min(sum(c[i, p[i]] for i in range(4)) for p in itertools.permutations(range(4)))
+        assert abs(sum(c[i, chosen[i]] for i in range(4)) - best) < 1e-6
+
+
+def test_loss_by_hand():
+    prediction, target = torch.zeros(1, 2, 19), torch.zeros(1, 2, 19)
+    target[0, 0, 18], target[0, 0, 0] = 1, 3.0
+    # row 0 with either slot: |3| > 1 -> 2.5, |1| -> 0.5, mean over 19; row 1: nothing to pay
+    assert float(set_loss(prediction, target)) == pytest.approx(3.0 / 19)
+    prediction[0, 1, 5] = 1.0  # a property of the slot that stands for nothing
+    # best: slot 1 takes the object (its property differs: 0.5) or stands for nothing (0.5): the same
+    assert float(set_loss(prediction, target)) == pytest.approx(3.5 / 19)
+    assert float(set_loss(prediction, target, "presence")) == pytest.approx(3.0 / 19)
+
+
+def test_loss_does_not_depend_on_order():
+    torch.manual_seed(0)
+    prediction, target = torch.rand(3, 4, 19), targets(3, 2)
+    swapped = prediction[:, [2, 0, 3, 1]]
+    assert torch.allclose(set_loss(prediction, target), set_loss(swapped, target))
+    assert pairwise_huber(prediction, target).shape == (3, 4, 4)
+    with pytest.raises(ValueError, match="slots must be at least as many as the objects"):
+        set_loss(prediction[:, :1], target)
+    # more slots than rows: the rest stand for nothing
+    assert set_loss(torch.rand(3, 6, 19), target).isfinite()
+
+
+def test_squash():
+    out = squash(torch.randn(2, 3, 19) * 4)
+    assert out[..., :3].abs().max() <= 1 and 0 <= out[..., 18].min() <= out[..., 18].max() <= 1
+    for a, b in ((3, 5), (5, 7), (7, 10), (10, 18)):
+        assert torch.allclose(out[..., a:b].sum(-1), torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("model", ["smm", "sa", "kmeans", "gmm"])
+def test_a_pictures_slots_depend_on_its_seed_alone(model):
+    """In any batch: what makes several processes train the same model."""
+    net = SetPredictor(from_preset("tiny", model=model, image_size=32, slots=3, precision="float32"))
+    x = torch.rand(4, 3, 32, 32)
+    whole = net(x, [5, 6, 7, 8])
+    assert torch.allclose(net(x[1:3], [6, 7]), whole[1:3], atol=1e-5)
+    assert not torch.equal(net(x[1:2], [7]), whole[1:2])
+    whole.square().sum().backward()
+    assert all(p.grad is not None for p in net.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("model", ["smm", "sa"])
+def test_the_papers_preset(model):
+    """Table 1's settings, and the encoder of Table 5 at 128 x 128: 1024 vectors of 64."""
+    config = from_preset("paper", model=model)
+    assert (config.steps, config.batch_size, config.image_size, config.slots, config.lr) == (150_000, 512, 128, 10, 4e-4)
+    net = build_model(config)
+    x = torch.rand(2, 3, 128, 128)
+    assert net.features(x).shape == (2, 1024, 64)
+    assert [m.stride[0] for m in net.encoder if isinstance(m, torch.nn.Conv2d)] == [1, 2, 2, 1]
+    set_loss(net(x, [1, 2]), targets(2, 5, 10)).backward()
+
+
+def test_order_is_a_permutation_of_each_epoch():
+    assert sorted(order(range(10), 0, range(10, 20))) == list(range(10))
+    assert order(range(10), 0, range(20)) == order(range(10), 0, range(7)) + order(range(10), 0, range(7, 20))
+    assert order(range(10), 0, range(10)) != order(range(10), 1, range(10))
+
+
+def test_configuration(tmp_path):
+    config = from_preset("tiny", lr=0.5, steps=3)
+    config.save(tmp_path / "c.json")
+    assert Config.load(tmp_path / "c.json") == config
+    (tmp_path / "c.json").write_text('{"speed": 1}')
+    with pytest.raises(ValueError, match="unknown settings speed"):
+        Config.load(tmp_path / "c.json")
+    for bad, match_ in ((dict(model="rnn"), "model must be one of"), (dict(steps=0), "steps must be at least 1"),
+                        (dict(minutes=-1.0), "minutes must be more than 0")):
+        with pytest.raises(ValueError, match=match_):
+            from_preset("tiny", **bad)
+
+
+def test_learning_rate_is_one_cycle():
+    config = from_preset("tiny", steps=1000, lr=1.0)
+    loop = Loop(torch.nn.Linear(1, 1), config, ".", None, None)
+    rates = [loop.learning_rate(s) for s in range(1001)]
+    assert rates[0] == pytest.approx(0.04) and max(rates) == pytest.approx(1, abs=1e-3) and rates[1000] < 1e-9
+    top = int(np.argmax(rates))
+    assert 45 <= top <= 55 and np.all(np.diff(rates[:top]) > 0) and np.all(np.diff(rates[top + 1:]) < 0)
+
+
+def test_atomic_writes(tmp_path):
+    path = tmp_path / "a"
+    write_atomically(path, lambda p: Path(p).write_text("old"))
+
+    def fail(p):
+        Path(p).write_text("half")
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        write_atomically(path, fail)
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["a"]
+
+
+def test_train_then_eval(tmp_path):
+    """The whole path: the files that are promised, and one JSON object at the end; then eval on its own."""
+    out = tmp_path / "run"
+    done = run("--steps", 3, "--out", out, "--images", 20, "--draws", 2, *SMALL)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert set(result["ap"]) == {"inf", "1", "0.5", "0.25", "0.125", "0.0625"} and result["images"] == 20
+    for name in ("config.json", "metrics.jsonl", "model.safetensors", "checkpoint.pt", "curves.png", "predictions.png", "attention.png"):
+        assert (out / name).stat().st_size > 0, name
+    again = run("eval", "--out", out, "--images", 20, "--draws", 2, "--threads", 1)
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout.splitlines()[-1])["ap"] == result["ap"]
+    refused = run("train", "--steps", 3, "--out", out, *SMALL)
+    assert refused.returncode == 2 and "holds a run already" in refused.stderr and "Traceback" not in refused.stderr
+
+
+def test_kill_and_resume(tmp_path):
+    """SIGKILL in the middle of training: the resumed run ends in the same bits, and its metrics in the same lines."""
+    options = ("train", "--steps", 40, "--checkpoint-every", 5, *SMALL)
+    whole = run(*options, "--out", tmp_path / "whole")
+    assert whole.returncode == 0, whole.stderr
+    out = tmp_path / "killed"
+    process = subprocess.Popen(command(*options, "--out", out), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    metrics = out / "metrics.jsonl"
+    deadline = time.time() + 120
+    while time.time() < deadline and (not metrics.exists() or metrics.read_text().count("\n") < 13):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    steps = metrics.read_text().count("\n")
+    assert 13 <= steps < 40
+    resumed = run("train", "--resume", "--out", out)
+    assert resumed.returncode == 0, resumed.stderr
+    assert (out / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
+    assert metrics.read_text() == (tmp_path / "whole" / "metrics.jsonl").read_text()
+
+
+def test_two_processes_train_the_same_model(tmp_path):
+    options = ("train", "--steps", 6, "--seed", 3, *SMALL)
+    one = run(*options, "--out", tmp_path / "one")
+    assert one.returncode == 0, one.stderr
+    two = run(*options, "--out", tmp_path / "two", launcher=("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"))
+    assert two.returncode == 0, two.stderr
+    losses = [[json.loads(line)["loss"] for line in (tmp_path / d / "metrics.jsonl").read_text().splitlines()] for d in ("one", "two")]
+    weights = [torch.load(tmp_path / d / "checkpoint.pt", weights_only=True)["model"] for d in ("one", "two")]
+    assert len(losses[0]) == 6 and np.allclose(*losses, rtol=1e-3)
+    for key, value in weights[0].items():
+        assert torch.allclose(value, weights[1][key], atol=2e-4), key
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (("eval",), "eval needs --weights or a trained run"),
+    (("train", "--resume", "--out", "nowhere"), "there is no run to resume in nowhere"),
+    (("train", "--data", "nowhere"), "folder nowhere is missing"),
+    (("eval", "--weights", "nothing.safetensors"), "weights nothing.safetensors are missing"),
+    (("train", "--steps", "0"), "steps must be at least 1, got 0"),
+])
+def test_errors_are_one_line(arguments, message, tmp_path):
+    done = run(*arguments, *(() if "--out" in arguments else ("--out", tmp_path / "x")))
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_weights_of_another_model(tmp_path):
+    from safetensors.torch import save_file
+
+    model = build_model(from_preset("tiny", model="sa"))
+    save_file({"a": torch.zeros(1)}, tmp_path / "w.safetensors")
+    with pytest.raises(ValueError, match="w.safetensors are of another model"):
+        load_weights(model, tmp_path / "w.safetensors")
+    (tmp_path / "w.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(ValueError, match="w.safetensors cannot be read"):
+        load_weights(model, tmp_path / "w.safetensors")
+
+
+@pytest.mark.skipif(not (SHARED / "released").is_dir(), reason="needs ../shared/released beside the checkout")
+def test_released_weights():
+    """The authors' weights through the core, on pictures whose results their own code gave."""
+    from examples.set_prediction.reference import ReleasedPredictor
+
+    model = ReleasedPredictor()
+    load_weights(model, SHARED / "released" / "set_prediction.safetensors")
+    z = np.load(SHARED / "released" / "expected.npz")
+    with torch.no_grad():
+        mean, log_std = (p.contiguous() for p in torch.tensor(z["slots_init"]).chunk(2, -1))
+        slots = model.slot_attention.mixture(torch.tensor(z["module_input"]), {"mean": mean, "log_std": log_std})
+        assert (slots - torch.tensor(z["slots"])).abs().max() < 1e-3
+        images = torch.tensor(z["images"]).permute(0, 3, 1, 2).float() / 127.5 - 1
+        prediction = model(images, noise=torch.tensor(z["noise"]))
+    assert (prediction - torch.tensor(z["prediction"])).abs().max() < 1e-3
