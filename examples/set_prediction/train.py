@@ -146,10 +146,10 @@ def load_weights(model, path):
     model.load_state_dict(weights)
 
 
-def train(config, out, device):
-    """Train as configured into the folder `out`; returns the model."""
+def train(config, out, device, model=None):
+    """Train as configured into the folder `out`, another model than the configuration's if given; returns it."""
     rank, _ = rank_and_world()
-    model = build_model(config, device)
+    model = build_model(config, device) if model is None else model
     pictures = open_pictures(config, "train", quiet=rank > 0)
     check = open_pictures(config, "val", count=100, quiet=rank > 0)
 
