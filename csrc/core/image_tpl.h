@@ -34,10 +34,12 @@ typedef struct {
     real *values;                /* minus `centre`: forward (blocks, SMM_BLOCK, Vp), backward (blocks, D, SMM_BLOCK) */
     real *d_keys, *d_values;     /* (blocks, D, SMM_BLOCK), backward */
     real *centre;                /* Dp: a point shared by all slots, amid the values */
+    real *gamma;                 /* (blocks, K, SMM_BLOCK) responsibilities of mixtures going forward */
     real *value_sums;            /* 2 Vp: sums of values and of their squares */
     real *partials;              /* (chunks, partial) */
     size_t partial;
     real *point;                 /* (Kp,Vp) points of the slots that moments are taken about */
+    real *m_rows, *variance_rows; /* (Kp,Vp) weighted mean and variance */
     int about_points;            /* the shared centre has proved too far from some slot */
     real *trace;                 /* records */
     SMM_T(expectation) e;
@@ -111,7 +113,8 @@ static void SMM_T(layout_image)(SMM_T(image) *im, const smm_sizes *s, int masked
     im->centre = CARVE(s->Dp), im->value_sums = CARVE(2 * s->Vp);
     im->partial = smm_pad(s->heads * s->Kp) + 2 * s->Kp * s->Vp + SMM_LANES;
     im->partials = CARVE(s->chunks * im->partial);
-    im->point = CARVE(s->Kp * s->Vp);
+    im->point = CARVE(s->Kp * s->Vp), im->m_rows = CARVE(s->Kp * s->Vp), im->variance_rows = CARVE(s->Kp * s->Vp);
+    im->gamma = !backward && s->variance ? CARVE(s->blocks * s->K * SMM_BLOCK) : NULL;
     im->trace = CARVE(s->records * s->record);
     SMM_T(layout_expectation)(&im->e, s, arena);
     SMM_T(layout_update)(&im->u, s, arena);
