@@ -56,7 +56,8 @@ def shapestacks(root):
                 path = f"recordings/{scenario}/rgb-w=1-f=2-l=0-c=unique-cam_{camera}-mono-0.png"
                 image, mask = picture(len(found), 224, 224), labels(len(found), 224, 224, 6)
                 save(image, root / path)
-                stored = np.stack([mask * 32 + 5, 255 - mask, mask], axis=2)  # not a multiple of 32; other channels mean nothing
+                noise = 31 * (picture(len(found), 224, 224)[..., 0] & 1)  # not always a multiple of 32
+                stored = np.stack([mask * 32 + noise, 255 - mask, mask], axis=2)  # the other channels mean nothing
                 save(stored, folder / f"iseg-w=0-f=0-l=0-c=original-cam_{camera}-mono-0.map")
                 save(stored[::-1], folder / f"vseg-w=0-f=0-l=0-c=original-cam_{camera}-mono-0.map")
                 found[path] = image, mask

@@ -158,6 +158,7 @@ def test_a_stream_has_a_temporary_cache(tmp_path, monkeypatch):
     copy = pickle.loads(pickle.dumps(dataset))
     assert len(list((tmp_path / "temporary").glob("*/*/items.json"))) == 1
     cache._remove(dataset.place.parent, os.getpid() + 1)  # what a forked child's end would run
+    assert dataset.place.is_dir()
     same(dataset, copy)
     del dataset
     assert not list((tmp_path / "temporary").iterdir())

@@ -86,6 +86,9 @@ def test_a_cut_file(tmp_path, pack, at):
     path.write_bytes(whole[:at])
     with pytest.raises(ValueError, match=r"some\.tfrecords is cut or damaged at record [012]: "):
         list(tfrecord.records(path))
+    if pack is bytes and at < 0:  # also where the record is one that is passed over
+        with pytest.raises(ValueError, match=f"at record 1: it should have 104 bytes, got {104 + at}"):
+            list(tfrecord.records(path, 2))
 
 
 @pytest.mark.parametrize("at, what", [(0, "length"), (9, "length"), (13, "content"), (-1, "content")])
