@@ -9,11 +9,12 @@ torch = pytest.importorskip("torch")
 for name in ("scipy", "safetensors", "matplotlib", "tqdm", "PIL"):
     pytest.importorskip(name)
 
+import miniature  # noqa: E402
 from examples.diagnostics import collapse, diagnose  # noqa: E402
 from examples.object_discovery.config import from_preset  # noqa: E402
 from examples.object_discovery.model import Scene  # noqa: E402
 from examples.object_discovery.train import build_model, figures, warm_up_and_decay  # noqa: E402
-from examples.pictures import Pictures  # noqa: E402
+from examples.pictures import Pictures, open_pictures  # noqa: E402
 from examples.training import Loop  # noqa: E402
 from pipelines import check_error, check_kill_and_resume, check_two_processes, result, run_well  # noqa: E402
 from smm_py.torch import GaussianMixture  # noqa: E402
@@ -72,6 +73,20 @@ def test_configuration():
         from_preset("tiny", image_size=30)
 
 
+def test_data_with_few_objects(tmp_path):
+    """CLEVR6 and the like: pictures with more objects than said are left out, where the data set can tell."""
+    miniature.clevr_mirror(tmp_path / "mirror")  # pictures with 0 to 5 objects
+    for most, pictures in ((10, 6), (3, 4)):
+        config = from_preset("tiny", data=str(tmp_path / "mirror"), max_objects=most)
+        assert config.slots == most + 1 and len(open_pictures(config, "all")) == pictures
+    with pytest.raises(ValueError, match="has no masks of objects"):
+        open_pictures(config, "all", fields=("image", "mask"))
+    miniature.shapestacks(tmp_path / "stacks")
+    config = from_preset("tiny", data=str(tmp_path / "stacks"), max_objects=3)
+    with pytest.raises(ValueError, match="max_objects must be 10 with the data set shapestacks, .* got 3"):
+        open_pictures(config, "train")
+
+
 def test_learning_rate_of_the_papers_preset():
     config = from_preset("paper")
     rate = {s: warm_up_and_decay(config, s) for s in (0, 5_000, 10_000, 100_000, 300_000)}
@@ -120,9 +135,10 @@ def test_figures_of_known_masks():
     pictures = Pictures(data, ("image", "mask"), quiet=True)
     config = SimpleNamespace(eval_iters=3)
     right = figures(data.model((data.truth + 1) % 3), pictures, config)  # which slot has which object is free
-    assert right == {"mse": 0.25, "ari": 1.0, "fg_ari": 1.0, "mbo": 1.0}
+    assert right == {"mse": 0.25, "ari": 1.0, "fg_ari": 1.0, "mbo": 1.0, "miou": 1.0}
     merged = figures(data.model(np.minimum(data.truth, 1)), pictures, config)  # the second picture's objects are one
-    assert merged["fg_ari"] == 0.5 and merged["mbo"] == pytest.approx((1 + 0.5) / 2) and 0 < merged["ari"] < 1
+    assert merged["fg_ari"] == 0.5 and 0 < merged["ari"] < 1
+    assert merged["mbo"] == pytest.approx((1 + 0.5) / 2) and merged["miou"] == pytest.approx((1 + 0.25) / 2)
 
 
 def test_diagnosis_by_hand():
@@ -155,9 +171,8 @@ def test_train_then_eval(tmp_path):
     out = tmp_path / "run"
     options = ("--seeds", 2, "--out", out, "--images", 20, "--draws", 2)
     first = result(run_well(NAME, "--steps", 3, *options, *SMALL))
-    measured = ("mse", "ari", "fg_ari", "mbo")
     assert first["images"] == 20 and set(first["seeds"]) == {"0", "1"}
-    for key in measured:
+    for key in ("mse", "ari", "fg_ari", "mbo", "miou"):
         values = [run[key] for run in first["seeds"].values()]
         assert first[key] == pytest.approx(np.mean(values)) and first["std"][key] == pytest.approx(np.std(values))
     assert first["seeds"]["0"]["mse"] != first["seeds"]["1"]["mse"]
@@ -181,5 +196,5 @@ def test_two_processes_train_the_same_model(tmp_path):
     (("train", "--seeds", "0"), "seeds must be at least 1, got 0"),
     (("eval",), "eval needs --weights or a trained run"),
 ])
-def test_errors_are_one_line(arguments, message, tmp_path):
-    check_error(NAME, arguments, message, tmp_path)
+def test_errors_are_one_line(arguments, message, tmp_path, capsys):
+    check_error(NAME, arguments, message, tmp_path, capsys)

@@ -137,7 +137,7 @@ def test_atomic_writes(tmp_path):
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["a"]
 
 
-def test_train_then_eval(tmp_path):
+def test_train_then_eval(tmp_path, capsys):
     """The whole path: the files that are promised, and one JSON object at the end; then eval on its own."""
     out = tmp_path / "run"
     first = result(run_well(NAME, "--steps", 3, "--out", out, "--images", 20, "--draws", 2, *SMALL))
@@ -146,8 +146,8 @@ def test_train_then_eval(tmp_path):
         assert (out / name).stat().st_size > 0, name
     again = result(run_well(NAME, "eval", "--out", out, "--images", 20, "--draws", 2, "--threads", 1))
     assert again["ap"] == first["ap"]
-    check_error(NAME, ("train", "--steps", 3, "--out", out, *SMALL), "holds a run already", tmp_path)
-    check_error(NAME, ("eval", "--model", "sa", "--out", out), "model differs from the run in", tmp_path)
+    check_error(NAME, ("train", "--steps", 3, "--out", out, *SMALL), "holds a run already", tmp_path, capsys)
+    check_error(NAME, ("eval", "--model", "sa", "--out", out), "model differs from the run in", tmp_path, capsys)
 
 
 def test_kill_and_resume(tmp_path):
@@ -166,8 +166,8 @@ def test_two_processes_train_the_same_model(tmp_path):
     (("train", "--steps", "0"), "steps must be at least 1, got 0"),
     (("eval", "--draws", "0"), "draws must be at least 1, got 0"),
 ])
-def test_errors_are_one_line(arguments, message, tmp_path):
-    check_error(NAME, arguments, message, tmp_path)
+def test_errors_are_one_line(arguments, message, tmp_path, capsys):
+    check_error(NAME, arguments, message, tmp_path, capsys)
 
 
 def test_weights_of_another_model(tmp_path):
