@@ -289,20 +289,12 @@ static void SMM_T(step_forward)(SMM_T(image) *im, const SMM_T(record) *r, const 
                          : s->cfg->uniform_prior ? 1 / (real)K : r->sums[j] / (real)im->in.n;
 }
 
-/* Values of one block minus the centre (D, SMM_BLOCK). */
-static void SMM_T(centre_values)(const SMM_T(image) *im, const SMM_T(block) *b, real *to)
-{
-    const size_t n = SMM_BLOCK;
-    for (size_t d = 0; d < im->s->D; d++)
-        for (size_t j = 0; j < n; j++) to[d * n + j] = b->values[d * n + j] - im->centre[d];
-}
-
 /* Values of block i, minus the centre, to im->values: as rows (SMM_BLOCK, Vp), or as channels (D, SMM_BLOCK) going backward. */
 static void SMM_T(store_values)(const SMM_T(image) *im, size_t i, const SMM_T(block) *b, int channels)
 {
     const smm_sizes *s = im->s;
     const size_t n = SMM_BLOCK, valid = smm_min(n, im->in.n - i * n);
-    if (channels) SMM_T(centre_values)(im, b, im->values + i * s->D * n);
+    if (channels) im->k->affine(s->D, n, b->values, n, NULL, im->minus_centre, im->values + i * s->D * n, n, 0);
     else
         for (size_t h = 0; h < s->heads; h++)
             im->k->transpose_out(valid, s->Dh, s->Dhp, b->values + h * s->Dh * n, n, im->centre + h * s->Dh,
@@ -315,7 +307,9 @@ static void SMM_T(cache_inputs)(SMM_T(image) *im, int channels)
     const smm_sizes *s = im->s;
     const size_t n = SMM_BLOCK, valid = smm_min(n, im->in.n);
     const ptrdiff_t chunks = (ptrdiff_t)SMM_T(image_chunks)(im);
+    if (channels && im->hidden) im->blocks[0].hidden = im->hidden;
     SMM_T(inputs_forward)(im->k, s, im->p, &im->in, 0, n, &im->blocks[0], im->keys);
+    im->blocks[0].hidden = im->blocks[0].own_hidden;
     if (!channels) {
         memset(im->centre, 0, s->Dp * sizeof *im->centre);
         for (size_t d = 0; s->variance && d < s->D; d++) {
@@ -329,9 +323,11 @@ static void SMM_T(cache_inputs)(SMM_T(image) *im, int channels)
     for (ptrdiff_t c = 0; c < chunks; c++) {
         SMM_T(block) *b = &im->blocks[SMM_THREAD];
         for (size_t i = smm_max(1, SMM_T(chunk_begin)(im, (size_t)c)); i < SMM_T(chunk_begin)(im, (size_t)c + 1); i++) {
+            if (channels && im->hidden) b->hidden = im->hidden + i * s->H * n;
             SMM_T(inputs_forward)(im->k, s, im->p, &im->in, i * n, n, b, im->keys + i * s->D * n);
             SMM_T(store_values)(im, i, b, channels);
         }
+        b->hidden = b->own_hidden;
     }
 }
 

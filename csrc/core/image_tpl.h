@@ -33,7 +33,8 @@ typedef struct {
     real *keys;                  /* (blocks, D, SMM_BLOCK) */
     real *values;                /* minus `centre`: forward (blocks, SMM_BLOCK, Vp), backward (blocks, D, SMM_BLOCK) */
     real *d_keys, *d_values;     /* (blocks, D, SMM_BLOCK), backward through several steps; through one, none of these four */
-    real *centre;                /* Dp: a point shared by all slots, amid the values */
+    real *hidden;                /* (blocks, H, SMM_BLOCK) of the inputs' MLP, backward through several steps; or NULL */
+    real *centre, *minus_centre; /* Dp: a point shared by all slots, amid the values; its negative: backward */
     real *gamma;                 /* (blocks, K, SMM_BLOCK) responsibilities of mixtures going forward */
     real *value_sums;            /* 2 Vp: sums of values and of their squares */
     real *partials;              /* (chunks, partial) */
@@ -61,7 +62,7 @@ static void SMM_T(layout_block)(SMM_T(block) *b, const smm_sizes *s, int backwar
 {
     const size_t n = SMM_BLOCK, widest = smm_max(smm_max(s->Ip, s->Hp), smm_max(s->Vp, s->Fp));
     b->x = CARVE(s->I * n), b->x_normed = CARVE(s->I * n);
-    b->hidden = s->input_mlp ? CARVE(s->H * n) : NULL;
+    b->hidden = b->own_hidden = s->input_mlp ? CARVE(s->H * n) : NULL;
     b->h = s->input_mlp ? CARVE(s->F * n) : NULL;
     b->h_normed = s->norm_kv ? CARVE(s->F * n) : NULL;
     b->mean_x = CARVE(n), b->rstd_x = CARVE(n), b->mean_h = CARVE(n), b->rstd_h = CARVE(n);
@@ -97,7 +98,9 @@ static void SMM_T(layout_expectation)(SMM_T(expectation) *e, const smm_sizes *s,
 static void SMM_T(layout_backward)(SMM_T(image) *im, const smm_sizes *s, smm_arena *arena)
 {
     const size_t c = s->D * s->Kp, r = s->Kp * s->Dp, cached = s->steps_back > 1 ? s->blocks * s->D * SMM_BLOCK : 0;
+    im->minus_centre = CARVE(s->Dp);
     im->d_keys = CARVE(cached), im->d_values = CARVE(cached);
+    im->hidden = s->keep_hidden ? CARVE(s->blocks * s->H * SMM_BLOCK) : NULL;
     im->d_mean = CARVE(c), im->d_log_std = CARVE(c), im->d_prior = CARVE(s->Kp), im->dm = CARVE(c), im->d_state = CARVE(c);
     im->d_q = CARVE(c), im->d_ls = CARVE(c), im->d_cat = CARVE(2 * c);
     im->d_out_hidden = CARVE(2 * s->H * s->Kp);

@@ -485,6 +485,18 @@ static void row_sums(size_t rows, size_t n, const real *X, size_t ldx, real *out
     }
 }
 
+static void affine(size_t D, size_t n, const real *X, size_t ldx, const real *scale, const real *shift, real *Y, size_t ldy,
+                   int accumulate)
+{
+    for (size_t d = 0; d < D; d++) {
+        const vec a = vec_set(scale ? scale[d] : 1), b = vec_set(shift[d]);
+        for (size_t i = 0; i < n; i += VEC_WIDTH) {
+            const vec y = vec_fma(a, vec_load(X + d * ldx + i), b);
+            vec_store(Y + d * ldy + i, accumulate ? vec_add(vec_load(Y + d * ldy + i), y) : y);
+        }
+    }
+}
+
 static void fill_rows(size_t rows, size_t n, const real *bias, real *X, size_t ldx)
 {
     for (size_t r = 0; r < rows; r++) {
@@ -559,7 +571,7 @@ static void transpose_out(size_t rows, size_t cols, size_t width, const real *T,
             transpose_square(r);
             UNROLL
             for (size_t i = 0; i < VEC_WIDTH; i++)
-                if (r0 + i < rows) vec_store(A + (r0 + i) * lda + c0, r[i]);
+                if (r0 + i < rows) vec_store_any(A + (r0 + i) * lda + c0, r[i]);
         }
 }
 
@@ -606,6 +618,6 @@ static void tanh_array(size_t n, real *x)
 const TABLE_TYPE TABLE = {
     SET_NAME,     gemm,         sqdist,        sqdist_exact, softmax,       softmax_linear, softmax_backward, moments,
     moments_about, quad,        quad_about,    spread,       spread_about,  norm,           norm_backward,    row_sums,
-    fill_rows,    relu,         relu_backward, transpose_in, transpose_out, exp_array,      log_array,        sigmoid_array,
+    affine,       fill_rows,    relu,         relu_backward, transpose_in, transpose_out, exp_array,      log_array,        sigmoid_array,
     tanh_array,
 };
