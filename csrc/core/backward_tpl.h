@@ -24,13 +24,13 @@ static void SMM_T(expectation_backward)(SMM_T(image) *im, const SMM_T(record) *r
     real *d_in = normed ? im->d_cat : im->d_state; /* gradient of what W_q is applied to */
     real *d_log_std = s->slot_norm ? im->d_cat + c : im->d_log_std;
     if (s->learned)
-        SMM_T(linear_backward)(k, D, D, n, im->p[SMM_TO_Q_WEIGHT], normed ? e->normed : r->mean, im->d_q, d_in, !normed,
-                               g->at[SMM_TO_Q_WEIGHT], g->at[SMM_TO_Q_BIAS], im->u.rows);
+        SMM_T(slots_linear_backward)(k, s, im->p, im->u.pending, SMM_TO_Q_WEIGHT, SMM_TO_Q_BIAS, normed ? e->normed : r->mean, im->d_q,
+                                     d_in, !normed, g);
     else
         for (size_t i = 0; i < c; i++) d_in[i] += im->d_q[i];
     if (s->reference)
-        SMM_T(linear_backward)(k, D, D, n, im->p[SMM_TO_Q_WEIGHT], e->normed + c, im->d_ls, d_log_std, 0, g->at[SMM_TO_Q_WEIGHT],
-                               NULL, im->u.rows);
+        SMM_T(slots_linear_backward)(k, s, im->p, im->u.pending, SMM_TO_Q_WEIGHT, SMM_TO_Q_BIAS, e->normed + c, im->d_ls, d_log_std, 0,
+                                     g); /* the reference variant has no biases */
     else if (s->variance)
         memcpy(d_log_std, im->d_ls, c * sizeof *d_log_std);
     if (s->dot) {

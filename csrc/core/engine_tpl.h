@@ -176,6 +176,7 @@ smm_status SMM_T(smm_backward)(const smm_config *config, const smm_dims *dims, c
             for (size_t i = 0; s.segments > 1 && i < s.segments; i++) SMM_T(clear_set)(&s, &sets[i]);
             SMM_T(image_backward)(im, in, saved, d_slots, d_attention, grads, sets, b);
         }
+        SMM_T(flush_pending)(im->k, &s, im->u.pending, &call.sets[s.segments > 1 ? (size_t)u * s.segments : (size_t)u]);
     }
     SMM_T(add_sets)(&s, call.sets, grads, threads);
     smm_release(call.memory);
