@@ -39,20 +39,11 @@ static void SMM_T(expectation_forward)(SMM_T(image) *im, const SMM_T(record) *r)
     if (s->dot) return;
     if (s->variance) k->transpose_out(K, D, Dp, log_std, n, NULL, e->scale, Dp);
     else memset(e->scale, 0, K * Dp * sizeof *e->scale);
-    for (size_t j = 0; j < K; j++) {
-        real log_det = 0;
-        for (size_t d = 0; d < D; d++) log_det += e->scale[j * Dp + d], e->scale[j * Dp + d] = -e->scale[j * Dp + d];
-        if (!s->variance || s->reference) continue;
-        const real log_prior = LOG(r->prior[j]);
+    const real largest = k->precision(K, Dp, e->scale, e->q, e->shift, Dp, e->base_density);
+    for (size_t j = 0; s->variance && !s->reference && j < K; j++) {
+        const real log_prior = LOG(r->prior[j]), log_det = e->base_density[j];
         e->base[j] = log_prior - (real)s->cfg->temperature * log_det;
         e->base_density[j] = log_prior - log_det;
-    }
-    k->exp(K * Dp, e->scale);
-    real largest = 0;
-    for (size_t i = 0; i < K * Dp; i++) {
-        e->shift[i] = -e->q[i] * e->scale[i];
-        const real size = e->shift[i] < 0 ? -e->shift[i] : e->shift[i];
-        largest = size > largest ? size : largest;
     }
     e->exact = largest > 64;
     e->about = largest > 4;

@@ -90,6 +90,10 @@ typedef struct {
      * A has no alignment. */
     void (*transpose_out)(size_t rows, size_t cols, size_t width, const real *T, size_t ldt, const real *shift, real *A, size_t lda);
 
+    /* From log standard deviations, in scale, and q (both (K,width)):  log_det[k] = sum_d scale;  scale = e^-scale, in place;
+     * shift = -q scale. Returns the largest |shift| (a NaN aside). */
+    real (*precision)(size_t K, size_t width, real *scale, const real *q, real *shift, size_t ld, real *log_det);
+
     /* Elementwise in place over n (a multiple of SMM_LANES), relative error a few ulp; NaN stays NaN; exp overflows to +inf and
      * underflows to 0, log(0) = -inf, log of a negative number is NaN. */
     void (*exp)(size_t n, real *x);
