@@ -49,40 +49,49 @@ def write_atomically(path, write):
         raise
 
 
+def one_cycle(config, step):
+    """Learning rate: up by a cosine to config.lr in the first `warmup` of the steps, down to 0 after."""
+    steps = config.steps or 10_000  # while the length is being measured
+    peak = max(1, int(config.warmup * steps))
+    position = torch.tensor(step / peak if step < peak else 1 + (step - peak) / max(1, steps - peak))
+    wave = float(0.5 - 0.5 * torch.cos(torch.pi * position))
+    return config.lr * (0.04 + 0.96 * wave) if step < peak else config.lr * wave
+
+
 class Loop:
     """Train `model` for `config.steps` steps, from the checkpoint in `out` if there is one.
 
     Parameters
     ----------
-    model : module; model(*batch, step=...) is called by `loss`.
-    config : has steps (None: from minutes), minutes, lr, warmup (a share of the steps), clip, batch_size,
-        seed, log_every, checkpoint_every, evaluate_every.
+    model : module; called by `loss`.
+    config : has steps (None: from minutes; the number is then recorded in DIR/config.json), minutes, lr, warmup,
+        clip (None: gradients as they are), batch_size, log_every, checkpoint_every, evaluate_every.
     loss : (model, step, indices) -> scalar for the samples `indices` of this process.
-    evaluate : (model) -> dict of numbers, called now and then by the first process.
-    on_steps_fixed : called with the number of steps once it is known.
+    evaluate : (model) -> dict for the log, called now and then by the first process; its floats are shown.
+    groups : list of (parameters, rate), optional. rate(config, step) is the learning rate of these parameters,
+        whose gradients are clipped together; all parameters and `one_cycle` if not given.
     """
 
-    def __init__(self, model, config, out, loss, evaluate, on_steps_fixed=lambda steps: None):
+    def __init__(self, model, config, out, loss, evaluate, groups=None):
         self.model, self.config, self.out = model, config, Path(out)
-        self.loss, self.evaluate, self.on_steps_fixed = loss, evaluate, on_steps_fixed
+        self.loss, self.evaluate = loss, evaluate
         self.rank, self.world = rank_and_world()
         if config.batch_size % self.world:
             raise ValueError(f"batch_size must be a multiple of the {self.world} processes, got {config.batch_size}")
         self.trained = model
         if self.world > 1:
             self.trained = nn.parallel.DistributedDataParallel(model)
+        self.groups = groups or [([p for p in model.parameters() if p.requires_grad], one_cycle)]
+        self.start()
+
+    def start(self):
         self.step = 0
-        self.optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=config.lr)
+        self.optimizer = torch.optim.Adam([{"params": parameters} for parameters, _ in self.groups], lr=self.config.lr)
 
     # -- a step --------------------------------------------------------------------------------
 
-    def learning_rate(self, step):
-        """One cycle: up by a cosine to config.lr in the first `warmup` of the steps, down to 0 after."""
-        steps = self.config.steps or 10_000  # while the length is being measured
-        peak = max(1, int(self.config.warmup * steps))
-        position = torch.tensor(step / peak if step < peak else 1 + (step - peak) / max(1, steps - peak))
-        return self.config.lr * (0.04 + 0.96 * float(0.5 - 0.5 * torch.cos(torch.pi * position))) if step < peak \
-            else self.config.lr * float(0.5 - 0.5 * torch.cos(torch.pi * position))
+    def learning_rate(self, step, group=0):
+        return self.groups[group][1](self.config, step)
 
     def indices(self, step):
         """Numbers of the samples that this process sees in a step, out of an endless sequence."""
@@ -91,12 +100,14 @@ class Loop:
         return range(first, first + share)
 
     def one_step(self):
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate(self.step)
+        for number, group in enumerate(self.optimizer.param_groups):
+            group["lr"] = self.learning_rate(self.step, number)
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.loss(self.trained, self.step, self.indices(self.step))
         loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        if self.config.clip is not None:
+            for parameters, _ in self.groups:
+                nn.utils.clip_grad_norm_(parameters, self.config.clip)
         self.optimizer.step()
         self.step += 1
         return loss.detach()
@@ -114,8 +125,7 @@ class Loop:
             dist.broadcast(seconds, 0)
         self.config.steps = max(1, int(self.config.minutes * 60 / float(seconds)))
         self.model.load_state_dict(start)
-        self.optimizer = torch.optim.Adam([p for p in self.model.parameters() if p.requires_grad], lr=self.config.lr)
-        self.step = 0
+        self.start()
 
     # -- a run ---------------------------------------------------------------------------------
 
@@ -124,7 +134,8 @@ class Loop:
         self.load()
         if self.config.steps is None:
             self.measure_steps()
-            self.on_steps_fixed(self.config.steps)
+            if self.rank == 0:
+                self.config.save(self.out / "config.json")
         result, begin, since = {}, time.perf_counter(), self.step
         bar = tqdm(total=self.config.steps, initial=self.step, disable=self.rank > 0, unit="step", smoothing=0.05)
         while self.step < self.config.steps:
@@ -137,14 +148,14 @@ class Loop:
                     dist.all_reduce(loss)
                     loss /= self.world
                 if not torch.isfinite(loss):
-                    raise RuntimeError(f"the loss is {float(loss)} at step {self.step}; {self.out} keeps the last checkpoint")
+                    raise FloatingPointError(f"the loss is {float(loss)} at step {self.step}; {self.out} keeps the last checkpoint")
                 line = {"step": self.step, "loss": float(loss), "lr": self.optimizer.param_groups[0]["lr"]}
                 if self.rank == 0 and (self.step % self.config.evaluate_every == 0 or last):
                     result = self.evaluate(self.model)
                     line.update(result)
                 self.log(line)
-                bar.set_postfix({"loss": f"{float(loss):.4f}", **{k: f"{v:.3g}" for k, v in result.items()},
-                                 "pictures/s": f"{pictures:.0f}"})
+                shown = {name: f"{value:.3g}" for name, value in result.items() if isinstance(value, float)}
+                bar.set_postfix({"loss": f"{float(loss):.4f}", **shown, "pictures/s": f"{pictures:.0f}"})
             if self.step % self.config.checkpoint_every == 0 or last:
                 self.save()
         bar.close()

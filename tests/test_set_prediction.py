@@ -16,10 +16,12 @@ torch = pytest.importorskip("torch")
 for name in ("scipy", "safetensors", "matplotlib", "tqdm", "PIL"):
     pytest.importorskip(name)
 
+from examples.modules import load_weights  # noqa: E402
+from examples.pictures import order  # noqa: E402
 from examples.set_prediction.config import Config, from_preset  # noqa: E402
 from examples.set_prediction.matching import match, set_loss  # noqa: E402
 from examples.set_prediction.model import SetPredictor, pairwise_huber, squash  # noqa: E402
-from examples.set_prediction.train import build_model, load_weights, order  # noqa: E402
+from examples.set_prediction.train import build_model  # noqa: E402
 from examples.training import Loop, write_atomically  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from math import inf
 from pathlib import Path
 
-import matplotlib
+import numpy as np
+import torch
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-
-from ..data import properties  # noqa: E402
-from ..data.scenes import RGB, project  # noqa: E402
-from .train import seed_of, to_input  # noqa: E402
+from .. import plots
+from ..data import properties
+from ..data.scenes import RGB, project
+from ..pictures import seed_of, to_input
+from ..plots import plt
 
 MARKERS = {"cube": "s", "sphere": "o", "cylinder": "D"}
 
 
 def curves(out):
-    """DIR/curves.png from DIR/metrics.jsonl: loss, and AP where it was measured."""
-    lines = [json.loads(line) for line in (Path(out) / "metrics.jsonl").read_text().splitlines()]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
-    left.plot([x["step"] for x in lines], [x["loss"] for x in lines], lw=1)
-    left.set(xlabel="step", ylabel="loss", yscale="log")
-    for key, label in (("ap_inf", "AP$_\\infty$"), ("ap_0.5", "AP$_{0.5}$")):
-        points = [(x["step"], x[key]) for x in lines if key in x]
-        right.plot(*zip(*points) if points else ((), ()), marker="o", ms=3, label=label)
-    right.set(xlabel="step", ylabel="AP (%), 100 pictures", ylim=(0, 100))
-    right.legend(frameon=False)
-    _save(figure, Path(out) / "curves.png")
+    """DIR/curves.png: loss, and AP where it was measured."""
+    plots.curves(out, {"ap_inf": "AP$_\\infty$", "ap_0.5": "AP$_{0.5}$"}, "AP (%), 100 pictures", (0, 100))
 
 
 @torch.no_grad()
@@ -55,8 +43,9 @@ def predictions(model, pictures, config, out, count=6):
         top.axis("off")
         bottom.axis("off")
     figure.suptitle("filled: predicted, ring: true" if on_picture else "", fontsize=8)
-    _save(figure, Path(out) / "predictions.png")
-    _attention_figure(images, found, attention, Path(out) / "attention.png")
+    plots.save(figure, Path(out) / "predictions.png")
+    titles = [[f"{presence:.2f}" for presence in row] for row in found[:, :, properties.REAL]]
+    plots.attention_figure(images, attention, Path(out) / "attention.png", titles)
 
 
 def _mark(axes, rows, size, filled):
@@ -74,29 +63,6 @@ def _words(prediction, target):
     sure = prediction[prediction[:, properties.REAL] > 0.5]
     lines = ["true"] + [properties.describe(r) for r in there] + ["", "predicted"]
     return "\n".join(lines + [f"{properties.describe(r)} {r[properties.REAL]:.2f}" for r in sure])
-
-
-def _attention_figure(images, found, attention, path):
-    slots = attention.shape[2]
-    side = int(round(attention.shape[1] ** 0.5))
-    figure, axes = plt.subplots(len(images), slots + 1, figsize=(1.1 * (slots + 1), 1.18 * len(images)),
-                                layout="constrained", squeeze=False)
-    for row, image, prediction, weights in zip(axes, images, found, attention):
-        row[0].imshow(image)
-        for k in range(slots):
-            size = image.shape[0]
-            weight = np.kron(weights[:, k].reshape(side, side), np.ones((size // side, size // side)))
-            weight = np.pad(weight, [(0, size - n) for n in weight.shape], mode="edge")
-            row[k + 1].imshow((image / 255 * weight[..., None] + (1 - weight[..., None])).clip(0, 1))
-            row[k + 1].set_title(f"{prediction[k, properties.REAL]:.2f}", fontsize=6, pad=1)
-        for axis in row:
-            axis.axis("off")
-    _save(figure, path)
-
-
-def _save(figure, path):
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
 
 
 def table(values, deviations) -> str:

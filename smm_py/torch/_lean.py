@@ -108,7 +108,7 @@ class _Run:
             gamma, hidden, density = self.e_step(*before)
             mean, log_std = self.m_step(gamma, hidden, mean, log_std)
             if spec.prior == "learned" and spec.is_mixture and not spec.is_reference:
-                prior = self._real(gamma).sum(1) / self.count
+                prior = self.new_prior(gamma)
         if spec.is_reference:
             prior = uniform / (1 + spec.eps * uniform.amax(1, keepdim=True))
         elif spec.prior == "uniform":
@@ -117,6 +117,10 @@ class _Run:
             mean = mean + (state0 - state0.detach())
             log_std = None if log_std is None else log_std + (state1 - state1.detach())
         return self.result(mean, log_std, prior, gamma if attention else None, density)
+
+    def new_prior(self, gamma):
+        """Mean responsibility of each slot (B,K)."""
+        return self._real(gamma).sum(1) / self.count
 
     def _real(self, gamma):
         return gamma if self.real is None else torch.where(self.real, gamma, 0)

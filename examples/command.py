@@ -1,0 +1,206 @@
+"""The command line that the pipelines share: options, configuration, the run's folder, train and eval."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping
+from copy import copy
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import UnionType
+from typing import get_args, get_type_hints
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+import smm_py
+
+from .config import Config
+from .pictures import open_pictures
+from .training import rank_and_world, start_processes
+
+# what a trained model can be evaluated with, in place of what it was trained with
+FREE = ("data", "dataset", "weights", "min_objects", "max_objects", "eval_iters", "precision")
+
+
+@dataclass
+class Pipeline:
+    """What a pipeline gives to the command line.
+
+    name : of its folder in `examples`.
+    about : what it does, for --help.
+    config : its configurations' class.
+    fields : what it evaluates, such as ("image", "mask"); see `examples.data`.
+    build : (config, device) -> model.
+    train : (config, out, device) -> the model, trained and saved in `out`.
+    curves : (out) draws the curves of a run.
+    commands : name -> function; (model, pictures, config, options) -> (figures, more of the protocol). "eval" is one.
+    add_options : adds to the parser what this pipeline alone has.
+    """
+
+    name: str
+    about: str
+    config: type[Config]
+    fields: tuple[str, ...]
+    build: Callable
+    train: Callable
+    curves: Callable
+    commands: Mapping[str, Callable]
+    add_options: Callable = field(default=lambda parser: None)
+
+
+def make_parser(pipeline):
+    parser = argparse.ArgumentParser(prog=f"python -m examples.{pipeline.name}", description=pipeline.about)
+    parser.add_argument("command", nargs="?", choices=("train", *pipeline.commands), help="default: train, then eval")
+    parser.add_argument("--preset", choices=tuple(pipeline.config.PRESETS), default="tiny")
+    parser.add_argument("--out", type=Path, help="the run's folder; default: a new one below runs/")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    parser.add_argument("--seeds", type=int, help="this many runs, of one seed each, in folders of their own; mean and deviation")
+    parser.add_argument("--split", default="val", help="what eval reads (default: val)")
+    parser.add_argument("--images", type=int, help="how many pictures eval reads (default: 500 scenes, or all)")
+    parser.add_argument("--draws", type=int, default=3, help="draws of the initial slots in eval (default: 3)")
+    parser.add_argument("--threads", type=int, help="of PyTorch and of the slot module")
+    parser.add_argument("--device", default="cpu")
+    pipeline.add_options(parser)
+    settings = parser.add_argument_group("settings", "in place of the preset's")
+    for name, kind in settings_of(pipeline.config).items():
+        settings.add_argument("--" + name.replace("_", "-"), type=kind, choices=pipeline.config.CHOICES.get(name),
+                              help=pipeline.config.HELP.get(name))
+    return parser
+
+
+def settings_of(config) -> dict[str, type]:
+    """Name -> type of the settings that are options: numbers and strings."""
+    settings = {}
+    for name, hint in get_type_hints(config).items():
+        kind = get_args(hint)[0] if isinstance(hint, UnionType) else hint  # "int | None" is asked for as an int
+        if kind in (int, float, str) and name != "preset":
+            settings[name] = kind
+    return settings
+
+
+def configure(pipeline, options) -> Config:
+    """The run's configuration: of its folder where it goes on or is evaluated, else of the preset and options."""
+    given = {name: getattr(options, name) for name in settings_of(pipeline.config) if getattr(options, name) is not None}
+    stored = options.out / "config.json" if options.out else None
+    trains = options.command in (None, "train")
+    if not (stored and stored.exists() and (options.resume or not trains)):
+        if options.resume:
+            raise ValueError(f"there is no run to resume in {options.out}" if options.out else "--resume needs --out")
+        return pipeline.config.from_preset(options.preset, **given)
+    config = pipeline.config.load(stored)
+    for name, value in given.items():
+        if not trains and name in FREE:
+            setattr(config, name, value)
+        elif getattr(config, name) != value:
+            raise ValueError(f"{name} differs from the run in {options.out}: {getattr(config, name)!r}, got {value!r}")
+    config.check()
+    return config
+
+
+def new_folder(name):
+    number = 1
+    while Path("runs", f"{name}-{number}").exists():
+        number += 1
+    return Path("runs", f"{name}-{number}")
+
+
+def run_training(pipeline, options, config, device):
+    rank, _ = rank_and_world()
+    if not options.resume and (options.out / "metrics.jsonl").exists() and rank == 0:
+        raise ValueError(f"{options.out} holds a run already; give --resume to go on with it, or another --out")
+    options.out.mkdir(parents=True, exist_ok=True)
+    if rank == 0:
+        config.save(options.out / "config.json")
+        print(f"training {config.model} in {options.out}", flush=True)
+    if dist.is_initialized():
+        dist.barrier()
+    model = pipeline.train(config, options.out, device)
+    if rank == 0:
+        pipeline.curves(options.out)
+    return model
+
+
+def run_command(pipeline, name, options, config, model, device):
+    """Figures of "eval" or another command on a model, or on the one that the options name."""
+    if model is None:
+        trained = options.out / "model.safetensors" if options.out else None
+        if options.weights is None and not (trained and trained.exists()):
+            raise ValueError(f"{name} needs --weights or a trained run in --out, got --out {options.out}")
+        config.weights = options.weights or str(trained)
+        model = pipeline.build(config, device)
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
+    pictures = open_pictures(config, options.split, options.images or (500 if config.data is None else None),
+                             fields=pipeline.fields)
+    figures, protocol = pipeline.commands[name](model, pictures, config, options)
+    return {**figures, "images": len(pictures), "protocol": {
+        "task": pipeline.name, "model": config.model, "data": config.data or "built-in scenes", "split": options.split,
+        "image_size": config.image_size, "iterations": config.eval_iters, **protocol}}
+
+
+def one_run(pipeline, options, device):
+    """Train, evaluate, or both; the figures, in the first process."""
+    config, model = configure(pipeline, options), None
+    if options.command in (None, "train"):
+        model = run_training(pipeline, options, config, device)
+    if options.command != "train" and rank_and_world()[0] == 0:
+        return run_command(pipeline, options.command or "eval", options, config, model, device)
+    return None
+
+
+def several_seeds(pipeline, options, device):
+    """A run for each seed, below options.out; their mean figures, with the deviations and each run's own beside."""
+    runs, first = {}, options.seed or 0
+    for seed in range(first, first + options.seeds):
+        own = copy(options)
+        own.seed, own.out = seed, options.out / f"seed-{seed}"
+        own.resume = options.resume and (own.out / "config.json").exists()
+        runs[seed] = one_run(pipeline, own, device)
+        if runs[seed] is not None:
+            print(json.dumps({"seed": seed, **runs[seed]}), flush=True)
+    if runs[first] is None:
+        return None
+    figures = {seed: {k: v for k, v in run.items() if k not in ("images", "protocol")} for seed, run in runs.items()}
+    rest = {k: runs[first][k] for k in ("images", "protocol")}
+    return {**over(list(figures.values()), np.mean), "std": over(list(figures.values()), np.std), "seeds": figures, **rest}
+
+
+def over(figures, function):
+    """function of the numbers that stand at the same place of several (nested) dicts."""
+    if isinstance(figures[0], Mapping):
+        return {name: over([f[name] for f in figures], function) for name in figures[0]}
+    return float(function(figures))
+
+
+def main(pipeline, arguments=None):
+    """Run a command; returns the exit status. A user's mistake is one line on stderr and status 2."""
+    options = make_parser(pipeline).parse_args(arguments)
+    try:
+        device = start_processes(options.device)
+        if options.threads:
+            torch.set_num_threads(options.threads)
+            smm_py.set_num_threads(options.threads)
+        for name in ("images", "draws", "seeds", "threads"):
+            if getattr(options, name) is not None and getattr(options, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(options, name)}")
+        if options.out is None and options.command in (None, "train") and not options.resume:
+            box = [new_folder(pipeline.name)]
+            if dist.is_initialized():
+                dist.broadcast_object_list(box)
+            options.out = box[0]
+        if options.seeds and options.out is None:
+            raise ValueError("--seeds needs --out")
+        figures = (several_seeds if options.seeds else one_run)(pipeline, options, device)
+        if figures is not None:
+            print(json.dumps(figures))
+    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+    return 0

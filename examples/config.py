@@ -1,0 +1,109 @@
+"""Settings of a run: what the pipelines' configurations share, presets, and their file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+
+from .training import write_atomically
+
+
+@dataclass
+class Config:
+    """Everything that a run depends on; written to DIR/config.json.
+
+    `steps` None: as many as `minutes` allow, fixed by timing the first ones and then recorded.
+    Every field but `preset` and the tuples is an option of the command line.
+    """
+
+    PRESETS: ClassVar[dict[str, dict]] = {"tiny": {}}
+    CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {
+        "model": ("smm", "sa", "kmeans", "gmm"), "variant": ("stable", "paper"), "start": ("inputs", "gaussian"),
+        "precision": ("auto", "float32", "bfloat16")}
+    HELP: ClassVar[dict[str, str]] = {
+        "data": "folder of a data set in its official layout; default: built-in scenes",
+        "dataset": "which data set it is, where the folder does not tell",
+        "weights": ".safetensors file to start from or to evaluate",
+        "pictures": "built-in scenes that are drawn and gone through again and again",
+        "variant": "setting of the slot mixture", "precision": "of the convolutions"}
+
+    model: str = "smm"
+    preset: str = "tiny"
+    data: str | None = None
+    dataset: str | None = None
+    image_size: int = 64
+    min_objects: int = 2
+    max_objects: int = 6
+    pictures: int = 20_000
+    slots: int = 7
+    dim: int = 64
+    hidden: int = 128
+    train_iters: int = 5
+    eval_iters: int = 7
+    variant: str = "stable"     # or "paper": the module as printed
+    start: str = "inputs"
+    batch_size: int = 32
+    lr: float = 1e-3
+    warmup: float = 0.05        # share of the steps
+    clip: float | None = 1.0    # greatest norm of the gradient
+    steps: int | None = None
+    minutes: float | None = 5.0
+    seed: int = 0
+    precision: str = "auto"     # "auto": bfloat16 where the processor multiplies it
+    log_every: int = 50
+    evaluate_every: int = 500
+    checkpoint_every: int = 250
+    weights: str | None = None
+
+    def save(self, path):
+        write_atomically(path, lambda p: Path(p).write_text(json.dumps(asdict(self), indent=1) + "\n"))
+
+    @classmethod
+    def load(cls, path):
+        """From a config.json; ValueError, naming the file, if it is none."""
+        try:
+            values = json.loads(Path(path).read_text())
+            unknown = set(values) - {f.name for f in fields(cls)}
+            if unknown:
+                raise ValueError(f"unknown settings {', '.join(sorted(unknown))}")
+            return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+        except (OSError, ValueError, AttributeError, TypeError) as error:
+            raise ValueError(f"{path} is not the configuration of a run: {error}") from error
+
+    @classmethod
+    def from_preset(cls, name, **changes):
+        """A preset's configuration with some settings changed (None: as the preset has it)."""
+        if name not in cls.PRESETS:
+            raise ValueError(f"preset must be one of {', '.join(cls.PRESETS)}, got {name!r}")
+        values = {**cls.PRESETS[name], **{k: v for k, v in changes.items() if v is not None}}
+        if changes.get("minutes") is not None and changes.get("steps") is None:
+            values["steps"] = None
+        config = cls(preset=name, **values)
+        config.check()
+        if config.precision == "auto":  # from here on it is recorded, and a resumed run keeps it
+            config.precision = "bfloat16" if has_bfloat16() else "float32"
+        return config
+
+    def check(self):
+        """ValueError, naming the setting, for a value that no run can have."""
+        for name, choices in self.CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        for name in ("image_size", "slots", "dim", "hidden", "batch_size", "train_iters", "eval_iters", "pictures",
+                     "log_every", "evaluate_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        if self.steps is None and not (self.minutes and self.minutes > 0):
+            raise ValueError(f"minutes must be more than 0, got {self.minutes}")
+
+
+def has_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 natively (float32 is slower here, bfloat16 elsewhere)."""
+    ask = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return bool(ask and ask())

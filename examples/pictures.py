@@ -1,0 +1,141 @@
+"""Pictures for training: a data set's items by batch, in memory where they fit, in an order that a seed fixes.
+
+The processes that draw built-in scenes import this module, so PyTorch is not imported with it.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import get_context
+
+import numpy as np
+from tqdm import tqdm
+
+from . import data
+
+WHAT = {"target": "properties of objects to predict", "mask": "masks of objects"}
+
+
+class Pictures:
+    """Arrays of a data set's items (`fields`, such as "image" and "target"), in memory where they are few enough.
+
+    They are read once then, by several processes; else by threads when asked for, a batch ahead.
+    """
+
+    MOST_BYTES = 4 << 30
+
+    def __init__(self, dataset, fields=("image",), quiet=False):
+        self.dataset, self.fields, self.pool = dataset, tuple(fields), ThreadPoolExecutor(2)
+        self.ahead = {}
+        self.arrays = None
+        first = _arrays(dataset[0], self.fields)
+        if sum(a.nbytes for a in first) * len(dataset) <= self.MOST_BYTES:
+            self._fill(first, quiet)
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def _fill(self, first, quiet):
+        n = len(self.dataset)
+        self.arrays = tuple(np.empty((n, *a.shape), a.dtype) for a in first)
+        workers = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 16)
+        with get_context("spawn").Pool(workers, _hold, (self.dataset, self.fields)) as pool:
+            items = pool.imap(_read, range(n), chunksize=64)
+            for i, item in enumerate(tqdm(items, total=n, desc="pictures", disable=quiet, leave=False)):
+                for array, value in zip(self.arrays, item):
+                    array[i] = value
+
+    def read(self, indices):
+        if self.arrays is not None:
+            return tuple(a[indices] for a in self.arrays)
+        items = [_arrays(item, self.fields) for item in self.pool.map(self.dataset.__getitem__, indices)]
+        return tuple(np.stack(values) for values in zip(*items))
+
+    def batch(self, indices, following=None):
+        """A tuple, an array (n, ...) for each field, of `indices`; `following` will be asked for next."""
+        key = tuple(indices)
+        ready = self.ahead.pop(key, None)
+        batch = ready.result() if ready else self.read(list(key))
+        if following is not None and self.arrays is None:
+            self.ahead = {tuple(following): self.pool.submit(self.read, list(following))}
+        return batch
+
+    def train_batch(self, seed, indices):
+        """The batch of the samples `indices`, a range, of the endless sequence of `order`."""
+        following = range(indices.stop, indices.stop + len(indices))
+        return self.batch(order(self, seed, indices), order(self, seed, following))
+
+    def in_batches(self, size):
+        """(indices, arrays of the fields) of all pictures, `size` at a time."""
+        for first in range(0, len(self), size):
+            indices = range(first, min(first + size, len(self)))
+            yield indices, self.batch(list(indices))
+
+
+def _arrays(item, fields):
+    return tuple(np.asarray(item[name]) for name in fields)
+
+
+_held = ()  # in a reading process: the data set and the fields
+
+
+def _hold(*held):
+    global _held
+    _held = held
+
+
+def _read(index):
+    dataset, fields = _held
+    return _arrays(dataset[index], fields)
+
+
+class First:
+    """The first pictures of a data set."""
+
+    def __init__(self, dataset, count):
+        self.dataset, self.count = dataset, count
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        return self.dataset[index]
+
+
+def open_pictures(config, split, count=None, quiet=False, fields=("image",)):
+    """The first `count` pictures (None: all) of a split of the configuration's data set."""
+    options = {}
+    if config.data is None:
+        options = dict(min_objects=config.min_objects, max_objects=config.max_objects, seed=0,
+                       count=config.pictures if count is None else count)
+    dataset = data.open_dataset(config.data, config.dataset, split, config.image_size, **options)
+    if len(dataset) == 0:
+        raise ValueError(f"{config.data} has no picture in split {split}")
+    missing = [name for name in fields if name not in dataset[0]]
+    if missing:
+        raise ValueError(f"{config.data} has no {WHAT[missing[0]]}")
+    if count is not None and count < len(dataset):
+        dataset = First(dataset, count)
+    return Pictures(dataset, fields, quiet)
+
+
+def order(pictures, seed, indices):
+    """Which pictures the samples `indices` of the endless sequence are: a new permutation each epoch."""
+    n = len(pictures)
+    epochs = {i // n: None for i in indices}
+    for epoch in epochs:
+        epochs[epoch] = np.random.default_rng([seed, epoch]).permutation(n)
+    return [int(epochs[i // n][i % n]) for i in indices]
+
+
+def seed_of(seed, index):
+    """Of a sample's initial slots."""
+    return (seed * 1_000_003 + index * 7919 + 12345) % (2**62)
+
+
+def to_input(images, device):
+    """uint8 (B, H, W, 3) to float32 (B, 3, H, W) in [-1, 1]."""
+    import torch
+
+    return torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1

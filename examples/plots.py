@@ -1,0 +1,51 @@
+"""Figures that the pipelines share: curves of a run, the attention of every slot."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+import numpy as np  # noqa: E402
+
+
+def curves(out, labels, ylabel, ylim=None):
+    """DIR/curves.png from DIR/metrics.jsonl: the loss, and beside it the values that `labels` names."""
+    lines = [json.loads(line) for line in (Path(out) / "metrics.jsonl").read_text().splitlines()]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    left.plot([x["step"] for x in lines], [x["loss"] for x in lines], lw=1)
+    left.set(xlabel="step", ylabel="loss", yscale="log")
+    for key, label in labels.items():
+        points = [(x["step"], x[key]) for x in lines if key in x]
+        right.plot(*zip(*points) if points else ((), ()), marker="o", ms=3, label=label)
+    right.set(xlabel="step", ylabel=ylabel, ylim=ylim)
+    right.legend(frameon=False)
+    save(figure, Path(out) / "curves.png")
+
+
+def attention_figure(images, attention, path, titles=None):
+    """A row for each picture (S, S, 3) uint8: itself, then with all but each slot's attention (N, K) faded out."""
+    slots = attention.shape[2]
+    side = int(round(attention.shape[1] ** 0.5))
+    figure, axes = plt.subplots(len(images), slots + 1, figsize=(1.1 * (slots + 1), 1.18 * len(images)),
+                                layout="constrained", squeeze=False)
+    for n, (row, image, weights) in enumerate(zip(axes, images, attention)):
+        row[0].imshow(image)
+        for k in range(slots):
+            size = image.shape[0]
+            weight = np.kron(weights[:, k].reshape(side, side), np.ones((size // side, size // side)))
+            weight = np.pad(weight, [(0, size - n) for n in weight.shape], mode="edge")
+            row[k + 1].imshow((image / 255 * weight[..., None] + (1 - weight[..., None])).clip(0, 1))
+            if titles is not None:
+                row[k + 1].set_title(titles[n][k], fontsize=6, pad=1)
+        for axis in row:
+            axis.axis("off")
+    save(figure, path)
+
+
+def save(figure, path):
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
