@@ -78,7 +78,9 @@ def test_encode_by_hand():
 
 @pytest.mark.parametrize("options, match", [
     ({"split": "all"}, "split must be one of"), ({"size": 0}, "size must be"), ({"size": 8}, "size must be from 16"),
-    ({"max_objects": 11}, "max_objects must be"), ({"dataset": "mnist"}, "dataset must be one of scenes, clevr, got 'mnist'"),
+    ({"max_objects": 11}, "max_objects must be"), ({"root": ".", "dataset": "scenes"}, "root must be None for the built-in scenes"),
+    ({"dataset": "coco"}, "root must be the folder of coco, got None"),
+    ({"dataset": "mnist"}, "dataset must be one of scenes, clevr, .*folder, got 'mnist'"),
 ])
 def test_bad_options(options, match):
     with pytest.raises(ValueError, match=match):
@@ -111,6 +113,31 @@ def test_clevr(clevr):
     assert np.array_equal(squashed[1]["image"], expected)
     with pytest.raises(IndexError, match="from 0 to 2, got 3"):
         stored[3]
+
+
+def test_clevr_with_few_objects(clevr):
+    assert [item["id"][-1] for item in data.open_dataset(clevr, split="val", max_objects=0)] == ["0"]
+    assert len(data.open_dataset(clevr, split="val", max_objects=1)) == 3
+
+
+def test_clevr_masks_in_disorder(clevr):
+    """A palette's indices count; a missing mask, one of another shape and one in colours are errors that name it."""
+    path = clevr / "masks/val/CLEVR_val_000001.png"
+    mask = Image.open(path)
+    stored = np.array(mask)
+    palette = mask.copy()
+    palette.putpalette([9] * 768)
+    palette.save(path)
+    dataset = data.open_dataset(clevr, split="val")
+    assert stored.any() and np.array_equal(dataset[1]["mask"], stored)
+    for odd, match in ((mask.resize((1, 1)), r"must have its picture's shape \(60, 90\), got \(1, 1\)"),
+                       (mask.convert("RGB"), "cannot be read: it has mode RGB")):
+        odd.save(path)
+        with pytest.raises(ValueError, match=f"mask .*CLEVR_val_000001.png {match}"):
+            dataset[1]
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match="mask .*CLEVR_val_000001.png is missing"):
+        dataset[1]
 
 
 def test_clevr_files_in_disorder(clevr, tmp_path_factory):

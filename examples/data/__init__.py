@@ -2,7 +2,7 @@
 
 item["image"]   (H, W, 3) uint8, RGB
 item["mask"]    (H, W) integers, 0 the background, i the i-th object; where the data set has masks
-item["target"]  (10, 19) float32, see `properties`; rows of zeros where there is no object
+item["target"]  (10, 19) float32, see `properties`; rows of zeros where there is no object; where it has properties
 item["id"]      str
 """
 
@@ -11,46 +11,79 @@ from __future__ import annotations
 from pathlib import Path
 
 from . import properties
-from .clevr import Clevr, load_image
+from .cache import cached
+from .clevr import Clevr
+from .clevr_mirror import ClevrMirror
+from .clevr_with_masks import ClevrWithMasks
+from .clevrtex import ClevrTex
+from .coco import Coco
+from .folder import Folder
+from .reader import load_image, one_of
 from .scenes import Scenes, draw_objects, draw_scene
+from .shapestacks import ShapeStacks
 
-__all__ = ["Clevr", "Scenes", "draw_objects", "draw_scene", "load_image", "open_dataset", "properties"]
+__all__ = ["READERS", "Scenes", "draw_objects", "draw_scene", "find_reader", "load_image", "open_dataset", "open_reader", "properties"]
 
-READERS = ("scenes", "clevr")
+# in the order in which a folder's layout is asked for; a bare folder fits almost anything and comes last
+READERS = {reader.name: reader for reader in (Clevr, ClevrWithMasks, ClevrMirror, ShapeStacks, ClevrTex, Coco, Folder)}
 
 
-def open_dataset(root=None, dataset=None, split="train", size=None, **options):
+def open_dataset(root=None, dataset=None, split="train", size=None, *, cache=None, **options):
     """Open a data set.
 
     Parameters
     ----------
     root : path of the data set's folder; None for the built-in scenes.
-    dataset : "scenes" or "clevr"; None: told by the layout of `root`.
-    split : str. size : int, optional; None gives pictures as they are stored.
-    options : of the reader; see `Scenes`.
+    dataset : "scenes", "clevr", "clevr_with_masks", "clevr_mirror", "shapestacks", "clevrtex", "coco" or "folder"; None: told
+        by the layout of `root`.
+    split : str. size : int, optional; None gives pictures as they are stored, else the data set's own crop and resize to size x size
+        (see its reader).
+    cache : path of a folder for decoded pictures, in files of their own for each data set, split and size; see `cache.cached`.
+        Every picture is then read once beforehand, and one that cannot be read is left out with a warning. None: pictures are
+        decoded each time, and one that cannot be read is an error that names its file. "clevr_with_masks" always has a cache,
+        with None a temporary one.
+    options : of the reader; see `Scenes`, and the others for `max_objects` and `variant`.
 
     Raises
     ------
     FileNotFoundError, ValueError
         Naming the file or folder, or the data set that is not known.
+    ImportError
+        For "coco" without pycocotools.
     """
-    if dataset is None:
-        dataset = "scenes" if root is None else _told_by_layout(Path(root))
-    if dataset not in READERS:
-        raise ValueError(f"dataset must be one of {', '.join(READERS)}, got {dataset!r}")
-    if size is not None and (not isinstance(size, int) or size < 1):
-        raise ValueError(f"size must be an int of at least 1, got {size!r}")
+    if root is None and dataset in (None, "scenes"):
+        if cache is not None:
+            raise ValueError(f"cache must be None for the built-in scenes, got {cache!r}")
+        return Scenes(split, _checked(size), **options)
+    reader = open_reader(root, dataset, split, size, **options)
+    return reader if cache is None and reader.ids is not None else cached(reader, cache)
+
+
+def open_reader(root, dataset=None, split="train", size=None, **options):
+    """The reader of a data set in files; arguments and errors as of `open_dataset`."""
+    return find_reader(root, dataset)(root, split, _checked(size), **options)
+
+
+def find_reader(root, dataset=None):
+    """The class that reads `dataset`, or the one that the layout of `root` fits."""
+    if dataset is not None:
+        one_of("dataset", dataset, ("scenes", *READERS))
     if dataset == "scenes":
-        return Scenes(split, size, **options)
+        raise ValueError(f"root must be None for the built-in scenes, got {str(root)!r}")
     if root is None:
         raise ValueError(f"root must be the folder of {dataset}, got None")
-    return Clevr(root, split, size, **options)
-
-
-def _told_by_layout(root):
+    root = Path(root)
     if not root.is_dir():
         raise FileNotFoundError(f"folder {root} is missing")
-    if any((root / "scenes").glob("CLEVR_*_scenes.json")):
-        return "clevr"
-    raise ValueError(f"{root} has the layout of no known data set ({', '.join(READERS)}); "
-                     "name it with `dataset`")
+    if dataset is not None:
+        return READERS[dataset]
+    for reader in READERS.values():
+        if reader.fits(root):
+            return reader
+    raise ValueError(f"{root} has the layout of no known data set ({', '.join(READERS)}); name it with `dataset`")
+
+
+def _checked(size):
+    if size is not None and (not isinstance(size, int) or size < 1):
+        raise ValueError(f"size must be an int of at least 1, got {size!r}")
+    return size

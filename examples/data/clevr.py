@@ -1,8 +1,10 @@
-"""Reader of CLEVR v1.0 (Johnson et al. 2017) in its official layout.
+"""Reader of CLEVR v1.0 (Johnson et al. 2017, https://cs.stanford.edu/people/jcjohns/clevr) in its official layout.
 
     ROOT/images/<split>/CLEVR_<split>_000000.png   480 x 320 (any size is read)
     ROOT/scenes/CLEVR_<split>_scenes.json          objects with "3d_coords", "size", "material", "shape", "color"
-    ROOT/masks/<split>/CLEVR_<split>_000000.png    optional, 8 bit: i marks the i-th object, 0 the background
+    ROOT/masks/<split>/CLEVR_<split>_000000.png    optional, not official; 8 bit: i marks the i-th object, 0 the background
+
+The official splits are train (70,000), val (15,000) and test (15,000, which has no scenes and so is not read here).
 """
 
 from __future__ import annotations
@@ -10,60 +12,71 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 from .properties import encode
+from .reader import Reader, bilinear, load_image, load_labels, nearest
 
 
-def load_image(path, size=None, mode="RGB", resample=Image.Resampling.BILINEAR) -> np.ndarray:
-    """A picture as an array, squashed to size x size if given; an error names the file."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"picture {path} is missing")
+def load_json(path):
+    """The content of a JSON file; an error names the file."""
     try:
-        with Image.open(path) as image:
-            image = image.convert(mode)
-            if size is not None and image.size != (size, size):
-                image = image.resize((size, size), resample)
-            return np.asarray(image)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"picture {path} cannot be read: {error}") from error
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
 
 
-class Clevr:
-    """CLEVR with properties; see `examples.data.open_dataset` for the items.
+class Clevr(Reader):
+    """CLEVR with properties.
 
-    With `size` the whole picture is squashed to size x size, as in the set prediction of the papers.
-    Objects are in the order of the scenes' file, and so are the pictures.
+    With `size` the whole picture is squashed to size x size, as in the set prediction of Slot Attention (`slot_attention/data.py`
+    of google-research) and of the Slot Mixture Module. Objects are in the order of the scenes' file, and so are the pictures.
+    `max_objects` leaves out scenes with more.
     """
 
-    def __init__(self, root, split="train", size=None):
-        self.root, self.split, self.size = Path(root), split, size
-        scenes = self.root / "scenes" / f"CLEVR_{split}_scenes.json"
-        if not scenes.is_file():
-            have = sorted(p.name for p in scenes.parent.glob("CLEVR_*_scenes.json")) if scenes.parent.is_dir() else []
-            raise FileNotFoundError(f"scenes {scenes} are missing" + (f"; there are {', '.join(have)}" if have else ""))
+    name = "clevr"
+    official = ("train", "val")
+
+    def __init__(self, root, split="train", size=None, max_objects=None):
+        super().__init__(root, split, size)
+        self.options = {"max_objects": max_objects}
+        self.scenes = self.root / "scenes" / f"CLEVR_{split}_scenes.json"
+        if not self.scenes.is_file():
+            have = [f"CLEVR_{s}_scenes.json" for s in self.splits(self.root)]
+            raise FileNotFoundError(f"scenes {self.scenes} are missing" + (f"; there are {', '.join(have)}" if have else ""))
+        content = load_json(self.scenes)
         try:
-            self.scenes = json.loads(scenes.read_text())["scenes"]
-            self.names = [scene["image_filename"] for scene in self.scenes]
-            self.targets = [encode(scene["objects"]) for scene in self.scenes]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"scenes {scenes} cannot be read: {error}") from error
-        if not (self.root / "images" / split).is_dir():
-            raise FileNotFoundError(f"folder {self.root / 'images' / split} is missing")
-        self.masks = self.root / "masks" / split
+            scenes = [s for s in content["scenes"] if max_objects is None or len(s["objects"]) <= max_objects]
+            self.names = [scene["image_filename"] for scene in scenes]
+            self.targets = [encode(scene["objects"]) for scene in scenes]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"scenes {self.scenes} cannot be read: {error!r}") from error
+        self.images, self.masks = self.root / "images" / split, self.root / "masks" / split
+        if not self.images.is_dir():
+            raise FileNotFoundError(f"folder {self.images} is missing")
         self.has_masks = self.masks.is_dir()
+        self.ids = [Path(name).stem for name in self.names]
 
-    def __len__(self):
-        return len(self.scenes)
+    @staticmethod
+    def splits(root):
+        return sorted(p.name[6:-12] for p in (root / "scenes").glob("CLEVR_*_scenes.json"))
 
-    def __getitem__(self, index):
-        if not 0 <= index < len(self):
-            raise IndexError(f"index must be from 0 to {len(self) - 1}, got {index}")
-        name = self.names[index]
-        item = {"image": load_image(self.root / "images" / self.split / name, self.size),
-                "target": self.targets[index], "id": Path(name).stem}
+    fits = splits
+
+    def files(self):
+        folders = [self.images, self.masks] if self.has_masks else [self.images]
+        return [self.scenes] + [folder / name for name in self.names for folder in folders]
+
+    def read(self, index):
+        image = load_image(self.images / self.names[index])
+        item = {"image": image, "target": self.targets[index]}
         if self.has_masks:
-            item["mask"] = load_image(self.masks / name, self.size, "L", Image.Resampling.NEAREST)
-        return item
+            item["mask"] = load_labels(self.masks / self.names[index], image)
+        return squash(item, self.size)
+
+
+def squash(item, size):
+    """The item with its whole picture and mask at size x size, or as it is without a size."""
+    if size is not None:
+        item["image"] = bilinear(item["image"], size, size)
+        if "mask" in item:
+            item["mask"] = nearest(item["mask"], size, size)
+    return item

@@ -1,0 +1,131 @@
+"""Command line of the data sets; `python -m examples.data inspect --help`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from colorsys import hsv_to_rgb
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from . import READERS, find_reader
+from .properties import REAL
+
+MOST_NAMED = 5  # files that a list names before it says "and so many more"
+
+
+def parser():
+    main = argparse.ArgumentParser(prog="python -m examples.data", description="Look into data sets.")
+    inspect = main.add_subparsers(dest="command", required=True).add_parser(
+        "inspect", help="what a folder holds, what is missing, and one picture with its masks",
+        description="Tell what a folder holds and what is missing, and draw one picture with its masks.")
+    inspect.add_argument("dir", type=Path, help="folder of a data set in its official layout, or of pictures")
+    inspect.add_argument("--dataset", choices=tuple(READERS), help="which data set it is, where the folder does not tell")
+    inspect.add_argument("--split", help="which split to look into (default: the first that can be opened and has a picture)")
+    inspect.add_argument("--size", type=int, help="as the pipelines read it, at this size (default: as stored)")
+    inspect.add_argument("--check", action="store_true", help="read every picture of the split and list those that cannot be")
+    inspect.add_argument("--out", type=Path, default=Path("inspect.png"), help="picture to write (default: inspect.png)")
+    return main
+
+
+def main(arguments=None):
+    command_line = parser()
+    options = command_line.parse_args(arguments)
+    try:
+        inspect(options)
+    except (OSError, ValueError, ImportError) as error:
+        command_line.exit(1, f"error: {error}\n")
+
+
+def inspect(options):
+    kind = find_reader(options.dir, options.dataset)
+    say("data set", kind.name + ("" if options.dataset else ", told by the layout"))
+    say("folder", options.dir)
+    reader = _open(kind, options)
+    first = _tell_stream(reader) if reader.ids is None else _tell_files(reader, options.check)
+    if first is None:
+        return
+    say("picture", f"{first['id']}, {' x '.join(map(str, first['image'].shape))}" + (" as stored" if options.size is None else ""))
+    say("masks", f"{len(np.unique(first['mask'][first['mask'] > 0]))} objects in this picture" if "mask" in first else "none")
+    say("properties", f"{int(first['target'][:, REAL].sum())} objects in this picture" if "target" in first else "none")
+    draw(first, options.out)
+    say("drawn", options.out)
+
+
+def say(what, value):
+    print(f"{what:<11} {value}")
+
+
+def _open(kind, options):
+    """The reader of the split asked for, or of the first with a picture, after a line on every split that is there."""
+    readers = {}
+    for split in dict.fromkeys((*kind.official, *kind.splits(options.dir))):
+        try:
+            readers[split] = reader = kind(options.dir, split, options.size)
+            say(f"  {split}", "a stream, not counted" if reader.ids is None else f"{len(reader)} pictures")
+        except (OSError, ValueError) as error:
+            say(f"  {split}", f"cannot be opened: {error}")
+    split = options.split or next((name for name, r in readers.items() if r.ids is None or len(r)), "train")
+    say("split", split)
+    return readers[split] if split in readers else kind(options.dir, split, options.size)
+
+
+def _tell_stream(reader):
+    """Read a stream to its end, which checks it; returns its first item."""
+    first, number = None, 0
+    for number, item in enumerate(tqdm(reader, desc="records", disable=None, leave=False), 1):
+        first = first or item
+    say("read", f"{number} pictures, none damaged")
+    return first
+
+
+def _tell_files(reader, check):
+    """What is missing and, with `check`, what cannot be read; returns the first item that can be."""
+    missing = [path for path in reader.files() if not path.is_file()]
+    say("missing", _named([str(path) for path in missing], "files"))
+    first, read, errors = None, 0, []
+    for index in tqdm(range(len(reader)), desc="pictures", disable=None if check else True, leave=False):
+        try:
+            item = reader[index]
+            first, read = first or item, read + 1
+        except (OSError, ValueError) as error:
+            errors.append(str(error))
+        if first and not check:
+            break
+    if check or not first:
+        say("read", f"{read} of {len(reader)} pictures; unreadable: {_named(errors, 'pictures')}")
+    return first
+
+
+def _named(names, what):
+    if not names:
+        return "none"
+    more = f"\n  and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return f"{len(names)} {what}" + "".join(f"\n  {name}" for name in names[:MOST_NAMED]) + more
+
+
+def draw(item, path):
+    """Write a PNG file: the picture and, beside it, its mask with a colour for each object and black for the background."""
+    panels = [item["image"]]
+    if "mask" in item:
+        panels.append(colours(item["mask"]))
+    sheet = np.concatenate(panels, axis=1)
+    scale = max(1, 256 // len(sheet))
+    sheet = Image.fromarray(sheet.repeat(scale, 0).repeat(scale, 1))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    sheet.save(partial, "PNG")
+    os.replace(partial, path)
+
+
+def colours(mask):
+    """(H, W, 3) uint8 of a mask: hues a golden section apart, so that neighbouring numbers differ most."""
+    table = [(0, 0, 0)] + [hsv_to_rgb(0.618034 * i % 1, 0.7, 0.95) for i in range(int(mask.max()))]
+    return (255 * np.array(table) + 0.5).astype(np.uint8)[mask]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""Reader of a bare folder of pictures: ROOT/*.png (jpg, ...), or ROOT/<split>/*.png."""
+
+from __future__ import annotations
+
+from .reader import Reader, bilinear, centre, load_image, short_side
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+
+
+class Folder(Reader):
+    """Pictures of one folder, sorted by name.
+
+    They are those of ROOT/<split> where that is a folder, else those of ROOT, whatever the split. With `size` the shorter side is
+    resized to `size` (bilinear) and the middle cropped, so that nothing is squashed.
+    """
+
+    name = "folder"
+
+    def __init__(self, root, split="train", size=None):
+        super().__init__(root, split, size)
+        folder = self.root / split if (self.root / split).is_dir() else self.root
+        self.pictures = _pictures(folder)
+        if not self.pictures:
+            raise FileNotFoundError(f"{folder} has no picture ({', '.join(SUFFIXES)})")
+        self.ids = [path.stem for path in self.pictures]
+
+    @staticmethod
+    def splits(root):
+        return [s for s in ("train", "val", "test") if (root / s).is_dir()] or ["train"]
+
+    @staticmethod
+    def fits(root):
+        return any(_pictures(folder) for folder in (root, root / "train", root / "val", root / "test"))
+
+    def files(self):
+        return self.pictures
+
+    def read(self, index):
+        return {"image": fit(load_image(self.pictures[index]), self.size, bilinear, self.pictures[index])}
+
+
+def fit(array, size, resize, path):
+    """The shorter side at `size` and the middle cropped to size x size, or the array as it is without a size."""
+    return array if size is None else centre(resize(array, *short_side(array, size)), size, size, path)
+
+
+def _pictures(folder):
+    if not folder.is_dir():
+        return []
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
