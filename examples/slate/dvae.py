@@ -35,16 +35,14 @@ def last_layer(inputs, outputs):
 
 
 class DVAE(nn.Module):
-    """Pictures (B, 3, S, S) in [0, 1] to scores of tokens (B, V, S/4, S/4) and back."""
+    """Pictures (B, 3, S, S) in [-1, 1] to scores of tokens (B, V, S/4, S/4) and back."""
 
     def __init__(self, vocabulary, channels=64):
         super().__init__()
         c = channels
         self.vocabulary = vocabulary
         self.encoder = nn.Sequential(Block(3, c, PATCH, PATCH), *(Block(c, c) for _ in range(6)), last_layer(c, vocabulary))
-        up = [Block(c, c, 3, padding=1), Block(c, c), Block(c, c), Block(c, 4 * c), nn.PixelShuffle(2)]
-        up_again = [Block(c, c, 3, padding=1), Block(c, c), Block(c, c), Block(c, 4 * c), nn.PixelShuffle(2)]
-        self.decoder = nn.Sequential(Block(vocabulary, c), *up, *up_again, last_layer(c, 3))
+        self.decoder = nn.Sequential(Block(vocabulary, c), *twice_as_large(c), *twice_as_large(c), last_layer(c, 3))
         self.to(memory_format=torch.channels_last)  # faster convolutions on CPUs
 
     def tokens(self, image) -> Tensor:
@@ -52,22 +50,31 @@ class DVAE(nn.Module):
         return self.encoder(image).argmax(1).flatten(1)
 
     def picture(self, tokens) -> Tensor:
-        """Pictures (B, 3, S, S) of tokens (B, N), in [0, 1]."""
+        """Pictures (B, 3, S, S) of tokens (B, N)."""
         side = math.isqrt(tokens.shape[1])
-        choice = F.one_hot(tokens, self.vocabulary).float()
-        return self.decoder(choice.unflatten(1, (side, side)).permute(0, 3, 1, 2)).clamp(0, 1)
+        choice = F.one_hot(tokens.unflatten(1, (side, side)), self.vocabulary).permute(0, 3, 1, 2)
+        return self.decoder(choice.float()).float().clamp(-1, 1)
+
+    def summary(self, image) -> Tensor:
+        """What the encoder has last before the scores, mean over places, (B, channels): features to compare pictures by."""
+        return self.encoder[:-1](image).float().mean((2, 3))
 
     def forward(self, image, seeds, temperature):
-        """A relaxed pass: error and sampled tokens.
+        """Squared error (B,) of pictures through relaxed tokens, and sampled tokens (B, N).
 
-        seeds : one for each picture, of its Gumbel noise, which depends on nothing else.
-        Returns the squared error summed over each picture's numbers, mean over the batch, and tokens (B, N) drawn from
-        the encoder's distribution with the same noise (the limit of temperature 0).
+        seeds : one for each picture, of its Gumbel noise, which depends on nothing else. The tokens are drawn from the
+        encoder's distribution with the same noise: the relaxed ones at temperature 0.
         """
-        scores = self.encoder(image)
+        scores = self.encoder(image).float()
         noisy = scores + gumbel_noise(scores, seeds)
-        reconstruction = self.decoder((noisy / temperature).softmax(1))
-        return squared_error(reconstruction, image).mean(), noisy.detach().argmax(1).flatten(1)
+        drawn = self.decoder((noisy / temperature).softmax(1)).float()
+        return squared_error(drawn, image), noisy.detach().argmax(1).flatten(1)
+
+
+def twice_as_large(channels):
+    """Layers that double height and width."""
+    c = channels
+    return Block(c, c, 3, padding=1), Block(c, c), Block(c, c), Block(c, 4 * c), nn.PixelShuffle(2)
 
 
 def gumbel_noise(like, seeds) -> Tensor:
@@ -79,11 +86,10 @@ def gumbel_noise(like, seeds) -> Tensor:
 
 
 def squared_error(a, b) -> Tensor:
-    """Squared difference of pictures summed over pixels and channels, (B,)."""
-    return (a - b).square().sum((1, 2, 3))
+    """Squared differences of pictures in [-1, 1] as they would be in [0, 1], summed over pixels and channels, (B,)."""
+    return ((a - b) / 2).square().sum((1, 2, 3))
 
 
 def temperature_at(step, first, last, steps) -> float:
     """From `first` to `last` along half a cosine in `steps` steps, then `last`."""
-    share = min(step / steps, 1.0)
-    return last + (first - last) * 0.5 * (1 + math.cos(math.pi * share))
+    return last + (first - last) * 0.5 * (1 + math.cos(math.pi * min(step / steps, 1.0)))

@@ -99,7 +99,7 @@ class ImageGPT(nn.Module):
         self.to_scores = linear(dim, vocabulary, bias=False)
 
     def embed(self, tokens, first=1) -> Tensor:
-        """Embeddings (B, T, dim) of tokens at the places first, first + 1, ...; place 0 is the start's."""
+        """Embeddings (B, T, dim) of tokens (B, T) at the places first, first + 1, ...; place 0 is the start's."""
         return self.drop(self.embedding(tokens) + self.positions[first:first + tokens.shape[1]])
 
     def slot_memory(self, slots):
@@ -113,20 +113,20 @@ class ImageGPT(nn.Module):
             x = block(x, memory[i], past and past[i])
         return self.to_scores(self.norm_out(x))
 
-    def before(self, batch, device):
-        """The start token, (B, 1)."""
-        return torch.full((batch, 1), self.start, device=device)
+    def forward(self, tokens, slots) -> Tensor:
+        """Scores (B, N, V) of each of the tokens (B, N), from those before it and the slots."""
+        before = torch.cat([self.first(len(tokens)), tokens[:, :-1]], 1)
+        return self.run(self.embed(before, 0), self.slot_memory(slots))
 
-    def forward(self, embedded, slots) -> Tensor:
-        """Scores (B, N, V) of every token, from `embed` of all (B, N, dim) and the slots."""
-        start = self.embed(self.before(len(slots), slots.device), 0)
-        return self.run(torch.cat([start, embedded[:, :-1]], 1), self.slot_memory(slots))
+    def first(self, batch):
+        """The token before the first, (B, 1)."""
+        return torch.full((batch, 1), self.start, device=self.positions.device)
 
     @torch.no_grad()
     def generate(self, slots) -> Tensor:
         """The likeliest token after the likeliest tokens before it, (B, N)."""
         memory, past = self.slot_memory(slots), [Past(self.tokens) for _ in self.blocks]
-        tokens = [self.before(len(slots), slots.device)]
+        tokens = [self.first(len(slots))]
         for place in range(self.tokens):
             tokens.append(self.run(self.embed(tokens[-1], place), memory, past).argmax(-1))
         return torch.cat(tokens[1:], 1)
