@@ -13,17 +13,29 @@ import numpy as np  # noqa: E402
 
 
 def curves(out, labels, ylabel, ylim=None):
-    """DIR/curves.png from DIR/metrics.jsonl: the loss, and beside it the values that `labels` names."""
+    """DIR/curves.png from DIR/metrics.jsonl: the loss, the values that `labels` names, and how the slots are used."""
     lines = [json.loads(line) for line in (Path(out) / "metrics.jsonl").read_text().splitlines()]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
-    left.plot([x["step"] for x in lines], [x["loss"] for x in lines], lw=1)
-    left.set(xlabel="step", ylabel="loss", yscale="log")
+    seen = [x for x in lines if "slots" in x]
+    figure, axes = plt.subplots(1, 3 if seen else 2, figsize=(13 if seen else 9, 3.2), layout="constrained")
+    axes[0].plot([x["step"] for x in lines], [x["loss"] for x in lines], lw=1)
+    axes[0].set(xlabel="step", ylabel="loss", yscale="log")
     for key, label in labels.items():
-        points = [(x["step"], x[key]) for x in lines if key in x]
-        right.plot(*zip(*points) if points else ((), ()), marker="o", ms=3, label=label)
-    right.set(xlabel="step", ylabel=ylabel, ylim=ylim)
-    right.legend(frameon=False)
+        _line(axes[1], [(x["step"], x[key]) for x in lines if key in x], label)
+    axes[1].set(xlabel="step", ylabel=ylabel, ylim=ylim)
+    if seen:
+        for key, label in (("used", "slots used / K"), ("duplicates", "duplicates / K"), ("entropy", "entropy / log K"),
+                           ("prior", "largest prior"), ("floor", "variances at floor")):
+            share = 1 / seen[0]["slots"]["slots"] if key in ("used", "duplicates") else 1
+            _line(axes[2], [(x["step"], share * x["slots"][key]) for x in seen if key in x["slots"]], label)
+        axes[2].set(xlabel="step", ylim=(-0.02, 1.02))
+    for axis in axes[1:]:
+        axis.legend(frameon=False, fontsize=7)
     save(figure, Path(out) / "curves.png")
+
+
+def _line(axis, points, label):
+    if points:
+        axis.plot(*zip(*points), marker="o", ms=3, label=label)
 
 
 def attention_figure(images, attention, path, titles=None):

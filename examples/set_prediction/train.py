@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from .. import metrics
-from ..modules import build
+from ..diagnostics import watch
+from ..modules import SlotEncoder, build
 from ..pictures import open_pictures as open_with
 from ..pictures import seed_of, to_input
 from ..training import Loop, rank_and_world
@@ -43,7 +44,8 @@ def train(config, out, device, model=None):
 
     def progress(model):
         values = average_precision(model, check, config, draws=1)[0]
-        return {"ap_inf": 100 * values[float("inf")], "ap_0.5": 100 * values[0.5]}
+        diagnosis = {"slots": watch(model, check, config)} if isinstance(model, SlotEncoder) else {}
+        return {"ap_inf": 100 * values[float("inf")], "ap_0.5": 100 * values[0.5], **diagnosis}
 
     Loop(model, config, out, loss, progress).run()
     return model

@@ -1,0 +1,64 @@
+"""Settings of object discovery, and the presets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import ClassVar
+
+from .. import config as shared
+from ..data.properties import MOST_OBJECTS
+
+
+@dataclass
+class Config(shared.Config):
+    """See `examples.config.Config`. Where `slots` is not given there is one more than objects, for the background."""
+
+    # "paper": Tables 5 and 6, trained as by Locatello et al. (2020) but 300,000 steps: linear warm-up in 10,000, then
+    # halved every 100,000, no clipping; --max-objects 6 is CLEVR6
+    PRESETS: ClassVar = {
+        "tiny": {},
+        "paper": dict(image_size=128, max_objects=10, strides=(1, 1, 1, 1), decoder_strides=(2, 2, 2, 2, 1), decoder_channels=64,
+                      batch_size=64, lr=4e-4, schedule="decay", warmup=10_000 / 300_000, clip=None, steps=300_000, minutes=None,
+                      variant="paper", start="gaussian", pictures=70_000, evaluate_every=5_000, checkpoint_every=1_000),
+    }
+    CHOICES: ClassVar = {**shared.Config.CHOICES, "schedule": ("cycle", "decay")}
+    HELP: ClassVar = {**shared.Config.HELP,
+                      "max_objects": "of built-in scenes; with --data, pictures with more are left out (6: CLEVR6)",
+                      "slots": "default: one more than objects",
+                      "schedule": "of the learning rate: one cycle, or linear warm-up and exponential decay",
+                      "half_life": "steps in which the rate decays by half"}
+
+    image_size: int = 32
+    max_objects: int = 4
+    slots: int = 5
+    train_iters: int = 3
+    eval_iters: int = 3
+    lr: float = 1e-3
+    minutes: float | None = 15.0
+    strides: tuple[int, ...] = (2, 1, 1)
+    decoder_strides: tuple[int, ...] = (2, 2)
+    decoder_channels: int = 32
+    schedule: str = "cycle"
+    half_life: int = 100_000
+
+    @classmethod
+    def from_preset(cls, name, **changes):
+        given = {k: v for k, v in changes.items() if v is not None}
+        if "data" in given:
+            given.setdefault("max_objects", MOST_OBJECTS)
+        most = given.get("max_objects", cls.PRESETS.get(name, {}).get("max_objects", cls.max_objects))
+        given.setdefault("slots", most + 1)
+        return super().from_preset(name, **given)
+
+    def check(self):
+        super().check()
+        for name, step in (("image_size", prod(self.strides)), ("image_size", prod(self.decoder_strides))):
+            if self.image_size % step:
+                raise ValueError(f"{name} must be a multiple of {step}, got {self.image_size}")
+        for name in ("decoder_channels", "half_life"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+from_preset = Config.from_preset

@@ -1,0 +1,53 @@
+"""Pictures of a run: curves, and what every slot has drawn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .. import plots
+from ..pictures import seed_of, to_input
+from ..plots import plt
+
+COLOURS = plt.get_cmap("tab20")
+
+
+def curves(out):
+    """DIR/curves.png: the loss, MSE and FG-ARI where they were measured, and how the slots are used."""
+    plots.curves(out, {"fg_ari": "FG-ARI"}, "100 pictures", (0, 1))
+
+
+@torch.no_grad()
+def discovery(model, pictures, config, out, count=6):
+    """DIR/discovery.png: two rows for each picture.
+
+    Above: input, reconstruction, each slot's picture; below: true objects, found objects, each
+    slot's mask. DIR/attention.png: the attention of every slot.
+    """
+    device = next(model.parameters()).device
+    images, true = pictures.batch(list(range(min(count, len(pictures)))))
+    model.eval()
+    scene = model(to_input(images, device), [seed_of(1_000_000, i) for i in range(len(images))], config.eval_iters)
+    model.train()
+    slots = scene.masks.shape[1]
+    figure, axes = plt.subplots(2 * len(images), slots + 2, figsize=(1.1 * (slots + 2), 2.3 * len(images)),
+                                layout="constrained", squeeze=False)
+    for n, image in enumerate(images):
+        masks = scene.masks[n, :, 0].cpu().numpy()
+        above = [image, as_image(scene.reconstruction[n]), *map(as_image, scene.pictures[n])]
+        below = [COLOURS(true[n] % 20), COLOURS(masks.argmax(0) % 20), *masks]
+        for row, cells in zip(axes[2 * n:2 * n + 2], (above, below)):
+            for axis, cell in zip(row, cells):
+                axis.imshow(cell, cmap="gray", vmin=0, vmax=1)
+                axis.axis("off")
+    for axis, title in zip(axes[0], ("input", "drawn", *(f"slot {k + 1}" for k in range(slots)))):
+        axis.set_title(title, fontsize=7, pad=2)
+    plots.save(figure, Path(out) / "discovery.png")
+    plots.attention_figure(images, scene.attention.float().cpu().numpy(), Path(out) / "attention.png")
+
+
+def as_image(values):
+    """(3, S, S) in [-1, 1] to (S, S, 3) in [0, 1]."""
+    return np.clip(values.permute(1, 2, 0).cpu().numpy() / 2 + 0.5, 0, 1)

@@ -1,0 +1,71 @@
+"""Training and evaluation of object discovery."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from .. import metrics
+from ..diagnostics import watch
+from ..modules import build
+from ..pictures import open_pictures, seed_of, to_input
+from ..training import Loop, one_cycle, rank_and_world
+from .model import ObjectDiscovery
+
+FIELDS = ("image", "mask")
+build_model = partial(build, ObjectDiscovery)
+
+
+def warm_up_and_decay(config, step):
+    """Learning rate: linear up to config.lr, and halved every `half_life` steps from the first on (Locatello et al. 2020)."""
+    rise = config.warmup * (config.steps or 10_000)  # while the length is being measured
+    return config.lr * min(1.0, step / max(1.0, rise)) * 0.5 ** (step / config.half_life)
+
+
+RATES = {"cycle": one_cycle, "decay": warm_up_and_decay}
+
+
+def train(config, out, device):
+    """Train as configured into the folder `out`; returns the model."""
+    rank, _ = rank_and_world()
+    model = build_model(config, device)
+    pictures = open_pictures(config, "train", quiet=rank > 0)
+    check = open_pictures(config, "val", count=100, quiet=rank > 0, fields=FIELDS)
+
+    def loss(trained, step, indices):
+        (images,) = pictures.train_batch(config.seed, indices)
+        images = to_input(images, device)
+        return F.mse_loss(trained(images, [seed_of(config.seed, i) for i in indices]).reconstruction, images)
+
+    def progress(model):
+        values = figures(model, check, config)
+        return {"mse": values["mse"], "fg_ari": values["fg_ari"], "slots": watch(model, check, config)}
+
+    Loop(model, config, out, loss, progress, [(list(model.parameters()), RATES[config.schedule])]).run()
+    return model
+
+
+@torch.no_grad()
+def figures(model, pictures, config, draw=0, batch_size=50) -> dict[str, float]:
+    """Mean over all pictures, from the draw-th initial slots: mse of values in [-1, 1], and how the masks agree.
+
+    A pixel belongs to the slot of the largest mask. ARI is of all pixels, FG-ARI of the objects' alone;
+    mBO is a mean over true objects.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    values = {name: [] for name in ("mse", "ari", "fg_ari", "mbo")}
+    for indices, (images, true) in pictures.in_batches(batch_size):
+        images = to_input(images, device)
+        scene = model(images, [seed_of(1_000_000 + draw, i) for i in indices], config.eval_iters)
+        predicted = scene.masks.argmax(1).flatten(1).cpu().numpy()
+        true = true.reshape(len(true), -1)
+        values["mse"].append((scene.reconstruction - images).square().mean((1, 2, 3)).cpu().numpy())
+        values["ari"].append(metrics.adjusted_rand_index(true, predicted))
+        values["fg_ari"].append(metrics.adjusted_rand_index(true, predicted, foreground=True))
+        values["mbo"].append(metrics.mean_best_overlap(true, predicted))
+    model.train()
+    return {name: float(np.nanmean(np.concatenate(parts))) for name, parts in values.items()}  # NaN: a picture without objects
