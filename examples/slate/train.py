@@ -13,7 +13,8 @@ from ..diagnostics import watch
 from ..metrics.inception import inception_features
 from ..modules import build
 from ..pictures import open_pictures, seed_of, to_input
-from ..training import Loop, RATES, rank_and_world
+from ..schedules import RATES, halved
+from ..training import Loop, rank_and_world
 from .dvae import squared_error, temperature_at
 from .model import Slate
 
@@ -25,7 +26,7 @@ build_model = partial(build, Slate)
 
 def dvae_rate(config, step):
     """Learning rate of the dVAE, without warm-up."""
-    return config.dvae_lr * (0.5 ** (step / config.dvae_half_life) if config.dvae_half_life else 1.0)
+    return config.dvae_lr * halved(step, config.dvae_half_life)
 
 
 def train(config, out, device):
