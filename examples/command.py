@@ -23,7 +23,7 @@ from .pictures import open_pictures
 from .training import rank_and_world, start_processes
 
 # what a trained model can be evaluated with, in place of what it was trained with
-FREE = ("data", "dataset", "weights", "min_objects", "max_objects", "eval_iters", "precision")
+FREE = ("data", "dataset", "cache", "weights", "min_objects", "max_objects", "eval_iters", "precision")
 
 
 @dataclass
@@ -197,7 +197,7 @@ def main(pipeline, arguments=None):
         figures = (several_seeds if options.seeds else one_run)(pipeline, options, device)
         if figures is not None:
             print(json.dumps(figures))
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     finally:

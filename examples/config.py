@@ -28,6 +28,7 @@ class Config:
     HELP: ClassVar[dict[str, str]] = {
         "data": "folder of a data set in its official layout; default: built-in scenes",
         "dataset": "which data set it is, where the folder does not tell",
+        "cache": "folder for decoded pictures of --data (docs/data.md)",
         "weights": ".safetensors file to start from or to evaluate",
         "pictures": "built-in scenes that are drawn and gone through again and again",
         "schedule": "of the learning rate: one cycle, or linear warm-up and exponential decay",
@@ -39,6 +40,7 @@ class Config:
     preset: str = "tiny"
     data: str | None = None
     dataset: str | None = None
+    cache: str | None = None
     image_size: int = 64
     min_objects: int = 2
     max_objects: int = 6
@@ -94,6 +96,10 @@ class Config:
         if config.precision == "auto":  # from here on it is recorded, and a resumed run keeps it
             config.precision = "bfloat16" if has_bfloat16() else "float32"
         return config
+
+    def data_options(self) -> dict:
+        """What the reader of the data set is told beyond place, split and size."""
+        return {} if self.data else dict(min_objects=self.min_objects, max_objects=self.max_objects, seed=0)
 
     def check(self):
         """ValueError, naming the setting, for a value that no run can have."""

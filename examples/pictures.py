@@ -20,17 +20,20 @@ WHAT = {"target": "properties of objects to predict", "mask": "masks of objects"
 class Pictures:
     """Arrays of a data set's items (`fields`, such as "image" and "target"), in memory where they are few enough.
 
-    They are read once then, by several processes; else by threads when asked for, a batch ahead.
+    They are read once then, by several processes where that pays; else by threads when asked for, a batch ahead.
     """
 
     MOST_BYTES = 4 << 30
+    FEW = 1000  # are read sooner than processes have started
 
     def __init__(self, dataset, fields=("image",), quiet=False):
         self.dataset, self.fields, self.pool = dataset, tuple(fields), ThreadPoolExecutor(2)
         self.ahead = {}
         self.arrays = None
         first = _arrays(dataset[0], self.fields)
-        if sum(a.nbytes for a in first) * len(dataset) <= self.MOST_BYTES:
+        if len(dataset) <= self.FEW:
+            self.arrays = self.read(range(len(dataset)))
+        elif sum(a.nbytes for a in first) * len(dataset) <= self.MOST_BYTES:
             self._fill(first, quiet)
 
     def __len__(self):
@@ -105,11 +108,10 @@ class First:
 
 def open_pictures(config, split, count=None, quiet=False, fields=("image",)):
     """The first `count` pictures (None: all) of a split of the configuration's data set."""
-    options = {}
+    options = config.data_options()
     if config.data is None:
-        options = dict(min_objects=config.min_objects, max_objects=config.max_objects, seed=0,
-                       count=config.pictures if count is None else count)
-    dataset = data.open_dataset(config.data, config.dataset, split, config.image_size, **options)
+        options["count"] = config.pictures if count is None else count
+    dataset = data.open_dataset(config.data, config.dataset, split, config.image_size, cache=config.cache, **options)
     if len(dataset) == 0:
         raise ValueError(f"{config.data} has no picture in split {split}")
     missing = [name for name in fields if name not in dataset[0]]

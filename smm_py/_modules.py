@@ -120,7 +120,7 @@ class Parameters(MutableMapping):
 
 
 def _check_array(name, value, dtype):
-    if not isinstance(value, np.ndarray):
+    if not isinstance(value, np.ndarray) or isinstance(value, np.ma.MaskedArray):  # its mask would be lost
         raise TypeError(f"{name} must be a {dtype} array, got {type(value).__name__}")
     if value.dtype != dtype:
         raise TypeError(f"{name} must be a {dtype} array, got an array of {value.dtype}")
@@ -135,16 +135,30 @@ def _check_finite(name, value):
     raise ValueError(f"{name} must be finite, got {value[tuple(bad)]} at index {tuple(map(int, bad))}")
 
 
+def _check_indices(indices, mask, inputs):
+    wrong = (indices < 0) | (indices >= inputs)
+    if mask is not None:
+        wrong |= ~np.take_along_axis(mask, indices.clip(0, inputs - 1), axis=1)
+    if wrong.any():
+        at = tuple(map(int, np.argwhere(wrong)[0]))
+        raise ValueError(f"init['indices'] must be rows of real inputs, from 0 to {inputs - 1}"
+                         f"{'' if mask is None else ' and not masked'}, got {indices[at]} at index {at}")
+
+
+def _check_seed(seed):
+    if isinstance(seed, (bool, np.bool_)) or not isinstance(seed, (int, np.integer)):
+        raise TypeError(f"seed must be an int, got {seed!r} ({type(seed).__name__})")
+    if seed < 0:
+        raise ValueError(f"seed must be at least 0, got {seed}")
+
+
 class _Module:
     """What the modules share: everything but their options."""
 
     _OPTIONS: tuple[str, ...]
 
     def __init__(self, spec: Spec, seed: int):
-        if isinstance(seed, (bool, np.bool_)) or not isinstance(seed, (int, np.integer)):
-            raise TypeError(f"seed must be an int, got {seed!r} ({type(seed).__name__})")
-        if seed < 0:
-            raise ValueError(f"seed must be at least 0, got {seed}")
+        _check_seed(seed)
         self._spec = spec
         self._rng = np.random.default_rng([int(seed), 1])
         self._parameters = Parameters(spec, initial_parameters(spec, np.random.default_rng([int(seed), 0])))
@@ -214,6 +228,8 @@ class _Module:
             state, noise = self._draw(x, mask, slot_mask, slots, seed)
         else:
             state, noise = self._check_init(init, batch, slots, single), {}
+            if "indices" in state:
+                _check_indices(state["indices"], mask, x.shape[1])
         arrays = tuple(self._parameters[n] for n in self._core_names())
         first = "mean" if spec.is_mixture else "slots"
         call = dict(x=np.ascontiguousarray(x), params=arrays, state0=state.get(first),
@@ -349,7 +365,7 @@ class _Module:
         if seed is None:
             rng = self._rng
         else:
-            count("seed", seed + 1 if isinstance(seed, (int, np.integer)) else seed)
+            _check_seed(seed)
             rng = np.random.default_rng(int(seed))
         shape = (x.shape[0], slots, spec.dim)
         state, noise = {}, {}

@@ -22,6 +22,7 @@ def f32(shape=(2, 37, 5)):
     (f32(), TypeError, "x must be a float64 array, got an array of float32"),
     (np.zeros((2, 37, 5), int), TypeError, "x must be a float64 array, got an array of int64"),
     (np.zeros((2, 37, 5), ">f8"), TypeError, "x must be a float64 array, got an array of >f8"),
+    (np.ma.masked_array(np.zeros((2, 37, 5)), True), TypeError, "x must be a float64 array, got MaskedArray"),
     (np.zeros((37, 5)), ValueError, r"x must have shape \(B, N, 5\), got \(37, 5\)"),
     (np.zeros((2, 37, 6)), ValueError, r"x must have shape \(B, N, 5\), got \(2, 37, 6\)"),
     (np.zeros((2, 0, 5)), ValueError, "x must hold at least one image of at least one input"),
@@ -46,7 +47,7 @@ def test_x(smm, x, error, match):
     (dict(init={"indices": np.zeros((2, 3), "int32"), "log_std": np.zeros((2, 3, 7))}), TypeError,
      r"init\['indices'\] must be a int64 array, got an array of int32"),
     (dict(init={"indices": np.full((2, 3), 37), "log_std": np.zeros((2, 3, 7))}), ValueError,
-     "indices must be those of real inputs, got another in image 0"),
+     r"init\['indices'\] must be rows of real inputs, from 0 to 36, got 37 at index \(0, 0\)"),
     (dict(init={"indices": np.full((2, 3), -1), "log_std": np.zeros((2, 3, 7))}), ValueError, "indices"),
     (dict(mask=np.ones((2, 37))), TypeError, "mask must be a bool array, got an array of float64"),
     (dict(mask=np.ones((2, 36), bool)), ValueError, r"mask must have shape \(2, 37\), got \(2, 36\)"),
@@ -58,7 +59,7 @@ def test_x(smm, x, error, match):
     (dict(num_slots=-1), ValueError, "num_slots must be at least 1, got -1"),
     (dict(num_slots=True), TypeError, "num_slots must be an int, got True"),
     (dict(seed="a"), TypeError, "seed must be an int"),
-    (dict(seed=-1), ValueError, "seed must be at least"),
+    (dict(seed=-1), ValueError, "seed must be at least 0, got -1"),
     (dict(attention=1), TypeError, "attention must be True or False, got 1"),
 ])
 def test_call(smm, change, error, match):
@@ -132,7 +133,7 @@ def test_starts_at_masked_inputs(smm):
     mask = np.ones((2, 37), bool)
     mask[1, 4] = False
     init = {"indices": np.array([[0, 1, 4], [4, 1, 0]]), "log_std": np.zeros((2, 3, 7))}
-    with pytest.raises(ValueError, match="indices must be those of real inputs, got another in image 1"):
+    with pytest.raises(ValueError, match=r"rows of real inputs, from 0 to 36 and not masked, got 4 at index \(1, 0\)"):
         module(x, init=init, mask=mask)
 
 

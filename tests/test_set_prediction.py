@@ -1,12 +1,7 @@
 """The set prediction pipeline, small."""
 
 import itertools
-import json
 import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -23,19 +18,12 @@ from examples.set_prediction.matching import match, set_loss  # noqa: E402
 from examples.set_prediction.model import SetPredictor, pairwise_huber, squash  # noqa: E402
 from examples.set_prediction.train import build_model  # noqa: E402
 from examples.training import Loop, write_atomically  # noqa: E402
+from pipelines import ROOT, check_error, check_kill_and_resume, check_two_processes, result, run_well  # noqa: E402
 
-ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
+NAME = "set_prediction"
 SMALL = ["--image-size", "32", "--pictures", "40", "--batch-size", "8", "--max-objects", "3", "--slots", "4", "--threads", "1",
-         "--log-every", "1", "--evaluate-every", "1000", "--precision", "float32"]
-
-
-def command(*arguments, launcher=()):
-    return [sys.executable, *launcher, "-m", "examples.set_prediction", *map(str, arguments)]
-
-
-def run(*arguments, launcher=(), **options):
-    return subprocess.run(command(*arguments, launcher=launcher), cwd=ROOT, capture_output=True, text=True, timeout=240, **options)
+         "--evaluate-every", "1000", "--precision", "float32"]
 
 
 def targets(batch, objects, rows=4):
@@ -149,54 +137,25 @@ def test_atomic_writes(tmp_path):
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["a"]
 
 
-def test_train_then_eval(tmp_path):
+def test_train_then_eval(tmp_path, capsys):
     """The whole path: the files that are promised, and one JSON object at the end; then eval on its own."""
     out = tmp_path / "run"
-    done = run("--steps", 3, "--out", out, "--images", 20, "--draws", 2, *SMALL)
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout.splitlines()[-1])
-    assert set(result["ap"]) == {"inf", "1", "0.5", "0.25", "0.125", "0.0625"} and result["images"] == 20
+    first = result(run_well(NAME, "--steps", 3, "--out", out, "--images", 20, "--draws", 2, *SMALL))
+    assert set(first["ap"]) == {"inf", "1", "0.5", "0.25", "0.125", "0.0625"} and first["images"] == 20
     for name in ("config.json", "metrics.jsonl", "model.safetensors", "checkpoint.pt", "curves.png", "predictions.png", "attention.png"):
         assert (out / name).stat().st_size > 0, name
-    again = run("eval", "--out", out, "--images", 20, "--draws", 2, "--threads", 1)
-    assert again.returncode == 0, again.stderr
-    assert json.loads(again.stdout.splitlines()[-1])["ap"] == result["ap"]
-    refused = run("train", "--steps", 3, "--out", out, *SMALL)
-    assert refused.returncode == 2 and "holds a run already" in refused.stderr and "Traceback" not in refused.stderr
+    again = result(run_well(NAME, "eval", "--out", out, "--images", 20, "--draws", 2, "--threads", 1))
+    assert again["ap"] == first["ap"]
+    check_error(NAME, ("train", "--steps", 3, "--out", out, *SMALL), "holds a run already", tmp_path, capsys)
+    check_error(NAME, ("eval", "--model", "sa", "--out", out), "model differs from the run in", tmp_path, capsys)
 
 
 def test_kill_and_resume(tmp_path):
-    """SIGKILL in the middle of training: the resumed run ends in the same bits, and its metrics in the same lines."""
-    options = ("train", "--steps", 40, "--checkpoint-every", 5, *SMALL)
-    whole = run(*options, "--out", tmp_path / "whole")
-    assert whole.returncode == 0, whole.stderr
-    out = tmp_path / "killed"
-    process = subprocess.Popen(command(*options, "--out", out), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    metrics = out / "metrics.jsonl"
-    deadline = time.time() + 120
-    while time.time() < deadline and (not metrics.exists() or metrics.read_text().count("\n") < 13):
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    steps = metrics.read_text().count("\n")
-    assert 13 <= steps < 40
-    resumed = run("train", "--resume", "--out", out)
-    assert resumed.returncode == 0, resumed.stderr
-    assert (out / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
-    assert metrics.read_text() == (tmp_path / "whole" / "metrics.jsonl").read_text()
+    check_kill_and_resume(NAME, SMALL, tmp_path)
 
 
 def test_two_processes_train_the_same_model(tmp_path):
-    options = ("train", "--steps", 6, "--seed", 3, *SMALL)
-    one = run(*options, "--out", tmp_path / "one")
-    assert one.returncode == 0, one.stderr
-    two = run(*options, "--out", tmp_path / "two", launcher=("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"))
-    assert two.returncode == 0, two.stderr
-    losses = [[json.loads(line)["loss"] for line in (tmp_path / d / "metrics.jsonl").read_text().splitlines()] for d in ("one", "two")]
-    weights = [torch.load(tmp_path / d / "checkpoint.pt", weights_only=True)["model"] for d in ("one", "two")]
-    assert len(losses[0]) == 6 and np.allclose(*losses, rtol=1e-3)
-    for key, value in weights[0].items():
-        assert torch.allclose(value, weights[1][key], atol=2e-4), key
+    check_two_processes(NAME, SMALL, tmp_path)
 
 
 @pytest.mark.parametrize("arguments, message", [
@@ -205,10 +164,10 @@ def test_two_processes_train_the_same_model(tmp_path):
     (("train", "--data", "nowhere"), "folder nowhere is missing"),
     (("eval", "--weights", "nothing.safetensors"), "weights nothing.safetensors are missing"),
     (("train", "--steps", "0"), "steps must be at least 1, got 0"),
+    (("eval", "--draws", "0"), "draws must be at least 1, got 0"),
 ])
-def test_errors_are_one_line(arguments, message, tmp_path):
-    done = run(*arguments, *(() if "--out" in arguments else ("--out", tmp_path / "x")))
-    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+def test_errors_are_one_line(arguments, message, tmp_path, capsys):
+    check_error(NAME, arguments, message, tmp_path, capsys)
 
 
 def test_weights_of_another_model(tmp_path):

@@ -24,7 +24,7 @@ def evaluate(model, pictures, config, options):
         discovery(model, pictures, config, options.out)
         print(f"pictures: {options.out / 'discovery.png'}, {options.out / 'attention.png'}")
     return ({**mean, "draws_std": deviation},
-            {"draws": options.draws, "mse": "mean over pixels and channels of values in [-1, 1]",
+            {"draws": options.draws, "max_objects": config.max_objects, "mse": "mean over pixels and channels of values in [-1, 1]",
              "masks": "argmax of the decoder's masks, at the picture's size"})
 
 

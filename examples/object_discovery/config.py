@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from inspect import signature
 from math import prod
 from typing import ClassVar
 
 from .. import config as shared
+from ..data import find_reader
 from ..data.properties import MOST_OBJECTS
 
 
@@ -45,6 +47,15 @@ class Config(shared.Config):
         most = given.get("max_objects", cls.PRESETS.get(name, {}).get("max_objects", cls.max_objects))
         given.setdefault("slots", most + 1)
         return super().from_preset(name, **given)
+
+    def data_options(self):
+        if self.data is None or self.max_objects >= MOST_OBJECTS:
+            return super().data_options()
+        reader = find_reader(self.data, self.dataset)
+        if "max_objects" not in signature(reader).parameters:
+            raise ValueError(f"max_objects must be {MOST_OBJECTS} with the data set {reader.name}, which is not chosen from, "
+                             f"got {self.max_objects}")
+        return {"max_objects": self.max_objects}
 
     def check(self):
         super().check()

@@ -44,11 +44,11 @@ def figures(model, pictures, config, draw=0, batch_size=50) -> dict[str, float]:
     """Mean over all pictures, from the draw-th initial slots: mse of values in [-1, 1], and how the masks agree.
 
     A pixel belongs to the slot of the largest mask. ARI is of all pixels, FG-ARI of the objects' alone;
-    mBO is a mean over true objects.
+    mBO and mIoU are means over true objects: of the best mask for each, and of the one matched to it.
     """
     model.eval()
     device = next(model.parameters()).device
-    values = {name: [] for name in ("mse", "ari", "fg_ari", "mbo")}
+    values = {name: [] for name in ("mse", "ari", "fg_ari", "mbo", "miou")}
     for indices, (images, true) in pictures.in_batches(batch_size):
         images = to_input(images, device)
         scene = model(images, [seed_of(1_000_000 + draw, i) for i in indices], config.eval_iters)
@@ -58,5 +58,6 @@ def figures(model, pictures, config, draw=0, batch_size=50) -> dict[str, float]:
         values["ari"].append(metrics.adjusted_rand_index(true, predicted))
         values["fg_ari"].append(metrics.adjusted_rand_index(true, predicted, foreground=True))
         values["mbo"].append(metrics.mean_best_overlap(true, predicted))
+        values["miou"].append(metrics.mean_iou(true, predicted))
     model.train()
     return {name: float(np.nanmean(np.concatenate(parts))) for name, parts in values.items()}  # NaN: a picture without objects

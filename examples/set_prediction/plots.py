@@ -24,7 +24,7 @@ def curves(out):
 
 @torch.no_grad()
 def predictions(model, pictures, config, out, count=6):
-    """DIR/predictions.png: what was found (filled) and what is there (rings); DIR/attention.png: every slot."""
+    """DIR/predictions.png: what was found (marks) and what is there (rings); DIR/attention.png: every slot."""
     device = next(model.parameters()).device
     images, targets = pictures.batch(list(range(min(count, len(pictures)))))
     seeds = [seed_of(1_000_000, i) for i in range(len(images))]
@@ -33,16 +33,20 @@ def predictions(model, pictures, config, out, count=6):
     model.train()
     found, attention = found.float().cpu().numpy(), attention.float().cpu().numpy()
     on_picture = config.data is None  # the camera of built-in scenes is known
-    figure, axes = plt.subplots(2, len(images), figsize=(2.1 * len(images), 4.0), layout="constrained", squeeze=False)
-    for image, prediction, target, (top, bottom) in zip(images, found, targets, axes.T):
+    words = [_words(prediction, target) for prediction, target in zip(found, targets)]
+    lines = 0.085 * max(text.count("\n") + 1 for text in words)  # inches
+    figure, axes = plt.subplots(2, len(images), figsize=(2.1 * len(images), 2.3 + lines), layout="constrained", squeeze=False,
+                                height_ratios=(2.1, lines))
+    for image, prediction, target, text, (top, bottom) in zip(images, found, targets, words, axes.T):
         top.imshow(image)
         if on_picture:
             _mark(top, target[target[:, properties.REAL] > 0.5], image.shape[0], False)
             _mark(top, prediction[prediction[:, properties.REAL] > 0.5], image.shape[0], True)
-        bottom.text(0, 1, _words(prediction, target), va="top", fontsize=5.2, family="monospace")
+        bottom.text(0, 1, text, va="top", fontsize=5.2, family="monospace", transform=bottom.transAxes)
         top.axis("off")
         bottom.axis("off")
-    figure.suptitle("filled: predicted, ring: true" if on_picture else "", fontsize=8)
+    if on_picture:
+        figure.suptitle("rings: the objects there are; marks: what the model lists, in its colour and shape", fontsize=8)
     plots.save(figure, Path(out) / "predictions.png")
     titles = [[f"{presence:.2f}" for presence in row] for row in found[:, :, properties.REAL]]
     plots.attention_figure(images, attention, Path(out) / "attention.png", titles)
@@ -52,9 +56,11 @@ def _mark(axes, rows, size, filled):
     for row in rows:
         place, _ = project(row[properties.COORDINATES].astype(float) * properties.COORDINATE_SCALE, size)
         words = properties.describe(row).split()
-        colour = np.array(RGB[words[1]]) / 255
-        axes.plot(*place, marker=MARKERS[words[3]], ms=7 if words[0] == "large" else 4, mec="white", mew=0.8,
-                  mfc=colour if filled else "none", alpha=1 if filled else 0.9)
+        large = words[0] == "large"
+        if filled:
+            axes.plot(*place, MARKERS[words[3]], ms=8 if large else 5, mec="black", mew=0.9, mfc=np.array(RGB[words[1]]) / 255)
+        else:
+            axes.plot(*place, "o", ms=16 if large else 10, mec="white", mew=1.3, mfc="none")
     axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5))
 
 

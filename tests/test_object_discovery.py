@@ -1,0 +1,200 @@
+"""The object discovery pipeline, small; and what the pipelines share and set prediction's tests do not reach."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+for name in ("scipy", "safetensors", "matplotlib", "tqdm", "PIL"):
+    pytest.importorskip(name)
+
+import miniature  # noqa: E402
+from examples.diagnostics import collapse, diagnose  # noqa: E402
+from examples.object_discovery.config import from_preset  # noqa: E402
+from examples.object_discovery.model import Scene  # noqa: E402
+from examples.object_discovery.train import build_model, figures, warm_up_and_decay  # noqa: E402
+from examples.pictures import Pictures, open_pictures  # noqa: E402
+from examples.training import Loop  # noqa: E402
+from pipelines import check_error, check_kill_and_resume, check_two_processes, result, run_well  # noqa: E402
+from smm_py.torch import GaussianMixture  # noqa: E402
+from smm_py.torch._lean import Result  # noqa: E402
+
+NAME = "object_discovery"
+SMALL = ["--pictures", "40", "--batch-size", "8", "--max-objects", "3", "--threads", "1", "--evaluate-every", "1000",
+         "--precision", "float32"]
+
+
+def count(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+@pytest.mark.parametrize("model", ["smm", "sa"])
+def test_the_papers_preset(model):
+    """Layers and numbers of parameters of Tables 5 and 6, on a picture of 128 x 128; and a step."""
+    config = from_preset("paper", model=model)
+    assert (config.steps, config.batch_size, config.image_size, config.slots, config.lr) == (300_000, 64, 128, 11, 4e-4)
+    assert (config.train_iters, config.clip, from_preset("paper", max_objects=6).slots) == (3, None, 7)
+    net = build_model(config)
+    convolution = 64 * 64 * 25 + 64
+    assert [count(m) for m in net.encoder if count(m)] == [3 * 64 * 25 + 64, *[convolution] * 3]
+    assert [m.stride[0] for m in net.encoder if count(m)] == [1] * 4
+    assert [count(m) for m in (net.position, net.norm, net.mlp)] == [5 * 64, 2 * 64, 2 * (64 * 64 + 64)]
+    assert count(net.decoder.position) == 5 * 64
+    layers = [m for m in net.decoder.layers if count(m)]
+    assert [count(m) for m in layers] == [*[convolution] * 5, 64 * 4 * 9 + 4]
+    sizes = []
+    for layer in layers:
+        layer.register_forward_hook(lambda module, inputs, output: sizes.append(tuple(output.shape[1:])))
+    image = torch.rand(1, 3, 128, 128)
+    assert net.features(image).shape == (1, 128 * 128, 64)
+    scene = net(image, [0])
+    assert net.decoder.grid == 8 and sizes == [*((64, s, s) for s in (16, 32, 64, 128, 128)), (4, 128, 128)]
+    assert scene.pictures.shape == (1, 11, 3, 128, 128)
+    (scene.reconstruction - image).square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("model", ["smm", "sa", "kmeans", "gmm"])
+def test_a_scene_is_a_mixture_and_depends_on_its_seed_alone(model):
+    net = build_model(from_preset("tiny", model=model, precision="float32"))
+    x = torch.rand(3, 3, 32, 32)
+    whole = net(x, [5, 6, 7])
+    assert torch.allclose(whole.masks.sum(1), torch.ones(3, 1, 32, 32))
+    assert torch.allclose(whole.reconstruction, (whole.masks * whole.pictures).sum(1))
+    assert torch.allclose(net(x[1:2], [6]).reconstruction, whole.reconstruction[1:2], atol=1e-5)
+    assert not torch.equal(net(x[1:2], [7]).reconstruction, whole.reconstruction[1:2])
+
+
+def test_configuration():
+    assert from_preset("tiny", max_objects=6).slots == 7 and from_preset("tiny", max_objects=6, slots=4).slots == 4
+    assert from_preset("tiny", data="somewhere").slots == 11  # CLEVR's ten objects
+    with pytest.raises(ValueError, match="image_size must be a multiple of 4, got 30"):
+        from_preset("tiny", image_size=30)
+
+
+def test_data_with_few_objects(tmp_path):
+    """CLEVR6 and the like: pictures with more objects than said are left out, where the data set can tell."""
+    miniature.clevr_mirror(tmp_path / "mirror")  # pictures with 0 to 5 objects
+    for most, pictures in ((10, 6), (3, 4)):
+        config = from_preset("tiny", data=str(tmp_path / "mirror"), max_objects=most)
+        assert config.slots == most + 1 and len(open_pictures(config, "all")) == pictures
+    with pytest.raises(ValueError, match="has no masks of objects"):
+        open_pictures(config, "all", fields=("image", "mask"))
+    miniature.shapestacks(tmp_path / "stacks")
+    config = from_preset("tiny", data=str(tmp_path / "stacks"), max_objects=3)
+    with pytest.raises(ValueError, match="max_objects must be 10 with the data set shapestacks, .* got 3"):
+        open_pictures(config, "train")
+
+
+def test_learning_rate_of_the_papers_preset():
+    config = from_preset("paper")
+    rate = {s: warm_up_and_decay(config, s) for s in (0, 5_000, 10_000, 100_000, 300_000)}
+    assert rate[0] == 0 and rate[5_000] == pytest.approx(2e-4 * 0.5**0.05) and rate[10_000] == pytest.approx(4e-4 * 0.5**0.1)
+    assert rate[100_000] == pytest.approx(2e-4) and rate[300_000] == pytest.approx(5e-5)
+
+
+def test_groups_have_rates_and_clipping_of_their_own():
+    """A group's steps are those of a run without the other group."""
+    def trained(which, folder="."):
+        torch.manual_seed(0)
+        net = torch.nn.ModuleDict({"a": torch.nn.Linear(2, 1), "b": torch.nn.Linear(2, 1)})
+        config = from_preset("tiny", steps=4, clip=0.1)
+        rates = {"a": lambda config, step: 0.1, "b": lambda config, step: 0.01 * (step + 1)}
+        x = torch.ones(3, 2)
+        loop = Loop(net, config, folder, lambda model, step, indices: sum(50.0 ** (n == "b") * net[n](x).square().mean() for n in which),
+                    None, [(list(net[n].parameters()), rates[n]) for n in which])
+        for _ in range(4):
+            loop.one_step()
+        return {n: net[n].weight.detach() for n in which}
+
+    both = trained("ab")
+    assert torch.equal(both["a"], trained("a")["a"]) and torch.equal(both["b"], trained("b")["b"])
+
+
+class Drawn:
+    """A data set of two pictures, and a model that knows their masks."""
+
+    truth = np.array([[[0, 0, 1, 1]] * 4, [[0, 0, 1, 2]] * 4])
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return {"image": np.full((4, 4, 3), 255, np.uint8), "mask": self.truth[index]}
+
+    def model(self, found):
+        net = torch.nn.Linear(1, 1)
+        masks = torch.nn.functional.one_hot(torch.from_numpy(found), 3).permute(0, 3, 1, 2)[:, :, None].float()
+        net.forward = lambda images, seeds, iters: Scene(images * 0 + 0.5, None, masks, None)
+        return net
+
+
+def test_figures_of_known_masks():
+    data = Drawn()
+    pictures = Pictures(data, ("image", "mask"), quiet=True)
+    config = SimpleNamespace(eval_iters=3)
+    right = figures(data.model((data.truth + 1) % 3), pictures, config)  # which slot has which object is free
+    assert right == {"mse": 0.25, "ari": 1.0, "fg_ari": 1.0, "mbo": 1.0, "miou": 1.0}
+    merged = figures(data.model(np.minimum(data.truth, 1)), pictures, config)  # the second picture's objects are one
+    assert merged["fg_ari"] == 0.5 and 0 < merged["ari"] < 1
+    assert merged["mbo"] == pytest.approx((1 + 0.5) / 2) and merged["miou"] == pytest.approx((1 + 0.25) / 2)
+
+
+def test_diagnosis_by_hand():
+    """Four slots on three inputs: one holds two inputs, one holds one, the others repeat it and hold nothing."""
+    slots = torch.tensor([[[0.0, 0.0], [4.0, 0.0], [4.0, 0.0], [4.0, 0.001]]])
+    share = torch.tensor([[[1.0, 0, 0, 0], [1.0, 0, 0, 0], [0, 0.5, 0.25, 0.25]]])
+    variance = torch.tensor([[[1e-4, 1.0]] * 4])
+    prior = torch.tensor([[0.625, 0.125, 0.125, 0.125]])
+    module = SimpleNamespace(run=lambda x, init, num_iters, return_attention: Result(
+        slots, slots, variance, prior, torch.tensor([3.0 * num_iters]), share if return_attention else None))
+    found = diagnose(module, torch.zeros(1, 3, 2), None, 2)
+    assert found == {"slots": 4, "used": 2.0, "duplicates": 2.0, "entropy": pytest.approx(0.25), "prior": 0.625, "floor": 0.5,
+                     "log_likelihood": [1.0, 2.0]}
+    assert collapse(found) is None
+    for change, words in ((dict(used=1.0), "one slot of 4 holds nearly everything"), (dict(duplicates=3.0), "slots are the same"),
+                          (dict(entropy=0.99), "belongs to all slots alike"), (dict(floor=0.95), "variances are at their floor")):
+        assert words in collapse({**found, **change})
+
+
+def test_log_likelihood_rises_as_em_must():
+    torch.manual_seed(0)
+    x = torch.randn(4, 50, 3) * torch.tensor([1.0, 2.0, 0.5]) + (torch.arange(50) % 3)[:, None]
+    module = GaussianMixture(dim=3, num_slots=3)
+    found = diagnose(module, x, module.initial_state(x, generator=torch.Generator().manual_seed(0)), 8)["log_likelihood"]
+    assert len(found) == 8 and all(b > a for a, b in zip(found, found[1:]))
+
+
+def test_train_then_eval(tmp_path):
+    """The whole path over two seeds: the files that are promised, and one JSON object at the end; then eval on its own."""
+    out = tmp_path / "run"
+    options = ("--seeds", 2, "--out", out, "--images", 20, "--draws", 2)
+    first = result(run_well(NAME, "--steps", 3, *options, *SMALL))
+    assert first["images"] == 20 and set(first["seeds"]) == {"0", "1"}
+    for key in ("mse", "ari", "fg_ari", "mbo", "miou"):
+        values = [run[key] for run in first["seeds"].values()]
+        assert first[key] == pytest.approx(np.mean(values)) and first["std"][key] == pytest.approx(np.std(values))
+    assert first["seeds"]["0"]["mse"] != first["seeds"]["1"]["mse"]
+    for name in ("config.json", "metrics.jsonl", "model.safetensors", "checkpoint.pt", "curves.png", "discovery.png", "attention.png"):
+        assert (out / "seed-1" / name).stat().st_size > 0, name
+    again = result(run_well(NAME, "eval", *options, "--threads", 1))
+    assert again["seeds"] == first["seeds"]
+
+
+def test_kill_and_resume(tmp_path):
+    check_kill_and_resume(NAME, SMALL, tmp_path)
+
+
+def test_two_processes_train_the_same_model(tmp_path):
+    check_two_processes(NAME, SMALL, tmp_path)
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (("train", "--image-size", "30"), "image_size must be a multiple of 4, got 30"),
+    (("train", "--max-objects", "11"), "max_objects must be in order and from 1 to 10, got 2 and 11"),
+    (("train", "--seeds", "0"), "seeds must be at least 1, got 0"),
+    (("eval",), "eval needs --weights or a trained run"),
+])
+def test_errors_are_one_line(arguments, message, tmp_path, capsys):
+    check_error(NAME, arguments, message, tmp_path, capsys)
