@@ -1,8 +1,9 @@
-"""C programs: the tests without Python, the example of the README, and builds without a warning."""
+"""C programs: the tests without Python, here and on arm64, instruction counts, the example of the README; builds without a warning."""
 
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,3 +44,31 @@ def test_example(tmp_path):
         unit = tmp_path / "header.cpp"
         unit.write_text('#include "smm.h"\nint main() { return smm_status_str(SMM_OK) == nullptr; }\n')
         run("g++", "-std=c++17", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-fsyntax-only", INCLUDES[0], str(unit))
+
+
+ARM = ("aarch64-linux-gnu-gcc", "qemu-aarch64")
+
+
+@pytest.mark.skipif(not all(map(shutil.which, ARM)), reason=f"needs {' and '.join(ARM)} (Debian: gcc-aarch64-linux-gnu, qemu-user)")
+def test_arm64(tmp_path):
+    """The NEON kernels and the core, built by a cross compiler, run by an emulator."""
+    compiler, emulator = ARM
+    programs = {name: ROOT / "tests" / "c" / f"{name}.c" for name in ("test_kernels", "test_core")}
+    done = subprocess.run([compiler, *STRICT, "-O2", "-fno-math-errno", *INCLUDES, "-c", *SOURCES, *map(str, programs.values())],
+                          capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    objects = {path.stem: str(path) for path in tmp_path.glob("*.o")}
+    own = [objects.pop(name) for name in programs]
+    for name, main in zip(programs, own):
+        run(compiler, "-static", main, *objects.values(), "-lm", "-o", str(tmp_path / name))
+    kernels = run(emulator, str(tmp_path / "test_kernels")).splitlines()
+    assert "neon     ok" in kernels and kernels[-1] == "all kernels ok"
+    assert run(emulator, str(tmp_path / "test_core"), "quick").splitlines()[-1] == "core ok"
+
+
+def test_instruction_counts():
+    """No kernel costs more instructions than recorded (tests/c/cost.py says how they are counted)."""
+    done = subprocess.run(["make", "-s", "check-cost", f"PYTHON={sys.executable}"], capture_output=True, text=True, cwd=ROOT / "tests" / "c")
+    if done.stdout.startswith("skipped: "):
+        pytest.skip(done.stdout.strip().removeprefix("skipped: "))
+    assert done.returncode == 0, done.stdout + done.stderr

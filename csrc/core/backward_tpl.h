@@ -114,9 +114,17 @@ static int SMM_T(pass_constants)(SMM_T(image) *im, const SMM_T(record) *r, const
     return about;
 }
 
+/* What the pass over inputs of one step needs besides im. */
+typedef struct {
+    const SMM_T(record) *r;
+    const real *d_attention; /* (N,K) or NULL */
+    int about;               /* values are taken about the slots' means */
+    int last;                /* the step that backward ends with */
+} SMM_T(pass);
+
 /* d_gamma of one block from d_attention, then through the softmax to the logits. */
-static void SMM_T(logits_backward)(const SMM_T(image) *im, const SMM_T(record) *r, size_t first, size_t valid, SMM_T(block) *b,
-                                   const real *d_attention, real *sums)
+static void SMM_T(logits_backward)(const SMM_T(image) *im, size_t first, size_t valid, SMM_T(block) *b, const real *d_attention,
+                                   real *sums)
 {
     const smm_sizes *s = im->s;
     const size_t K = im->slots, n = SMM_BLOCK;
@@ -126,56 +134,111 @@ static void SMM_T(logits_backward)(const SMM_T(image) *im, const SMM_T(record) *
         for (size_t j = 0; j < s->heads * K; j++) /* softmax_backward multiplies by a */
             b->d_gamma[j * n + i] += row[im->active[j % K]] / ((real)s->heads * im->a[j]);
     }
-    (void)r;
     for (size_t h = 0; h < s->heads; h++)
         im->k->softmax_backward(K, n, b->gamma + h * K * n, factor + h * K * n, b->d_gamma + h * K * n, n, im->a + h * K,
                                 im->c + h * K, sums + h * K);
 }
 
-/* The pass over one chunk: d_keys and d_values (accumulated) and sums R0, R1, R2 in the chunk's partials. */
-static void SMM_T(backward_chunk)(const SMM_T(image) *im, const SMM_T(record) *r, size_t chunk, SMM_T(block) *b, int about,
-                                  const real *d_attention)
+/* One block of inputs: from keys and centred values to d_keys and d_values (accumulated), and sums R0, R1, R2 to m. */
+static void SMM_T(block_backward)(const SMM_T(image) *im, const SMM_T(pass) *pass, size_t i, const real *keys, const real *values,
+                                  real *d_keys, real *d_values, const SMM_T(moments) *m, SMM_T(block) *b)
 {
     const smm_sizes *s = im->s;
     const KERNELS *k = im->k;
     const SMM_T(expectation) *e = &im->e;
-    const size_t K = im->slots, n = SMM_BLOCK, D = s->D, Dp = s->Dp, Dh = s->Dh, Vp = s->Vp;
+    const size_t K = im->slots, n = SMM_BLOCK, D = s->D, Dp = s->Dp, Dh = s->Dh, Vp = s->Vp, valid = smm_min(n, im->in.n - i * n);
+    SMM_T(responsibilities)(im, pass->r, keys, valid, b->gamma, b->discarded, NULL, b->ratio);
+    if (!s->variance)
+        for (size_t h = 0; h < s->heads; h++)
+            k->gemm(K, n, Dh, im->E + h * Dh, Dp, 1, values + h * Dh * n, n, b->d_gamma + h * K * n, n, 0);
+    else if (pass->about) k->quad_about(K, D, n, values, n, im->A, im->E, im->point_mean, Dp, b->d_gamma, n);
+    else k->quad(K, D, n, values, n, im->A, im->E, Dp, b->d_gamma, n);
+    SMM_T(logits_backward)(im, i * n, valid, b, pass->d_attention, m->sums);
+
+    if (!s->variance)
+        for (size_t h = 0; h < s->heads; h++)
+            k->gemm(Dh, n, K, im->E_values + h * Dh, 1, Dp, b->gamma + h * K * n, n, d_values + h * Dh * n, n, 1);
+    else if (pass->about)
+        k->spread_about(K, D, n, b->gamma, n, values, n, im->A_values, im->E_values, im->point_mean, Dp, d_values, n);
+    else k->spread(K, D, n, b->gamma, n, values, n, im->A_values, im->E_values, Dp, d_values, n);
+
+    for (size_t h = 0; h < s->heads; h++)
+        k->transpose_out(valid, Dh, s->Dhp, keys + h * Dh * n, n, NULL, b->rows + h * s->Dhp, Vp);
+    if (s->dot)
+        for (size_t h = 0; h < s->heads; h++) {
+            const real *dl = b->d_gamma + h * K * n;
+            k->gemm(Dh, n, K, im->A_keys + h * Dh, 1, Dp, dl, n, d_keys + h * Dh * n, n, 1);
+            k->gemm(K, s->Dhp, valid, dl, n, 1, b->rows + h * s->Dhp, Vp, m->m1 + h * s->Dhp, Vp, 1);
+        }
+    else if (e->about) {
+        k->spread_about(K, D, n, b->d_gamma, n, keys, n, im->A_keys, im->E_keys, e->q, Dp, d_keys, n);
+        k->moments_about(K, valid, Vp, b->d_gamma, n, b->rows, Vp, e->q, m->m1, m->m2, Vp);
+    } else {
+        k->spread(K, D, n, b->d_gamma, n, keys, n, im->A_keys, im->E_keys, Dp, d_keys, n);
+        k->moments(K, valid, Vp, b->d_gamma, n, b->rows, Vp, m->m1, m->m2, Vp);
+    }
+}
+
+/* The pass of a step that others follow, over one chunk: keys, values and their gradients stay in memory. */
+static void SMM_T(chunk_backward)(const SMM_T(image) *im, const SMM_T(pass) *pass, size_t chunk, SMM_T(block) *b)
+{
     const SMM_T(moments) m = SMM_T(moments_of)(im, chunk);
     memset(m.sums, 0, im->partial * sizeof *m.sums);
     for (size_t i = SMM_T(chunk_begin)(im, chunk); i < SMM_T(chunk_begin)(im, chunk + 1); i++) {
-        const real *keys = im->keys + i * D * n, *values = im->values + i * D * n;
-        real *d_keys = im->d_keys + i * D * n, *d_values = im->d_values + i * D * n;
-        const size_t valid = smm_min(n, im->in.n - i * n);
-        SMM_T(responsibilities)(im, r, keys, valid, b->gamma, b->discarded, NULL, b->ratio);
-        if (!s->variance)
-            for (size_t h = 0; h < s->heads; h++)
-                k->gemm(K, n, Dh, im->E + h * Dh, Dp, 1, values + h * Dh * n, n, b->d_gamma + h * K * n, n, 0);
-        else if (about) k->quad_about(K, D, n, values, n, im->A, im->E, im->point_mean, Dp, b->d_gamma, n);
-        else k->quad(K, D, n, values, n, im->A, im->E, Dp, b->d_gamma, n);
-        SMM_T(logits_backward)(im, r, i * n, valid, b, d_attention, m.sums);
+        const size_t at = i * im->s->D * SMM_BLOCK;
+        SMM_T(block_backward)(im, pass, i, im->keys + at, im->values + at, im->d_keys + at, im->d_values + at, &m, b);
+    }
+}
 
-        if (!s->variance)
-            for (size_t h = 0; h < s->heads; h++)
-                k->gemm(Dh, n, K, im->E_values + h * Dh, 1, Dp, b->gamma + h * K * n, n, d_values + h * Dh * n, n, 1);
-        else if (about) k->spread_about(K, D, n, b->gamma, n, values, n, im->A_values, im->E_values, im->point_mean, Dp, d_values, n);
-        else k->spread(K, D, n, b->gamma, n, values, n, im->A_values, im->E_values, Dp, d_values, n);
-
-        for (size_t h = 0; h < s->heads; h++)
-            k->transpose_out(valid, Dh, s->Dhp, keys + h * Dh * n, n, NULL, b->rows + h * s->Dhp, Vp);
-        if (s->dot)
-            for (size_t h = 0; h < s->heads; h++) {
-                const real *dl = b->d_gamma + h * K * n;
-                k->gemm(Dh, n, K, im->A_keys + h * Dh, 1, Dp, dl, n, d_keys + h * Dh * n, n, 1);
-                k->gemm(K, s->Dhp, valid, dl, n, 1, b->rows + h * s->Dhp, Vp, m.m1 + h * s->Dhp, Vp, 1);
+/* The pass of the step that backward ends with, over chunks [begin, end), and on from keys and values to the inputs and the
+ * parameters of their side, block by block: where this step is the only one, nothing of the inputs' size is kept. */
+static void SMM_T(segment_backward)(const SMM_T(image) *im, const SMM_T(pass) *pass, size_t begin, size_t end, SMM_T(block) *b,
+                                    const SMM_T(grad_set) *g, real *dx)
+{
+    const smm_sizes *s = im->s;
+    const size_t n = SMM_BLOCK, size = s->D * n;
+    for (size_t c = begin; c < end; c++) {
+        const SMM_T(moments) m = SMM_T(moments_of)(im, c);
+        memset(m.sums, 0, im->partial * sizeof *m.sums);
+        for (size_t i = SMM_T(chunk_begin)(im, c); i < SMM_T(chunk_begin)(im, c + 1); i++) {
+            const int kept = s->steps_back > 1;
+            const size_t valid = smm_min(n, im->in.n - i * n);
+            real *d_keys = kept ? im->d_keys + i * size : b->d_keys, *d_values = kept ? im->d_values + i * size : b->d_values;
+            SMM_T(inputs_forward)(im->k, s, im->p, &im->in, i * n, n, b, b->keys);
+            SMM_T(centre_values)(im, b, b->centred);
+            if (!kept) {
+                memset(d_keys, 0, size * sizeof *d_keys);
+                memset(d_values, 0, size * sizeof *d_values);
             }
-        else if (e->about) {
-            k->spread_about(K, D, n, b->d_gamma, n, keys, n, im->A_keys, im->E_keys, e->q, Dp, d_keys, n);
-            k->moments_about(K, valid, Vp, b->d_gamma, n, b->rows, Vp, e->q, m.m1, m.m2, Vp);
-        } else {
-            k->spread(K, D, n, b->d_gamma, n, keys, n, im->A_keys, im->E_keys, Dp, d_keys, n);
-            k->moments(K, valid, Vp, b->d_gamma, n, b->rows, Vp, m.m1, m.m2, Vp);
+            SMM_T(block_backward)(im, pass, i, b->keys, b->centred, d_keys, d_values, &m, b);
+            for (size_t d = 0; d < s->D; d++)
+                for (size_t j = 0; j < valid; j++)
+                    d_values[d * n + j] += im->eps_A[d] * b->centred[d * n + j] + im->eps_E[d];
+            SMM_T(inputs_backward)(im->k, s, im->p, &im->in, i * n, b, d_keys, d_values, g, dx);
         }
     }
+}
+
+/* Either pass over all chunks, on several threads if there are; the last one has a set of parameter gradients and a share of
+ * the chunks for each segment. Returns the sum over chunks, in their order. */
+static SMM_T(moments) SMM_T(inputs_pass)(SMM_T(image) *im, const SMM_T(pass) *pass, const SMM_T(grad_set) *sets, real *dx)
+{
+    const ptrdiff_t chunks = (ptrdiff_t)SMM_T(image_chunks)(im), segments = (ptrdiff_t)im->s->segments;
+    if (pass->last) {
+        SMM_PARALLEL_FOR(im->threads)
+        for (ptrdiff_t i = 0; i < segments; i++)
+            SMM_T(segment_backward)(im, pass, (size_t)(chunks * i / segments), (size_t)(chunks * (i + 1) / segments),
+                                    &im->blocks[SMM_THREAD], &sets[i], dx);
+    } else {
+        SMM_PARALLEL_FOR(im->threads)
+        for (ptrdiff_t i = 0; i < chunks; i++) SMM_T(chunk_backward)(im, pass, (size_t)i, &im->blocks[SMM_THREAD]);
+    }
+    const SMM_T(moments) total = SMM_T(moments_of)(im, 0);
+    for (ptrdiff_t i = 1; i < chunks; i++) {
+        const SMM_T(moments) m = SMM_T(moments_of)(im, (size_t)i);
+        for (size_t j = 0; j < im->partial; j++) total.sums[j] += m.sums[j];
+    }
+    return total;
 }
 
 /* From sums R0, R1, R2 over the image to im->d_q, im->d_ls, im->d_prior. */
@@ -208,33 +271,26 @@ static void SMM_T(query_gradients)(SMM_T(image) *im, const SMM_T(record) *r, con
     }
 }
 
-/* One step backward: im->d_mean, d_log_std, d_prior go from the state after the step to the state before it. */
-static void SMM_T(step_backward)(SMM_T(image) *im, const SMM_T(record) *r, const SMM_T(record) *next, const SMM_T(grad_set) *g,
-                                 const real *d_attention)
+/* One step backward: im->d_mean, d_log_std, d_prior go from the state after the step to the state before it. The last step's
+ * pass goes on to the inputs: dx, and parameter gradients to a set for each segment; the slots' side has the first. */
+static void SMM_T(step_backward)(SMM_T(image) *im, const SMM_T(record) *r, const SMM_T(record) *next, const SMM_T(grad_set) *sets,
+                                 const real *d_attention, int last, real *dx)
 {
     const smm_sizes *s = im->s;
     const size_t c = s->D * s->Kp;
-    const ptrdiff_t chunks = (ptrdiff_t)SMM_T(image_chunks)(im);
     SMM_T(expectation_forward)(im, r);
     SMM_T(variance_backward)(im, r, next);
     if (s->learned) {
         const real *hidden = s->reference ? im->e.normed : r->mean;
-        SMM_T(update_backward)(im->k, s, im->p, r->m, hidden, &im->u, im->d_mean, im->dm, im->d_state, g);
+        SMM_T(update_backward)(im->k, s, im->p, r->m, hidden, &im->u, im->d_mean, im->dm, im->d_state, &sets[0]);
     } else {
         memcpy(im->dm, im->d_mean, c * sizeof *im->dm);
         memset(im->d_state, 0, c * sizeof *im->d_state);
     }
-    const int about = SMM_T(pass_constants)(im, r, next);
-    SMM_PARALLEL_FOR(im->threads)
-    for (ptrdiff_t i = 0; i < chunks; i++)
-        SMM_T(backward_chunk)(im, r, (size_t)i, &im->blocks[SMM_THREAD], about, d_attention);
-    const SMM_T(moments) total = SMM_T(moments_of)(im, 0);
-    for (ptrdiff_t i = 1; i < chunks; i++) {
-        const SMM_T(moments) m = SMM_T(moments_of)(im, (size_t)i);
-        for (size_t j = 0; j < im->partial; j++) total.sums[j] += m.sums[j];
-    }
+    const SMM_T(pass) pass = {r, d_attention, SMM_T(pass_constants)(im, r, next), last};
+    const SMM_T(moments) total = SMM_T(inputs_pass)(im, &pass, sets, dx);
     SMM_T(query_gradients)(im, r, &total);
-    SMM_T(expectation_backward)(im, r, g);
+    SMM_T(expectation_backward)(im, r, &sets[0]);
     memcpy(im->d_mean, im->d_state, c * sizeof *im->d_mean);
 }
 
@@ -268,59 +324,38 @@ static void SMM_T(gather_slots)(SMM_T(image) *im)
         }
 }
 
-/* The backward pass of the slots of image b; leaves d_keys and d_values for segment_backward. */
+/* The whole backward pass of image b; sets: one for each segment; dx (N,I) or NULL. */
 static void SMM_T(image_backward)(SMM_T(image) *im, const SMM_T(smm_inputs) *in, const real *saved, const real *d_slots,
-                                  const real *d_attention, const SMM_T(smm_gradients) *grads, const SMM_T(grad_set) *g, size_t b)
+                                  const real *d_attention, const SMM_T(smm_gradients) *grads, const SMM_T(grad_set) *sets, size_t b)
 {
     const smm_sizes *s = im->s;
-    const size_t c = s->D * s->Kp, cached = s->blocks * s->D * SMM_BLOCK, at = b * s->K * s->D;
+    const size_t c = s->D * s->Kp, cached = s->blocks * s->D * SMM_BLOCK, at = b * s->K * s->D, steps = s->steps_back;
+    real *dx = grads->x ? grads->x + b * s->N * s->I : NULL;
     saved += b * s->saved_image;
     SMM_T(open_image)(im, in, b);
+    if (dx && in->mask) memset(dx, 0, s->N * s->I * sizeof *dx);
     memcpy(im->trace, saved, s->records * s->record * sizeof *saved);
     memcpy(im->centre, saved + s->records * s->record, s->Dp * sizeof *saved);
-    SMM_T(cache_inputs)(im, 1);
-    memset(im->d_keys, 0, cached * sizeof *im->d_keys);
-    memset(im->d_values, 0, cached * sizeof *im->d_values);
+    if (steps > 1) {
+        SMM_T(cache_inputs)(im, 1);
+        memset(im->d_keys, 0, cached * sizeof *im->d_keys);
+        memset(im->d_values, 0, cached * sizeof *im->d_values);
+    }
     memset(im->eps_A, 0, s->Dp * sizeof *im->eps_A);
     memset(im->eps_E, 0, s->Dp * sizeof *im->eps_E);
-    const SMM_T(record) last = SMM_T(record_of)(im, s->T);
-    SMM_T(full_state)(im, in, b, &last, 1);
-    SMM_T(output_backward)(im, d_slots + b * s->K * s->W, g);
+    const SMM_T(record) final = SMM_T(record_of)(im, s->T);
+    SMM_T(full_state)(im, in, b, &final);
+    SMM_T(output_backward)(im, d_slots + b * s->K * s->W, &sets[0]);
     SMM_T(gather_slots)(im);
     memcpy(im->full_mean, im->d_cat, c * sizeof *im->d_cat); /* from here on: the gradients that inactive slots pass through */
     memcpy(im->full_log_std, im->d_cat + c, c * sizeof *im->d_cat);
-    const size_t steps = s->records - 1;
-    real *d_mean = in->indices || !grads->mean ? NULL : grads->mean + at;
-    real *d_log_std = s->variance && grads->log_std ? grads->log_std + at : NULL;
-    if (s->cfg->gradient == SMM_GRADIENT_STRAIGHT_THROUGH) {
-        SMM_T(write_initial)(im, NULL, im->full_mean, d_mean);
-        SMM_T(write_initial)(im, NULL, im->full_log_std, d_log_std);
-    } else if (s->cfg->gradient == SMM_GRADIENT_IMPLICIT) {
-        SMM_T(write_initial)(im, NULL, NULL, d_mean);
-        SMM_T(write_initial)(im, NULL, NULL, d_log_std);
-    }
     for (size_t i = 0; i < steps; i++) {
         const SMM_T(record) r = SMM_T(record_of)(im, s->T - 1 - i), next = SMM_T(record_of)(im, s->T - i);
-        SMM_T(step_backward)(im, &r, &next, g, i == 0 && d_attention ? d_attention + b * s->N * s->K : NULL);
+        SMM_T(step_backward)(im, &r, &next, sets, i == 0 && d_attention ? d_attention + b * s->N * s->K : NULL, i + 1 == steps, dx);
     }
-    if (s->cfg->gradient == SMM_GRADIENT_FULL) {
-        SMM_T(write_initial)(im, im->d_mean, im->full_mean, d_mean);
-        SMM_T(write_initial)(im, im->d_log_std, im->full_log_std, d_log_std);
-    }
-}
-
-/* From d_keys and d_values of blocks [begin, end) to the inputs and the parameters of the input side. */
-static void SMM_T(segment_backward)(const SMM_T(image) *im, size_t begin, size_t end, SMM_T(block) *b, const SMM_T(grad_set) *g,
-                                    real *dx)
-{
-    const smm_sizes *s = im->s;
-    const size_t n = SMM_BLOCK;
-    for (size_t i = begin; i < end; i++) {
-        const size_t at = i * s->D * n, valid = smm_min(n, im->in.n - i * n);
-        for (size_t d = 0; d < s->D; d++)
-            for (size_t j = 0; j < valid; j++)
-                im->d_values[at + d * n + j] += im->eps_A[d] * im->values[at + d * n + j] + im->eps_E[d];
-        SMM_T(inputs_forward)(im->k, s, im->p, &im->in, i * n, b, im->keys + at);
-        SMM_T(inputs_backward)(im->k, s, im->p, &im->in, i * n, b, im->d_keys + at, im->d_values + at, g, dx);
-    }
+    real *d_mean = in->indices || !grads->mean ? NULL : grads->mean + at;
+    real *d_log_std = s->variance && grads->log_std ? grads->log_std + at : NULL;
+    const int full = s->cfg->gradient == SMM_GRADIENT_FULL, none = s->cfg->gradient == SMM_GRADIENT_IMPLICIT;
+    SMM_T(write_initial)(im, full ? im->d_mean : NULL, none ? NULL : im->full_mean, d_mean);
+    SMM_T(write_initial)(im, full ? im->d_log_std : NULL, none ? NULL : im->full_log_std, d_log_std);
 }

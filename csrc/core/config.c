@@ -192,7 +192,8 @@ smm_status smm_sizes_init(smm_sizes *s, const smm_config *c, const smm_dims *dim
     if (s->K > ((size_t)1 << 20) || too_big(s->Kp * s->heads, s->B) || too_big(s->T + 2, s->B * s->Kp * (4 * s->Dp + 8)))
         return SMM_ERR_DIMS;
     split_work(s);
-    s->records = c->gradient == SMM_GRADIENT_FULL ? s->T + 1 : 2;
+    s->steps_back = c->gradient == SMM_GRADIENT_FULL ? s->T : 1;
+    s->records = s->steps_back + 1;
     s->record = 4 * s->D * s->Kp + s->Kp + smm_pad(s->heads * s->Kp);
     s->saved_image = s->records * s->record + s->Dp;
     if (too_big(s->records * s->B, s->record + s->Dp)) return SMM_ERR_DIMS;

@@ -16,6 +16,7 @@ typedef struct {
     size_t heads, Dh, Dhp, Vp;  /* channels of a head; Vp = heads * Dhp, the width of a row of values */
     size_t blocks, chunk_blocks, chunks; /* of an image: sums over its inputs are taken per chunk, then over chunks */
     size_t segments, groups;    /* parameter gradients are summed per group of images or per segment of an image, then over groups */
+    size_t steps_back;          /* steps that backward goes through */
     size_t records;             /* states kept of an image: before each step that backward visits, and the last */
     size_t record;              /* elements of one state */
     size_t saved_image;         /* elements that forward saves of an image */

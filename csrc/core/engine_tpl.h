@@ -153,24 +153,6 @@ static void SMM_T(add_sets)(const smm_sizes *s, const SMM_T(grad_set) *sets, con
     }
 }
 
-/* Image b: its slots, then its inputs, segment by segment (several at once where threads share an image). */
-static void SMM_T(backward_of_image)(const SMM_T(call) *call, SMM_T(image) *im, const SMM_T(smm_inputs) *in, const real *saved,
-                                     const real *d_slots, const real *d_attention, const SMM_T(smm_gradients) *grads,
-                                     const SMM_T(grad_set) *sets, size_t b)
-{
-    const smm_sizes *s = im->s;
-    const ptrdiff_t segments = (ptrdiff_t)s->segments;
-    real *dx = grads->x ? grads->x + b * s->N * s->I : NULL;
-    for (ptrdiff_t i = 0; segments > 1 && i < segments; i++) SMM_T(clear_set)(s, &sets[i]);
-    SMM_T(image_backward)(im, in, saved, d_slots, d_attention, grads, &sets[0], b);
-    if (dx && in->mask) memset(dx, 0, s->N * s->I * sizeof *dx);
-    const size_t blocks = SMM_T(image_blocks)(im);
-    SMM_PARALLEL_FOR(call->inner)
-    for (ptrdiff_t i = 0; i < segments; i++)
-        SMM_T(segment_backward)(im, blocks * (size_t)i / s->segments, blocks * ((size_t)i + 1) / s->segments,
-                                &im->blocks[SMM_THREAD], &sets[i], dx);
-}
-
 smm_status SMM_T(smm_backward)(const smm_config *config, const smm_dims *dims, const real *const params[SMM_PARAMS],
                                const SMM_T(smm_inputs) *in, const real *saved, const real *d_slots, const real *d_attention,
                                const SMM_T(smm_gradients) *grads, int threads, size_t *image)
@@ -189,9 +171,11 @@ smm_status SMM_T(smm_backward)(const smm_config *config, const smm_dims *dims, c
         SMM_T(image) *im = &call.images[SMM_THREAD];
         const size_t begin = s.B * (size_t)u / (size_t)units, end = s.B * ((size_t)u + 1) / (size_t)units;
         if (s.segments == 1) SMM_T(clear_set)(&s, &call.sets[u]);
-        for (size_t b = begin; b < end; b++)
-            SMM_T(backward_of_image)(&call, im, in, saved, d_slots, d_attention, grads,
-                                     &call.sets[s.segments > 1 ? b * s.segments : (size_t)u], b);
+        for (size_t b = begin; b < end; b++) {
+            const SMM_T(grad_set) *sets = &call.sets[s.segments > 1 ? b * s.segments : (size_t)u];
+            for (size_t i = 0; s.segments > 1 && i < s.segments; i++) SMM_T(clear_set)(&s, &sets[i]);
+            SMM_T(image_backward)(im, in, saved, d_slots, d_attention, grads, sets, b);
+        }
     }
     SMM_T(add_sets)(&s, call.sets, grads, threads);
     smm_release(call.memory);

@@ -152,16 +152,17 @@ static void SMM_T(step_chunk)(const SMM_T(image) *im, const SMM_T(record) *r, si
     for (size_t i = SMM_T(chunk_begin)(im, chunk); i < SMM_T(chunk_begin)(im, chunk + 1); i++) {
         const real *keys = im->keys + i * s->D * n, *values = im->values + i * n * Vp;
         const size_t valid = smm_min(n, im->in.n - i * n);
-        SMM_T(responsibilities)(im, r, keys, valid, b->gamma, m.sums, likelihood ? b->lse : NULL, NULL);
+        real *gamma = im->gamma ? im->gamma + i * s->K * n : b->gamma;
+        SMM_T(responsibilities)(im, r, keys, valid, gamma, m.sums, likelihood ? b->lse : NULL, NULL);
         if (likelihood) *m.loglik += SMM_T(block_likelihood)(im, keys, valid, b);
-        if (last && attention) SMM_T(write_attention)(im, b->gamma, i * n, valid, im->in.index, attention);
+        if (last && attention) SMM_T(write_attention)(im, gamma, i * n, valid, im->in.index, attention);
         if (!s->variance)
             for (size_t h = 0; h < s->heads; h++)
-                im->k->gemm(K, s->Dhp, valid, b->gamma + h * K * n, n, 1, values + h * s->Dhp, Vp, m.m1 + h * s->Dhp, Vp, 1);
+                im->k->gemm(K, s->Dhp, valid, gamma + h * K * n, n, 1, values + h * s->Dhp, Vp, m.m1 + h * s->Dhp, Vp, 1);
         else if (im->about_points)
-            im->k->moments_about(K, valid, Vp, b->gamma, n, values, Vp, im->point, m.m1, m.m2, Vp);
+            im->k->moments_about(K, valid, Vp, gamma, n, values, Vp, im->point, m.m1, m.m2, Vp);
         else
-            im->k->moments(K, valid, Vp, b->gamma, n, values, Vp, m.m1, m.m2, Vp);
+            im->k->moments(K, valid, Vp, gamma, n, values, Vp, m.m1, m.m2, Vp);
     }
 }
 
@@ -182,37 +183,78 @@ static SMM_T(moments) SMM_T(step_sums)(SMM_T(image) *im, const SMM_T(record) *r,
     return total;
 }
 
-/* Weighted mean and variance about it, into r->m, r->variance, r->sums; returns whether they are exact enough.
+/* Moments of slot j again, about its point, with the responsibilities that the step has left. */
+static void SMM_T(slot_sums)(SMM_T(image) *im, const SMM_T(moments) *total, size_t j)
+{
+    const smm_sizes *s = im->s;
+    const size_t n = SMM_BLOCK, Vp = s->Vp;
+    const ptrdiff_t chunks = (ptrdiff_t)SMM_T(image_chunks)(im);
+    SMM_PARALLEL_FOR(im->threads)
+    for (ptrdiff_t c = 0; c < chunks; c++) {
+        const SMM_T(moments) m = SMM_T(moments_of)(im, (size_t)c);
+        memset(m.m1 + j * Vp, 0, Vp * sizeof *m.m1);
+        memset(m.m2 + j * Vp, 0, Vp * sizeof *m.m2);
+        for (size_t i = SMM_T(chunk_begin)(im, (size_t)c); i < SMM_T(chunk_begin)(im, (size_t)c + 1); i++)
+            im->k->moments_about(1, smm_min(n, im->in.n - i * n), Vp, im->gamma + (i * s->K + j) * n, n, im->values + i * n * Vp, Vp,
+                                 im->point + j * Vp, m.m1 + j * Vp, m.m2 + j * Vp, Vp);
+    }
+    for (ptrdiff_t c = 1; c < chunks; c++) {
+        const SMM_T(moments) m = SMM_T(moments_of)(im, (size_t)c);
+        for (size_t v = j * Vp; v < (j + 1) * Vp; v++) total->m1[v] += m.m1[v], total->m2[v] += m.m2[v];
+    }
+}
+
+/* Weighted mean of slot j and variance about it, rows im->m_rows and im->variance_rows; returns whether they are exact enough.
  *
  * With moments about a point p, variance = m2/S - (m1/S)^2 loses digits where the mean is far from p beside the spread: then
  * the mean just found becomes the slot's point and the caller sums again. The eps that every weight gets enters through the
  * sums of all values. */
-static int SMM_T(weighted_moments)(SMM_T(image) *im, const SMM_T(moments) *t, const SMM_T(record) *r)
+static int SMM_T(slot_moments)(SMM_T(image) *im, const SMM_T(moments) *t, size_t j, int about)
 {
     const smm_sizes *s = im->s;
-    const size_t n = s->Kp, Vp = s->Vp;
+    const size_t Vp = s->Vp;
     const double eps = s->reference ? 0 : s->cfg->eps, count = (double)im->in.n;
-    const real floor = (real)(s->reference ? s->cfg->eps : s->cfg->var_floor);
-    int exact = 1;
-    memcpy(r->sums, t->sums, s->heads * im->slots * sizeof *r->sums);
-    memset(r->m, 0, s->D * n * sizeof *r->m);
-    memset(r->variance, 0, s->D * n * sizeof *r->m);
-    for (size_t j = 0; j < im->slots; j++) {
-        for (size_t d = 0; d < s->D; d++) {
-            const size_t h = d / s->Dh, v = h * s->Dhp + d % s->Dh;
-            const double S = (double)t->sums[h * im->slots + j] + eps * count, sum = im->value_sums[v], squares = im->value_sums[Vp + v];
-            const double p = im->about_points ? im->point[j * Vp + v] : 0;
-            const double shift = ((double)t->m1[j * Vp + v] + eps * (sum - count * p)) / S;
-            r->m[d * n + j] = (real)((double)im->centre[d] + p + shift);
-            if (!s->variance) continue;
-            const double second = ((double)t->m2[j * Vp + v] + eps * (squares - 2 * p * sum + count * p * p)) / S;
-            const double variance = second - shift * shift;
-            r->variance[d * n + j] = variance < 0 ? 0 : (real)variance;
-            if (shift * shift > 16 * (variance + floor)) exact = 0;
-            im->point[j * Vp + v] = (real)(p + shift);
+    const double floor = s->reference ? s->cfg->eps : s->cfg->var_floor;
+    const real *m1 = t->m1 + j * Vp, *m2 = t->m2 + j * Vp, *sums = im->value_sums, *squares = sums + Vp;
+    real *m = im->m_rows + j * Vp, *variance = im->variance_rows + j * Vp, *point = im->point + j * Vp;
+    if (!s->variance) {
+        for (size_t h = 0; h < s->heads; h++) {
+            const double scale = 1 / ((double)t->sums[h * im->slots + j] + eps * count);
+            for (size_t v = h * s->Dhp; v < (h + 1) * s->Dhp; v++) m[v] = (real)((m1[v] + eps * sums[v]) * scale);
         }
+        return 1;
+    }
+    const double scale = 1 / ((double)t->sums[j] + eps * count);
+    int exact = 1;
+    for (size_t v = 0; v < Vp; v++) {
+        const double p = about ? point[v] : 0, shift = (m1[v] + eps * (sums[v] - count * p)) * scale;
+        const double second = (m2[v] + eps * (squares[v] - 2 * p * sums[v] + count * p * p)) * scale, var = second - shift * shift;
+        m[v] = (real)(im->centre[v] + p + shift);
+        variance[v] = var < 0 ? 0 : (real)var;
+        point[v] = (real)(p + shift);
+        exact &= !(shift * shift > 16 * (var + floor));
     }
     return exact;
+}
+
+/* Weighted means and variances of all slots into r->m, r->variance, r->sums. */
+static void SMM_T(weighted_moments)(SMM_T(image) *im, const SMM_T(moments) *t, const SMM_T(record) *r)
+{
+    const smm_sizes *s = im->s;
+    const int about = im->about_points;
+    for (size_t j = 0; j < im->slots; j++) {
+        int exact = SMM_T(slot_moments)(im, t, j, about);
+        for (int again = 0; !exact && again < 2; again++) {
+            im->about_points = 1; /* from the next step on, every slot about its own */
+            SMM_T(slot_sums)(im, t, j);
+            exact = SMM_T(slot_moments)(im, t, j, 1);
+        }
+    }
+    memcpy(r->sums, t->sums, s->heads * im->slots * sizeof *r->sums);
+    for (size_t h = 0; h < s->heads; h++)
+        im->k->transpose_in(im->slots, s->Dh, s->Kp, im->m_rows + h * s->Dhp, s->Vp, NULL, r->m + h * s->Dh * s->Kp, s->Kp);
+    if (s->variance) im->k->transpose_in(im->slots, s->D, s->Kp, im->variance_rows, s->Vp, NULL, r->variance, s->Kp);
+    else memset(r->variance, 0, s->D * s->Kp * sizeof *r->variance);
 }
 
 /* One step from record `r` to record `next`. */
@@ -222,11 +264,8 @@ static void SMM_T(step_forward)(SMM_T(image) *im, const SMM_T(record) *r, const 
     const smm_sizes *s = im->s;
     const size_t D = s->D, n = s->Kp, c = D * n, K = im->slots;
     SMM_T(expectation_forward)(im, r);
-    SMM_T(moments) total = SMM_T(step_sums)(im, r, last, attention);
-    for (int again = 0; !SMM_T(weighted_moments)(im, &total, r) && again < 2; again++) {
-        im->about_points = 1;
-        total = SMM_T(step_sums)(im, r, last, attention);
-    }
+    const SMM_T(moments) total = SMM_T(step_sums)(im, r, last, attention);
+    SMM_T(weighted_moments)(im, &total, r);
     if (last && loglik) *loglik = *total.loglik;
     if (s->learned) {
         const real *hidden = s->reference ? im->e.normed : r->mean;
@@ -250,21 +289,24 @@ static void SMM_T(step_forward)(SMM_T(image) *im, const SMM_T(record) *r, const 
                          : s->cfg->uniform_prior ? 1 / (real)K : r->sums[j] / (real)im->in.n;
 }
 
-/* Values of one block, minus the centre, as rows (SMM_BLOCK, Vp) or channels (D, SMM_BLOCK). */
+/* Values of one block minus the centre (D, SMM_BLOCK). */
+static void SMM_T(centre_values)(const SMM_T(image) *im, const SMM_T(block) *b, real *to)
+{
+    const size_t n = SMM_BLOCK;
+    for (size_t d = 0; d < im->s->D; d++)
+        for (size_t j = 0; j < n; j++) to[d * n + j] = b->values[d * n + j] - im->centre[d];
+}
+
+/* Values of block i, minus the centre, to im->values: as rows (SMM_BLOCK, Vp), or as channels (D, SMM_BLOCK) going backward. */
 static void SMM_T(store_values)(const SMM_T(image) *im, size_t i, const SMM_T(block) *b, int channels)
 {
     const smm_sizes *s = im->s;
-    const size_t n = SMM_BLOCK;
-    if (channels) {
-        real *to = im->values + i * s->D * n;
-        for (size_t d = 0; d < s->D; d++)
-            for (size_t j = 0; j < n; j++) to[d * n + j] = b->values[d * n + j] - im->centre[d];
-        return;
-    }
-    const size_t valid = smm_min(n, im->in.n - i * n);
-    for (size_t h = 0; h < s->heads; h++)
-        im->k->transpose_out(valid, s->Dh, s->Dhp, b->values + h * s->Dh * n, n, im->centre + h * s->Dh,
-                             im->values + i * n * s->Vp + h * s->Dhp, s->Vp);
+    const size_t n = SMM_BLOCK, valid = smm_min(n, im->in.n - i * n);
+    if (channels) SMM_T(centre_values)(im, b, im->values + i * s->D * n);
+    else
+        for (size_t h = 0; h < s->heads; h++)
+            im->k->transpose_out(valid, s->Dh, s->Dhp, b->values + h * s->Dh * n, n, im->centre + h * s->Dh,
+                                 im->values + i * n * s->Vp + h * s->Dhp, s->Vp);
 }
 
 /* Keys and values of all blocks. The centre, the mean of the first block's values, is found first (`channels`: it is given). */
@@ -273,7 +315,7 @@ static void SMM_T(cache_inputs)(SMM_T(image) *im, int channels)
     const smm_sizes *s = im->s;
     const size_t n = SMM_BLOCK, valid = smm_min(n, im->in.n);
     const ptrdiff_t chunks = (ptrdiff_t)SMM_T(image_chunks)(im);
-    SMM_T(inputs_forward)(im->k, s, im->p, &im->in, 0, &im->blocks[0], im->keys);
+    SMM_T(inputs_forward)(im->k, s, im->p, &im->in, 0, n, &im->blocks[0], im->keys);
     if (!channels) {
         memset(im->centre, 0, s->Dp * sizeof *im->centre);
         for (size_t d = 0; s->variance && d < s->D; d++) {
@@ -287,7 +329,7 @@ static void SMM_T(cache_inputs)(SMM_T(image) *im, int channels)
     for (ptrdiff_t c = 0; c < chunks; c++) {
         SMM_T(block) *b = &im->blocks[SMM_THREAD];
         for (size_t i = smm_max(1, SMM_T(chunk_begin)(im, (size_t)c)); i < SMM_T(chunk_begin)(im, (size_t)c + 1); i++) {
-            SMM_T(inputs_forward)(im->k, s, im->p, &im->in, i * n, b, im->keys + i * s->D * n);
+            SMM_T(inputs_forward)(im->k, s, im->p, &im->in, i * n, n, b, im->keys + i * s->D * n);
             SMM_T(store_values)(im, i, b, channels);
         }
     }
@@ -315,40 +357,27 @@ static void SMM_T(masked_attention)(SMM_T(image) *im, const SMM_T(record) *r, co
         if (i < s->N && !mask[i]) rows[count++] = i;
         if (!count || (count < SMM_BLOCK && i < s->N)) continue;
         const SMM_T(rows_in) in = {im->in.x, rows, count};
-        real *keys = im->keys; /* the image's own keys are needed no more */
-        SMM_T(inputs_forward)(im->k, s, im->p, &in, 0, b, keys);
-        SMM_T(responsibilities)(im, r, keys, count, b->gamma, b->discarded, NULL, NULL);
+        SMM_T(inputs_forward)(im->k, s, im->p, &in, 0, SMM_BLOCK, b, b->keys);
+        SMM_T(responsibilities)(im, r, b->keys, count, b->gamma, b->discarded, NULL, NULL);
         SMM_T(write_attention)(im, b->gamma, 0, count, rows, attention);
         count = 0;
     }
 }
 
-/* A row of x by its place among the real inputs. */
-static size_t SMM_T(place_of)(const SMM_T(image) *im, size_t row)
-{
-    if (!im->in.index) return row;
-    size_t low = 0, high = im->in.n;
-    while (high - low > 1) {
-        const size_t mid = (low + high) / 2;
-        if (im->in.index[mid] <= row) low = mid;
-        else high = mid;
-    }
-    return low;
-}
-
-/* The initial means (K,D), active or not: the caller's, or rows of the values (kept as rows, or as channels going backward). */
-static const real *SMM_T(initial_means)(SMM_T(image) *im, const SMM_T(smm_inputs) *in, size_t b, int channels)
+/* The initial means (K,D), active or not: the caller's, or the values of some rows. */
+static const real *SMM_T(initial_means)(SMM_T(image) *im, const SMM_T(smm_inputs) *in, size_t b)
 {
     const smm_sizes *s = im->s;
-    const size_t n = SMM_BLOCK;
     if (!in->indices) return in->mean + b * s->K * s->D;
-    for (size_t j = 0; j < s->K; j++) {
-        const size_t row = SMM_T(place_of)(im, (size_t)in->indices[b * s->K + j]);
-        const real *as_channels = im->values + row / n * s->D * n + row % n, *as_row = im->values + row * s->Vp;
-        for (size_t d = 0; d < s->D; d++) {
-            const real value = channels ? as_channels[d * n] : as_row[d / s->Dh * s->Dhp + d % s->Dh];
-            im->initial_mean[j * s->D + d] = value + im->centre[d];
-        }
+    for (size_t first = 0; first < s->K; first += SMM_BLOCK) {
+        SMM_T(block) *block = &im->blocks[0];
+        size_t index[SMM_BLOCK];
+        const size_t count = smm_min(SMM_BLOCK, s->K - first), n = smm_pad(count);
+        for (size_t j = 0; j < count; j++) index[j] = (size_t)in->indices[b * s->K + first + j];
+        const SMM_T(rows_in) rows = {im->in.x, index, count};
+        SMM_T(inputs_forward)(im->k, s, im->p, &rows, 0, n, block, block->keys);
+        for (size_t j = 0; j < count; j++)
+            for (size_t d = 0; d < s->D; d++) im->initial_mean[(first + j) * s->D + d] = block->values[d * n + j];
     }
     return im->initial_mean;
 }
@@ -357,17 +386,17 @@ static const real *SMM_T(initial_means)(SMM_T(image) *im, const SMM_T(smm_inputs
 static void SMM_T(initial_state)(SMM_T(image) *im, const SMM_T(smm_inputs) *in, size_t b, const SMM_T(record) *r)
 {
     memset(im->trace, 0, im->s->records * im->s->record * sizeof *im->trace); /* what is saved is the same in every bit */
-    SMM_T(slots_in)(im, SMM_T(initial_means)(im, in, b, 0), im->s->D, r->mean);
+    SMM_T(slots_in)(im, SMM_T(initial_means)(im, in, b), im->s->D, r->mean);
     if (im->s->variance) SMM_T(slots_in)(im, in->log_std + b * im->s->K * im->s->D, im->s->D, r->log_std);
     for (size_t j = 0; j < im->slots; j++) r->prior[j] = 1 / (real)im->slots;
 }
 
 /* The last state over all slots, in full_mean, full_log_std, full_variance: inactive slots show their initial state. */
-static void SMM_T(full_state)(SMM_T(image) *im, const SMM_T(smm_inputs) *in, size_t b, const SMM_T(record) *last, int channels)
+static void SMM_T(full_state)(SMM_T(image) *im, const SMM_T(smm_inputs) *in, size_t b, const SMM_T(record) *last)
 {
     const smm_sizes *s = im->s;
     const size_t c = s->D * s->Kp;
-    const real *mean = im->masked_slots ? SMM_T(initial_means)(im, in, b, channels) : NULL;
+    const real *mean = im->masked_slots ? SMM_T(initial_means)(im, in, b) : NULL;
     SMM_T(scatter_slots)(im, last->mean, mean, im->full_mean);
     if (!s->variance) return;
     SMM_T(scatter_slots)(im, last->log_std, im->masked_slots ? in->log_std + b * s->K * s->D : NULL, im->full_log_std);
@@ -408,12 +437,12 @@ static void SMM_T(image_forward)(SMM_T(image) *im, const SMM_T(smm_inputs) *in, 
     }
     const SMM_T(record) before = SMM_T(record_of)(im, s->T - 1), last = SMM_T(record_of)(im, s->T);
     if (s->variance) memcpy(last.variance, im->full_variance, s->D * s->Kp * sizeof *last.variance);
-    SMM_T(full_state)(im, in, b, &last, 0);
+    SMM_T(full_state)(im, in, b, &last);
     SMM_T(write_outputs)(im, out, b, &last);
     if (out->saved) {
         real *saved = out->saved + b * s->saved_image;
         memcpy(saved, im->trace, s->records * s->record * sizeof *saved);
         memcpy(saved + s->records * s->record, im->centre, s->Dp * sizeof *saved);
     }
-    if (attention && in->mask) SMM_T(masked_attention)(im, &before, in->mask + b * s->N, attention); /* overwrites the keys */
+    if (attention && in->mask) SMM_T(masked_attention)(im, &before, in->mask + b * s->N, attention);
 }

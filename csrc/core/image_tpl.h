@@ -32,12 +32,14 @@ typedef struct {
     int masked_slots;
     real *keys;                  /* (blocks, D, SMM_BLOCK) */
     real *values;                /* minus `centre`: forward (blocks, SMM_BLOCK, Vp), backward (blocks, D, SMM_BLOCK) */
-    real *d_keys, *d_values;     /* (blocks, D, SMM_BLOCK), backward */
+    real *d_keys, *d_values;     /* (blocks, D, SMM_BLOCK), backward through several steps; through one, none of these four */
     real *centre;                /* Dp: a point shared by all slots, amid the values */
+    real *gamma;                 /* (blocks, K, SMM_BLOCK) responsibilities of mixtures going forward */
     real *value_sums;            /* 2 Vp: sums of values and of their squares */
     real *partials;              /* (chunks, partial) */
     size_t partial;
     real *point;                 /* (Kp,Vp) points of the slots that moments are taken about */
+    real *m_rows, *variance_rows; /* (Kp,Vp) weighted mean and variance */
     int about_points;            /* the shared centre has proved too far from some slot */
     real *trace;                 /* records */
     SMM_T(expectation) e;
@@ -66,10 +68,13 @@ static void SMM_T(layout_block)(SMM_T(block) *b, const smm_sizes *s, int backwar
     b->v = s->own_values ? CARVE(s->D * n) : NULL;
     b->gamma = CARVE(s->heads * s->Kp * n), b->d_gamma = CARVE(s->heads * s->Kp * n);
     b->lse = CARVE(n), b->ones = CARVE(n), b->discarded = CARVE(s->heads * s->Kp);
-    b->rows = CARVE(widest * n);
+    b->rows = CARVE(widest * n), b->keys = CARVE(s->D * n);
     b->ratio = backward && s->reference ? CARVE(s->Kp * n) : NULL;
     b->d_wide = backward ? CARVE(widest * n) : NULL;
     b->d_features = backward ? CARVE(widest * n) : NULL;
+    b->centred = backward ? CARVE(s->D * n) : NULL;
+    b->d_keys = backward ? CARVE(s->D * n) : NULL;
+    b->d_values = backward ? CARVE(s->D * n) : NULL;
 }
 
 static void SMM_T(layout_update)(SMM_T(update_scratch) *u, const smm_sizes *s, smm_arena *arena)
@@ -91,7 +96,7 @@ static void SMM_T(layout_expectation)(SMM_T(expectation) *e, const smm_sizes *s,
 
 static void SMM_T(layout_backward)(SMM_T(image) *im, const smm_sizes *s, smm_arena *arena)
 {
-    const size_t c = s->D * s->Kp, r = s->Kp * s->Dp, cached = s->blocks * s->D * SMM_BLOCK;
+    const size_t c = s->D * s->Kp, r = s->Kp * s->Dp, cached = s->steps_back > 1 ? s->blocks * s->D * SMM_BLOCK : 0;
     im->d_keys = CARVE(cached), im->d_values = CARVE(cached);
     im->d_mean = CARVE(c), im->d_log_std = CARVE(c), im->d_prior = CARVE(s->Kp), im->dm = CARVE(c), im->d_state = CARVE(c);
     im->d_q = CARVE(c), im->d_ls = CARVE(c), im->d_cat = CARVE(2 * c);
@@ -106,12 +111,13 @@ static void SMM_T(layout_image)(SMM_T(image) *im, const smm_sizes *s, int masked
     const size_t c = s->D * s->Kp;
     im->index = masked ? smm_carve(arena, s->N, sizeof(size_t)) : NULL;
     im->active = smm_carve(arena, s->K, sizeof(size_t));
-    im->keys = CARVE(s->blocks * s->D * SMM_BLOCK);
-    im->values = CARVE(s->blocks * SMM_BLOCK * (backward ? s->D : s->Vp));
+    const size_t cached = backward && s->steps_back == 1 ? 0 : s->blocks * SMM_BLOCK;
+    im->keys = CARVE(cached * s->D), im->values = CARVE(cached * (backward ? s->D : s->Vp));
     im->centre = CARVE(s->Dp), im->value_sums = CARVE(2 * s->Vp);
     im->partial = smm_pad(s->heads * s->Kp) + 2 * s->Kp * s->Vp + SMM_LANES;
     im->partials = CARVE(s->chunks * im->partial);
-    im->point = CARVE(s->Kp * s->Vp);
+    im->point = CARVE(s->Kp * s->Vp), im->m_rows = CARVE(s->Kp * s->Vp), im->variance_rows = CARVE(s->Kp * s->Vp);
+    im->gamma = !backward && s->variance ? CARVE(s->blocks * s->K * SMM_BLOCK) : NULL;
     im->trace = CARVE(s->records * s->record);
     SMM_T(layout_expectation)(&im->e, s, arena);
     SMM_T(layout_update)(&im->u, s, arena);

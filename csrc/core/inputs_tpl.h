@@ -22,6 +22,9 @@ typedef struct {
     real *lse;                  /* SMM_BLOCK */
     real *ones;                 /* SMM_BLOCK */
     real *discarded;            /* heads * Kp, sums that nobody reads */
+    real *keys;                 /* D */
+    real *centred;              /* D: values minus the image's centre; backward */
+    real *d_keys, *d_values;    /* D; backward */
 } SMM_T(block);
 
 /* One image's inputs: row i of the compacted image is row index[i] of x, or row i where there is no mask. */
@@ -31,10 +34,11 @@ typedef struct {
     size_t n;
 } SMM_T(rows_in);
 
+/* Rows from `first` on, in n <= SMM_BLOCK lanes; keys (D,n). */
 static void SMM_T(inputs_forward)(const KERNELS *k, const smm_sizes *s, const real *const *p, const SMM_T(rows_in) *in, size_t first,
-                                  SMM_T(block) *b, real *keys)
+                                  size_t n, SMM_T(block) *b, real *keys)
 {
-    const size_t n = SMM_BLOCK, valid = smm_min(n, in->n - first);
+    const size_t valid = smm_min(n, in->n - first);
     const real eps = (real)s->cfg->norm_eps;
     real *x = s->learned ? b->x : keys;
     k->transpose_in(valid, s->I, n, in->index ? in->x : in->x + first * s->I, s->I, in->index ? in->index + first : NULL, x, n);

@@ -7,6 +7,8 @@
 #define UNROLL _Pragma("GCC unroll 16")
 #define ROWS_MOST (VEC_REGISTERS == 32 ? 12 : 5) /* two vectors of sums for each row, and room for operands */
 
+#define PANEL 128
+
 #ifndef VEC_LIBM
 #include "elementary.h"
 #endif
@@ -73,12 +75,18 @@ INLINE void gemm_strip(const size_t vectors, size_t m, size_t k, const real *A, 
     }
 }
 
+/* In panels of the inner dimension, so that a strip of B stays in the first cache: its rows lie ldb apart and share few sets. */
 static void gemm(size_t m, size_t n, size_t k, const real *A, size_t a_row, size_t a_col, const real *B, size_t ldb, real *C,
                  size_t ldc, int accumulate)
 {
-    size_t j = 0;
-    for (; j + 2 * VEC_WIDTH <= n; j += 2 * VEC_WIDTH) gemm_strip(2, m, k, A, a_row, a_col, B + j, ldb, C + j, ldc, accumulate);
-    if (j < n) gemm_strip(1, m, k, A, a_row, a_col, B + j, ldb, C + j, ldc, accumulate);
+    for (size_t p = 0, panel; p < k || p == 0; p += panel, accumulate = 1) {
+        panel = k ? tile_rows(k - p, PANEL) : 0;
+        size_t j = 0;
+        for (; j + 2 * VEC_WIDTH <= n; j += 2 * VEC_WIDTH)
+            gemm_strip(2, m, panel, A + p * a_col, a_row, a_col, B + p * ldb + j, ldb, C + j, ldc, accumulate);
+        if (j < n) gemm_strip(1, m, panel, A + p * a_col, a_row, a_col, B + p * ldb + j, ldb, C + j, ldc, accumulate);
+        if (!k) return;
+    }
 }
 
 /* Sums over channels of a function of X[d,i] and constants of (k,d), two broadcasts or three: what E steps and their gradients
@@ -501,31 +509,57 @@ static void relu_backward(size_t rows, size_t n, const real *X, size_t ldx, real
         }
 }
 
-/* In squares of 16 by 16, so that both sides stay in a few cache lines. */
+/* r[i][j] = r[j][i]: log2(VEC_WIDTH) times, the first half is interleaved with the second. */
+INLINE void transpose_square(vec r[VEC_WIDTH])
+{
+    vec t[VEC_WIDTH];
+    UNROLL
+    for (int stage = 1; stage < VEC_WIDTH; stage *= 2) {
+        UNROLL
+        for (int i = 0; i < VEC_WIDTH / 2; i++) {
+            t[2 * i] = vec_zip_low(r[i], r[i + VEC_WIDTH / 2]);
+            t[2 * i + 1] = vec_zip_high(r[i], r[i + VEC_WIDTH / 2]);
+        }
+        UNROLL
+        for (int i = 0; i < VEC_WIDTH; i++) r[i] = t[i];
+    }
+}
+
 static void transpose_in(size_t rows, size_t cols, size_t n, const real *A, size_t lda, const size_t *index, real *T, size_t ldt)
 {
-    for (size_t r0 = 0; r0 < n; r0 += SMM_LANES)
-        for (size_t c0 = 0; c0 < cols; c0 += SMM_LANES) {
-            const size_t end = c0 + SMM_LANES < cols ? c0 + SMM_LANES : cols;
-            for (size_t r = r0; r < r0 + SMM_LANES; r++) {
-                if (r >= rows) {
-                    for (size_t c = c0; c < end; c++) T[c * ldt + r] = 0;
-                    continue;
-                }
-                const real *row = A + (index ? index[r] : r) * lda;
-                for (size_t c = c0; c < end; c++) T[c * ldt + r] = row[c];
-            }
+    const size_t whole = cols - cols % VEC_WIDTH;
+    for (size_t r0 = 0; r0 < n; r0 += VEC_WIDTH) {
+        const real *row[VEC_WIDTH] = {NULL};
+        const size_t there = rows > r0 ? rows - r0 < VEC_WIDTH ? rows - r0 : VEC_WIDTH : 0;
+        for (size_t i = 0; i < there; i++) row[i] = A + (index ? index[r0 + i] : r0 + i) * lda;
+        for (size_t c0 = 0; c0 < whole; c0 += VEC_WIDTH) {
+            vec r[VEC_WIDTH];
+            UNROLL
+            for (size_t i = 0; i < VEC_WIDTH; i++) r[i] = i < there ? vec_load_any(row[i] + c0) : vec_set(0);
+            transpose_square(r);
+            UNROLL
+            for (size_t i = 0; i < VEC_WIDTH; i++) vec_store(T + (c0 + i) * ldt + r0, r[i]);
         }
+        for (size_t c = whole; c < cols; c++)
+            for (size_t i = 0; i < VEC_WIDTH; i++) T[c * ldt + r0 + i] = i < there ? row[i][c] : 0;
+    }
 }
 
 static void transpose_out(size_t rows, size_t cols, size_t width, const real *T, size_t ldt, const real *shift, real *A, size_t lda)
 {
-    for (size_t r0 = 0; r0 < rows; r0 += SMM_LANES)
-        for (size_t c0 = 0; c0 < width; c0 += SMM_LANES) {
-            const size_t end = r0 + SMM_LANES < rows ? r0 + SMM_LANES : rows;
-            for (size_t r = r0; r < end; r++)
-                for (size_t c = c0; c < c0 + SMM_LANES; c++)
-                    A[r * lda + c] = c < cols ? T[c * ldt + r] - (shift ? shift[c] : 0) : 0;
+    for (size_t r0 = 0; r0 < rows; r0 += VEC_WIDTH)
+        for (size_t c0 = 0; c0 < width; c0 += VEC_WIDTH) {
+            vec r[VEC_WIDTH];
+            UNROLL
+            for (size_t i = 0; i < VEC_WIDTH; i++) {
+                const size_t c = c0 + i;
+                r[i] = c < cols ? vec_load(T + c * ldt + r0) : vec_set(0);
+                if (shift && c < cols) r[i] = vec_sub(r[i], vec_set(shift[c]));
+            }
+            transpose_square(r);
+            UNROLL
+            for (size_t i = 0; i < VEC_WIDTH; i++)
+                if (r0 + i < rows) vec_store(A + (r0 + i) * lda + c0, r[i]);
         }
 }
 

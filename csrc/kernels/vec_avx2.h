@@ -30,6 +30,7 @@ typedef __m256 vec;
 #define VEC_REGISTERS 16
 #define vec_set(a) VEC_OP(set1)(a)
 #define vec_load(p) VEC_OP(load)(p)
+#define vec_load_any(p) VEC_OP(loadu)(p)
 #define vec_store(p, a) VEC_OP(store)((p), (a))
 #define vec_add(a, b) VEC_OP(add)((a), (b))
 #define vec_sub(a, b) VEC_OP(sub)((a), (b))
@@ -43,6 +44,10 @@ typedef __m256 vec;
 #define vec_all_within(a, low, high) \
     (VEC_OP(movemask)(VEC_OP(and)(VEC_OP(cmp)((a), (low), _CMP_GE_OQ), VEC_OP(cmp)((a), (high), _CMP_LE_OQ))) == VEC_ALL)
 #define vec_round(a) VEC_OP(round)((a), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
+
+#define vec_zip(a, b, half) VEC_OP(permute2f128)(VEC_OP(unpacklo)((a), (b)), VEC_OP(unpackhi)((a), (b)), (half))
+#define vec_zip_low(a, b) vec_zip((a), (b), 0x20)
+#define vec_zip_high(a, b) vec_zip((a), (b), 0x31)
 
 static inline real vec_sum(vec a)
 {

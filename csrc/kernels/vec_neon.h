@@ -28,6 +28,7 @@ typedef float32x4_t vec;
 #endif
 #define VEC_REGISTERS 32
 #define vec_load(p) VEC_OP(vld1)(p)
+#define vec_load_any(p) VEC_OP(vld1)(p)
 #define vec_store(p, a) VEC_OP(vst1)((p), (a))
 #define vec_add(a, b) VEC_OP(vadd)((a), (b))
 #define vec_sub(a, b) VEC_OP(vsub)((a), (b))
@@ -38,6 +39,8 @@ typedef float32x4_t vec;
 #define vec_max(a, b) vec_greater((a), (b), (a), (b))
 #define vec_min(a, b) vec_greater((b), (a), (a), (b))
 #define vec_fma(a, b, c) VEC_OP(vfma)((c), (a), (b))
+#define vec_zip_low(a, b) VEC_OP(vzip1)((a), (b))
+#define vec_zip_high(a, b) VEC_OP(vzip2)((a), (b))
 #define vec_round(a) VEC_OP(vrndn)(a)
 
 static inline vec vec_scale2(vec a, vec n)

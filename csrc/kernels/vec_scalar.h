@@ -6,6 +6,7 @@ typedef real vec;
 #define VEC_REGISTERS 16
 #define vec_set(a) (a)
 #define vec_load(p) (*(p)) /* aligned to SMM_ALIGN at the start of a row */
+#define vec_load_any(p) (*(p)) /* without alignment */
 #define vec_store(p, a) ((void)(*(p) = (a)))
 #define vec_add(a, b) ((a) + (b))
 #define vec_sub(a, b) ((a) - (b))
@@ -17,6 +18,8 @@ typedef real vec;
 #define vec_greater(a, b, x, y) ((a) > (b) ? (x) : (y))
 #define vec_all_within(a, low, high) ((a) >= (low) && (a) <= (high))
 #define vec_sum(a) (a)           /* over the elements, in a fixed order */
+#define vec_zip_low(a, b) (a)    /* a0 b0 a1 b1 ...: the first half; vec_zip_high: the second */
+#define vec_zip_high(a, b) (b)
 #ifdef REAL_IS_DOUBLE
 #define vec_sqrt(a) sqrt(a)
 #define vec_exp(a) exp(a)

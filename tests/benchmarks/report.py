@@ -1,0 +1,142 @@
+"""Results as Markdown tables, for the terminal and for docs/benchmarks.md."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .contenders import LEAN, OURS, OURS_TORCH
+from .problem import KINDS, SHAPES, Shape
+
+SHORT = {"SlotMixture": "SMM", "SlotAttention": "SA"}
+
+
+def table(header, rows):
+    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in (header, ["---"] * len(header), *rows)) + "\n"
+
+
+def ms(times):
+    return f"{1e3 * times['median']:.3g}"
+
+
+def spread(times):
+    return f"{1e3 * times['median']:.3g} ({1e3 * times['low']:.3g} to {1e3 * times['high']:.3g})"
+
+
+def select(rows, **wanted):
+    return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
+
+
+def fraction(row, times, peak):
+    """Of what the threads' measured peak allows; None without a peak."""
+    return None if peak is None else row["flops"] / times["median"] / (peak * row["threads"])
+
+
+def peers_of(row):
+    return {name: times["median"] for name, times in row["time"].items() if name not in (OURS, OURS_TORCH, LEAN)}
+
+
+def against_fastest(row):
+    """(name of the fastest peer, how many times as long it takes as our PyTorch operator)."""
+    peers = peers_of(row)
+    fastest = min(peers, key=peers.get)
+    return fastest, peers[fastest] / row["time"][OURS_TORCH]["median"]
+
+
+def _share(value):
+    return "unknown" if value is None else f"{value:.2f}"
+
+
+def machine(results):
+    facts, peak = results["machine"], results["peak"]
+    text = "unknown (no C compiler)" if peak is None else \
+        f"{peak / 1e9:.0f} GFLOP/s a thread ({', '.join(f'{p / 1e9:.0f}' for p in results['peaks'])} before and after)"
+    return ", ".join(f"{key} {value}" for key, value in facts.items()) + f". Peak of fused multiply-adds: {text}.\n"
+
+
+def limit(results):
+    rows = []
+    for label in dict.fromkeys(row["shape"] for row in results["limit"]):
+        for kind in KINDS:
+            for threads in sorted({row["threads"] for row in results["limit"]}):
+                case = select(results["limit"], shape=label, kind=kind, threads=threads)
+                cells = [f"{spread(r['time'])}: **{_share(fraction(r, r['time'], results['peak']))}**" for r in case]
+                rows.append([f"{label}: {SHAPES[label]}", SHORT[kind], threads, *cells])
+    return "Time in ms (quartiles): **fraction of the limit**.\n\n" + table(
+        ["shape", "", "threads", "forward", "backward, full", "backward, implicit"], rows)
+
+
+def peers(results):
+    parts = []
+    for kind in KINDS:
+        cases = select(results["peers"], kind=kind)
+        names = list(dict.fromkeys(name for row in cases for name in row["time"]))
+        rows = []
+        for row in cases:
+            times = row["time"]
+            fastest, ratio = against_fastest(row)
+            cells = [ms(times[n]) if n in times else "-" for n in names]
+            rows.append([row["shape"], row["mode"], *cells, f"{times[OURS_TORCH]['low'] * 1e3:.3g} to "
+                         f"{times[OURS_TORCH]['high'] * 1e3:.3g}", f"**{ratio:.1f}** ({fastest})",
+                         f"{max(row['errors'].values()):.0e}"])
+        if rows:
+            parts.append(f"{kind}, {cases[0]['threads']} threads, ms:\n\n" + table(
+                ["shape", "", *names, f"quartiles of {OURS_TORCH}", "fastest peer / ours", "largest error"], rows))
+    absent = dict.fromkeys(f"{name}: {why}" for row in results["peers"] for name, why in row["absent"].items())
+    return "\n".join(parts) + "".join(f"\nNot run: {line}." for line in absent) + ("\n" if absent else "")
+
+
+def growth(results):
+    """How far from proportional to N the time is above 10^4 inputs."""
+    parts = []
+    for backward, what in ((False, "forward"), (True, "forward + backward, full")):
+        rows = [r for r in select(results["sweep"], axis="N", backward=backward) if r["value"] >= 10_000]
+        each = np.array([r["time"][OURS]["median"] / r["value"] for r in rows])
+        if len(each) > 1:
+            parts.append(f"Time for each input, {what}, N = {rows[0]['value']} to {rows[-1]['value']}: "
+                         f"{1e6 * each.min():.3g} to {1e6 * each.max():.3g} us, {100 * (each.max() / each.min() - 1):.0f} % apart.\n")
+    return "\n".join(parts)
+
+
+def threads(results):
+    rows = []
+    for (label, kind, mode) in dict.fromkeys((r["shape"], r["kind"], r["mode"]) for r in results["threads sweep"]):
+        case = select(results["threads sweep"], shape=label, kind=kind, mode=mode)
+        one = case[0]["time"]["median"]
+        rows.append([label, SHORT[kind], mode, *(f"{ms(r['time'])} ({one / r['time']['median']:.2f}x)" for r in case)])
+    counts = dict.fromkeys(r["threads"] for r in results["threads sweep"])
+    return table(["shape", "", "ms"] + [f"{n} thread{'s' * (n > 1)}" for n in counts], rows)
+
+
+def small_calls(results):
+    names = list(dict.fromkeys(name for row in results["small calls"] for name in row["time"]))
+    rows = [[Shape(*row["shape"]), SHORT[row["kind"]], row["threads"],
+             *(f"{1e6 * row['time'][n]['median']:.3g}" if n in row["time"] else "-" for n in names)] for row in results["small calls"]]
+    return "Forward, us:\n\n" + table(["shape", "", "threads", *names], rows)
+
+
+def memory(results):
+    rows = results["memory"]
+    names = list(dict.fromkeys(row["name"] for row in rows))
+    cells = {(row["name"], row["N"]): f"{row['bytes'] / 2**20:.1f}" for row in rows}
+    return "SMM, B=1 K=11 D=64 T=3, forward + backward, MiB beyond inputs, parameters, slots and gradients:\n\n" + table(
+        ["N", *names], [[n, *(cells.get((name, n), "-") for name in names)] for n in sorted({row["N"] for row in rows})])
+
+
+def step(results):
+    found = results["step"]
+    ours = found["time"]["smm_py"]["median"]
+    words = {"smm_py": f"smm_py, convolutions in {found['precision']}",
+             "plain": "plain PyTorch: SMM in expanded form, float32, nothing tuned", "released": "the released module in plain PyTorch"}
+    rows = [[words[name], spread(times), f"{times['median'] / ours:.1f}"] for name, times in found["time"].items()]
+    return f"B={found['batch']}, 128 x 128, {found['threads']} threads, ms:\n\n" + table(["", "step (quartiles)", "/ ours"], rows)
+
+
+SECTIONS = {"limit": ("Fraction of the limit", limit), "peers": ("Against the peers", peers), "sweep": ("Growth with N", growth),
+            "threads sweep": ("Threads", threads), "small calls": ("Small calls", small_calls), "memory": ("Memory", memory),
+            "step": ("A whole training step", step)}
+
+
+def markdown(results):
+    parts = [machine(results)]
+    parts += [f"### {title}\n\n{section(results)}" for key, (title, section) in SECTIONS.items() if results.get(key)]
+    return "\n".join(parts)
