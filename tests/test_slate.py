@@ -19,6 +19,7 @@ from examples.slate.dvae import DVAE, gumbel_noise, squared_error, temperature_a
 from examples.slate.plots import mix  # noqa: E402
 from examples.slate.train import build_model, dvae_rate, figures, frechet, to_pixels, train  # noqa: E402
 from examples.slate.transformer import ImageGPT  # noqa: E402
+from smm_py._spec import initial_state_names  # noqa: E402
 from pipelines import check_error, check_kill_and_resume, check_two_processes, result, run_well  # noqa: E402
 
 NAME = "slate"
@@ -51,17 +52,19 @@ def test_the_papers_preset(model):
     block = 8 * d * d + 8 * d * d + 5 * d + 3 * 2 * d  # two attentions, MLP with biases, norms
     assert [count(b) for b in net.writer.blocks] == [block - 2 * d, *[block] * 7]
     assert count(net.writer) == 8 * block - 2 * d + (v + 1) * d + 577 * d + 2 * 2 * d + d * d + v * d
-    assert count(net.slots) == {"smm": 10 * d * d + 18 * d + (3 * d * d + d), "sa": 11 * d * d + 16 * d}[model]
+    assert count(net.slots) == {"smm": 14 * d * d + 19 * d, "sa": 11 * d * d + 16 * d}[model]
     assert count(net.before_slots) == {"smm": 0, "sa": 2 * d * d + 4 * d}[model]
     optimizer = torch.optim.Adam(net.parameters(), config.lr)
-    before = [p.detach().clone() for p in net.parameters()]
+    before = {name: p.detach().clone() for name, p in net.named_parameters()}
     for step in range(3):
         error, entropy = net(torch.rand(1, 3, 96, 96), [step], [step], temperature_at(step, 1, 0.1, config.cooldown))
         optimizer.zero_grad()
         (error + entropy).backward()
         optimizer.step()
     assert entropy.isfinite() and 0 < entropy < 2 * 576 * np.log(v)
-    assert all(p.isfinite().all() and not torch.equal(p, b) for p, b in zip(net.parameters(), before) if p.requires_grad)
+    assert all(p.isfinite().all() for p in net.parameters())
+    still = {name for name, p in net.named_parameters() if torch.equal(p, before[name])}
+    assert still == {f"slots.{name}" for name in initial_state_names(net.slots._spec)}  # the implicit gradient ends before these
 
 
 def test_schedules_of_the_papers_preset():
@@ -179,20 +182,15 @@ def test_frechet_distance_of_pictures():
     assert frechet(lambda images: images.reshape(4, 1), first, second) == pytest.approx(9 + 16 / 3)
 
 
-class Inception(torch.nn.Module):
-    """Of the real one the call alone: 2048 numbers of uint8 pictures."""
+def test_fid_is_of_the_users_file(monkeypatch):
+    def features(path, images, device):
+        assert path == "file.pt" and images.shape == (3, 8, 8, 3) and images.dtype == np.uint8
+        return images[:, 0, 0, :2].astype(float)
 
-    def forward(self, images: torch.Tensor, return_features: bool = False) -> torch.Tensor:
-        values = images.float().flatten(1)
-        return torch.cat([values, torch.zeros(values.shape[0], 2048 - values.shape[1])], 1)
-
-
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
-def test_fid_needs_the_users_file(tmp_path):
-    torch.jit.script(Inception()).save(str(tmp_path / "inception.pt"))
     net, pictures = build_model(small(image_size=8)), Pictures(Drawn(), quiet=True)
-    found = figures(net, pictures, SimpleNamespace(eval_iters=2), generate=True, inception=tmp_path / "inception.pt")
-    assert found["fid"] > 0
+    monkeypatch.setattr("examples.slate.train.inception_features", features)
+    assert figures(net, pictures, SimpleNamespace(eval_iters=2), generate=True, inception="file.pt")["fid"] > 0
+    monkeypatch.undo()
     with pytest.raises(FileNotFoundError, match="Inception file nowhere is missing"):
         figures(net, pictures, SimpleNamespace(eval_iters=2), generate=True, inception="nowhere")
 
