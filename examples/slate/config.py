@@ -22,7 +22,7 @@ class Config(shared.Config):
     PRESETS: ClassVar = {
         "tiny": {},
         "paper": dict(image_size=96, max_objects=10, pictures=70_000, vocabulary=4096, channels=64, cooldown=30_000, dvae_lr=3e-4,
-                      dvae_half_life=None, blocks=8, heads=8, dim=192, dropout=0.1, hidden=192, slots=12, train_iters=7,
+                      dvae_half_life=None, sameness=0.0, blocks=8, heads=8, dim=192, dropout=0.1, hidden=192, slots=12, train_iters=7,
                       eval_iters=7, variant="paper", start="gaussian", batch_size=64, lr=1e-4, schedule="decay",
                       warmup=30_000 / 250_000, half_life=None, clip_norm=float("inf"), steps=250_000, minutes=None,
                       evaluate_every=5_000, checkpoint_every=1_000),
@@ -31,6 +31,7 @@ class Config(shared.Config):
                       "vocabulary": "number of different tokens", "channels": "of the dVAE",
                       "cooldown": "steps in which the Gumbel-softmax cools from temperature 1 to 0.1",
                       "dvae_lr": "learning rate of the dVAE", "dvae_half_life": "steps in which it decays by half",
+                      "sameness": "weight of the uneven use of tokens in the dVAE's loss",
                       "lr": "learning rate of slots and transformer", "blocks": "of the transformer", "heads": "of its attention"}
 
     image_size: int = 64
@@ -42,10 +43,11 @@ class Config(shared.Config):
     minutes: float | None = 20.0
     precision: str = "float32"
     vocabulary: int = 64
-    channels: int = 64
-    cooldown: int = 500
-    dvae_lr: float = 1e-3
-    dvae_half_life: int | None = 1000
+    channels: int = 32
+    cooldown: int = 1000
+    dvae_lr: float = 2e-3
+    dvae_half_life: int | None = 2000
+    sameness: float = 10.0      # without it a short run ends with a handful of tokens, too few for the colours
     blocks: int = 4
     heads: int = 4
     dropout: float = 0.0

@@ -15,7 +15,7 @@ class Slate(nn.Module):
     """Pictures (B, 3, S, S) in [-1, 1] to slots (B, K, D) and back, through N = (S/4)^2 tokens.
 
     The dVAE is made first, so that a seed gives it the same weights beside any slot module. It learns from its
-    squared error alone, all the rest from the cross-entropy alone: tokens carry no gradient.
+    own loss alone, all the rest from the cross-entropy alone: tokens carry no gradient.
     """
 
     def __init__(self, config):
@@ -29,7 +29,7 @@ class Slate(nn.Module):
             hidden = linear(config.dim, config.dim)
             nn.init.kaiming_uniform_(hidden.weight, nonlinearity="relu")
             self.before_slots = nn.Sequential(nn.LayerNorm(config.dim), hidden, nn.ReLU(), linear(config.dim, config.dim))
-        self.precision = config.precision
+        self.sameness, self.precision = config.sameness, config.precision
 
     def autocast(self, device):
         return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
@@ -53,14 +53,14 @@ class Slate(nn.Module):
         return F.cross_entropy(scores.transpose(1, 2), tokens, reduction="none").sum(1)
 
     def forward(self, image, noise_seeds, slot_seeds, temperature):
-        """The dVAE's squared error and the cross-entropy, means over pictures of sums over each.
+        """The dVAE's loss and the cross-entropy, means over pictures of sums over each.
 
         noise_seeds, slot_seeds : one for each picture, of the dVAE's noise and of the initial slots.
         """
         with self.autocast(image.device):
-            error, tokens = self.dvae(image, noise_seeds, temperature)
+            error, same, tokens = self.dvae(image, noise_seeds, temperature)
             slots, _ = self.read(tokens, slot_seeds)
-            return error.mean(), self.cross_entropy(tokens, slots).mean()
+            return (error + self.sameness * same).mean(), self.cross_entropy(tokens, slots).mean()
 
     @torch.no_grad()
     def encode(self, image, seeds=None, num_iters=None):

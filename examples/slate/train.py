@@ -39,10 +39,10 @@ def train(config, out, device):
     def loss(trained, step, indices):
         (images,) = pictures.train_batch(config.seed, indices)
         torch.manual_seed(seed_of(config.seed, indices.start))  # of the dropout alone
-        error, entropy = trained(to_input(images, device), [seed_of(config.seed + NOISE, i) for i in indices],
-                                 [seed_of(config.seed, i) for i in indices],
-                                 temperature_at(step, HOT, COLD, config.cooldown))
-        return error + entropy
+        losses = trained(to_input(images, device), [seed_of(config.seed + NOISE, i) for i in indices],
+                         [seed_of(config.seed, i) for i in indices],
+                         temperature_at(step, HOT, COLD, config.cooldown))
+        return sum(losses)
 
     def progress(model):
         return {**figures(model, check, config), "slots": watch(model, check, config)}
