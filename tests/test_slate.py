@@ -19,6 +19,7 @@ from examples.slate.dvae import DVAE, gumbel_noise, sameness, squared_error, tem
 from examples.slate.plots import mix  # noqa: E402
 from examples.slate.train import build_model, dvae_rate, figures, frechet, to_pixels, train  # noqa: E402
 from examples.slate.transformer import ImageGPT  # noqa: E402
+from examples.training import Loop  # noqa: E402
 from smm_py._spec import initial_state_names  # noqa: E402
 from pipelines import check_error, check_kill_and_resume, check_two_processes, result, run_well  # noqa: E402
 
@@ -207,16 +208,25 @@ def test_slots_of_two_pictures():
     assert (first, second, other) == ([1, 20, 2], [30, 3, 10], [1, 20, 2])
 
 
-def test_dropout_is_the_same_again(tmp_path):
-    weights = []
-    for name in "ab":
-        (tmp_path / name).mkdir()
-        torch.rand(3)  # whatever was drawn before
-        train(small(dropout=0.5), tmp_path / name, "cpu")
-        weights.append((tmp_path / name / "model.safetensors").read_bytes())
-    assert weights[0] == weights[1]
-    train(small(), tmp_path, "cpu")
-    assert weights[0] != (tmp_path / "model.safetensors").read_bytes()
+def test_a_resumed_run_drops_the_same_numbers(tmp_path, monkeypatch):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    config = small(dropout=0.5, steps=6, checkpoint_every=3)
+    for out in (whole, stopped):
+        out.mkdir()
+    train(config, whole, "cpu")
+    step = Loop.one_step
+
+    def stop(loop):
+        if loop.step == 4:
+            raise KeyboardInterrupt
+        return step(loop)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Loop, "one_step", stop)
+        train(config, stopped, "cpu")
+    train(config, stopped, "cpu")
+    assert (whole / "model.safetensors").read_bytes() == (stopped / "model.safetensors").read_bytes()
+    assert build_model(config).train().writer.drop.p == 0.5
 
 
 def test_train_eval_sample(tmp_path):
