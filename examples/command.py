@@ -60,7 +60,7 @@ def make_parser(pipeline):
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
     parser.add_argument("--seeds", type=int, help="this many runs, of one seed each, in folders of their own; mean and deviation")
     parser.add_argument("--split", default="val", help="what eval reads (default: val)")
-    parser.add_argument("--images", type=int, help="how many pictures eval reads (default: 500 scenes, or all)")
+    parser.add_argument("--images", type=int, help="how many pictures are read (default: 500 scenes, or all; to show them, 8)")
     parser.add_argument("--draws", type=int, default=3, help="draws of the initial slots in eval (default: 3)")
     parser.add_argument("--threads", type=int, help="of PyTorch and of the slot module")
     parser.add_argument("--device", default="cpu")
@@ -134,8 +134,8 @@ def run_command(pipeline, name, options, config, model, device):
         model = pipeline.build(config, device)
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
-    pictures = open_pictures(config, options.split, options.images or (500 if config.data is None else None),
-                             fields=pipeline.fields)
+    usual = 8 if name != "eval" else 500 if config.data is None else None
+    pictures = open_pictures(config, options.split, options.images or usual, fields=pipeline.fields)
     figures, protocol = pipeline.commands[name](model, pictures, config, options)
     return {**figures, "images": len(pictures), "protocol": {
         "task": pipeline.name, "model": config.model, "data": config.data or "built-in scenes", "split": options.split,

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import torch
 
+from .schedules import RATES
 from .training import write_atomically
 
 
@@ -23,13 +24,16 @@ class Config:
     PRESETS: ClassVar[dict[str, dict]] = {"tiny": {}}
     CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {
         "model": ("smm", "sa", "kmeans", "gmm"), "variant": ("stable", "paper"), "start": ("inputs", "gaussian"),
-        "precision": ("auto", "float32", "bfloat16")}
+        "schedule": tuple(RATES), "precision": ("auto", "float32", "bfloat16")}
     HELP: ClassVar[dict[str, str]] = {
         "data": "folder of a data set in its official layout; default: built-in scenes",
         "dataset": "which data set it is, where the folder does not tell",
         "cache": "folder for decoded pictures of --data (docs/data.md)",
         "weights": ".safetensors file to start from or to evaluate",
         "pictures": "built-in scenes that are drawn and gone through again and again",
+        "schedule": "of the learning rate: one cycle, or linear warm-up and exponential decay",
+        "half_life": "steps in which the rate decays by half", "clip": "greatest norm of the gradient",
+        "clip_norm": "which norm that is; inf: of the largest number",
         "variant": "setting of the slot mixture", "precision": "of the convolutions"}
 
     model: str = "smm"
@@ -50,8 +54,11 @@ class Config:
     start: str = "inputs"
     batch_size: int = 32
     lr: float = 1e-3
+    schedule: str = "cycle"
     warmup: float = 0.05        # share of the steps
-    clip: float | None = 1.0    # greatest norm of the gradient
+    half_life: int | None = 100_000
+    clip: float | None = 1.0
+    clip_norm: float = 2.0
     steps: int | None = None
     minutes: float | None = 5.0
     seed: int = 0
@@ -103,6 +110,8 @@ class Config:
                      "log_every", "evaluate_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.half_life is not None and self.half_life < 1:
+            raise ValueError(f"half_life must be at least 1, got {self.half_life}")
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
         if self.steps is None and not (self.minutes and self.minutes > 0):

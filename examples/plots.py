@@ -38,21 +38,27 @@ def _line(axis, points, label):
         axis.plot(*zip(*points), marker="o", ms=3, label=label)
 
 
-def attention_figure(images, attention, path, titles=None):
-    """A row for each picture (S, S, 3) uint8: itself, then with all but each slot's attention (N, K) faded out."""
-    slots = attention.shape[2]
+def attention_figure(images, attention, path, titles=None, beside=()):
+    """A row for each picture (S, S, 3) uint8: itself, then with all but each slot's attention (N, K) faded out.
+
+    beside : name -> pictures of the same shape, between the two.
+    """
+    slots, columns = attention.shape[2], ("input", *beside) if beside else ("",)
     side = int(round(attention.shape[1] ** 0.5))
-    figure, axes = plt.subplots(len(images), slots + 1, figsize=(1.1 * (slots + 1), 1.18 * len(images)),
+    figure, axes = plt.subplots(len(images), slots + len(columns), figsize=(1.1 * (slots + len(columns)), 1.18 * len(images)),
                                 layout="constrained", squeeze=False)
+    for axis, name in zip(axes[0], columns):
+        axis.set_title(name, fontsize=6, pad=1)
     for n, (row, image, weights) in enumerate(zip(axes, images, attention)):
-        row[0].imshow(image)
-        for k in range(slots):
+        for axis, picture in zip(row, (image, *(pictures[n] for pictures in dict(beside).values()))):
+            axis.imshow(picture)
+        for k, axis in enumerate(row[len(columns):]):
             size = image.shape[0]
             weight = np.kron(weights[:, k].reshape(side, side), np.ones((size // side, size // side)))
             weight = np.pad(weight, [(0, size - n) for n in weight.shape], mode="edge")
-            row[k + 1].imshow((image / 255 * weight[..., None] + (1 - weight[..., None])).clip(0, 1))
+            axis.imshow((image / 255 * weight[..., None] + (1 - weight[..., None])).clip(0, 1))
             if titles is not None:
-                row[k + 1].set_title(titles[n][k], fontsize=6, pad=1)
+                axis.set_title(titles[n][k], fontsize=6, pad=1)
         for axis in row:
             axis.axis("off")
     save(figure, path)

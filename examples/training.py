@@ -18,6 +18,8 @@ from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
 
+from .schedules import RATES
+
 
 def rank_and_world():
     """This process's number and how many there are (torchrun sets both up)."""
@@ -49,27 +51,18 @@ def write_atomically(path, write):
         raise
 
 
-def one_cycle(config, step):
-    """Learning rate: up by a cosine to config.lr in the first `warmup` of the steps, down to 0 after."""
-    steps = config.steps or 10_000  # while the length is being measured
-    peak = max(1, int(config.warmup * steps))
-    position = torch.tensor(step / peak if step < peak else 1 + (step - peak) / max(1, steps - peak))
-    wave = float(0.5 - 0.5 * torch.cos(torch.pi * position))
-    return config.lr * (0.04 + 0.96 * wave) if step < peak else config.lr * wave
-
-
 class Loop:
     """Train `model` for `config.steps` steps, from the checkpoint in `out` if there is one.
 
     Parameters
     ----------
     model : module; called by `loss`.
-    config : has steps (None: from minutes; the number is then recorded in DIR/config.json), minutes, lr, warmup,
-        clip (None: gradients as they are), batch_size, log_every, checkpoint_every, evaluate_every.
+    config : has steps (None: from minutes; the number is then recorded in DIR/config.json), minutes, lr, schedule,
+        clip (None: gradients as they are), clip_norm, batch_size, log_every, checkpoint_every, evaluate_every.
     loss : (model, step, indices) -> scalar for the samples `indices` of this process.
     evaluate : (model) -> dict for the log, called now and then by the first process; its floats are shown.
     groups : list of (parameters, rate), optional. rate(config, step) is the learning rate of these parameters,
-        whose gradients are clipped together; all parameters and `one_cycle` if not given.
+        whose gradients are clipped together; all parameters and config.schedule's if not given.
     """
 
     def __init__(self, model, config, out, loss, evaluate, groups=None):
@@ -81,7 +74,7 @@ class Loop:
         self.trained = model
         if self.world > 1:
             self.trained = nn.parallel.DistributedDataParallel(model)
-        self.groups = groups or [([p for p in model.parameters() if p.requires_grad], one_cycle)]
+        self.groups = groups or [([p for p in model.parameters() if p.requires_grad], RATES[config.schedule])]
         self.start()
 
     def start(self):
@@ -107,7 +100,7 @@ class Loop:
         loss.backward()
         if self.config.clip is not None:
             for parameters, _ in self.groups:
-                nn.utils.clip_grad_norm_(parameters, self.config.clip)
+                nn.utils.clip_grad_norm_(parameters, self.config.clip, self.config.clip_norm)
         self.optimizer.step()
         self.step += 1
         return loss.detach()

@@ -13,8 +13,9 @@ import miniature  # noqa: E402
 from examples.diagnostics import collapse, diagnose  # noqa: E402
 from examples.object_discovery.config import from_preset  # noqa: E402
 from examples.object_discovery.model import Scene  # noqa: E402
-from examples.object_discovery.train import build_model, figures, warm_up_and_decay  # noqa: E402
+from examples.object_discovery.train import build_model, figures  # noqa: E402
 from examples.pictures import Pictures, open_pictures  # noqa: E402
+from examples.schedules import warm_up_and_decay  # noqa: E402
 from examples.training import Loop  # noqa: E402
 from pipelines import check_error, check_kill_and_resume, check_two_processes, result, run_well  # noqa: E402
 from smm_py.torch import GaussianMixture  # noqa: E402

@@ -24,12 +24,9 @@ class Config(shared.Config):
                       batch_size=64, lr=4e-4, schedule="decay", warmup=10_000 / 300_000, clip=None, steps=300_000, minutes=None,
                       variant="paper", start="gaussian", pictures=70_000, evaluate_every=5_000, checkpoint_every=1_000),
     }
-    CHOICES: ClassVar = {**shared.Config.CHOICES, "schedule": ("cycle", "decay")}
     HELP: ClassVar = {**shared.Config.HELP,
                       "max_objects": "of built-in scenes; with --data, pictures with more are left out (6: CLEVR6)",
-                      "slots": "default: one more than objects",
-                      "schedule": "of the learning rate: one cycle, or linear warm-up and exponential decay",
-                      "half_life": "steps in which the rate decays by half"}
+                      "slots": "default: one more than objects"}
 
     image_size: int = 32
     max_objects: int = 4
@@ -41,8 +38,6 @@ class Config(shared.Config):
     strides: tuple[int, ...] = (2, 1, 1)
     decoder_strides: tuple[int, ...] = (2, 2)
     decoder_channels: int = 32
-    schedule: str = "cycle"
-    half_life: int = 100_000
 
     @classmethod
     def from_preset(cls, name, **changes):
@@ -67,9 +62,8 @@ class Config(shared.Config):
         for name, step in (("image_size", prod(self.strides)), ("image_size", prod(self.decoder_strides))):
             if self.image_size % step:
                 raise ValueError(f"{name} must be a multiple of {step}, got {self.image_size}")
-        for name in ("decoder_channels", "half_life"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.decoder_channels < 1:
+            raise ValueError(f"decoder_channels must be at least 1, got {self.decoder_channels}")
 
 
 from_preset = Config.from_preset

@@ -12,20 +12,11 @@ from .. import metrics
 from ..diagnostics import watch
 from ..modules import build
 from ..pictures import open_pictures, seed_of, to_input
-from ..training import Loop, one_cycle, rank_and_world
+from ..training import Loop, rank_and_world
 from .model import ObjectDiscovery
 
 FIELDS = ("image", "mask")
 build_model = partial(build, ObjectDiscovery)
-
-
-def warm_up_and_decay(config, step):
-    """Learning rate: linear up to config.lr, and halved every `half_life` steps from the first on (Locatello et al. 2020)."""
-    rise = config.warmup * (config.steps or 10_000)  # while the length is being measured
-    return config.lr * min(1.0, step / max(1.0, rise)) * 0.5 ** (step / config.half_life)
-
-
-RATES = {"cycle": one_cycle, "decay": warm_up_and_decay}
 
 
 def train(config, out, device):
@@ -44,7 +35,7 @@ def train(config, out, device):
         values = figures(model, check, config)
         return {"mse": values["mse"], "fg_ari": values["fg_ari"], "slots": watch(model, check, config)}
 
-    Loop(model, config, out, loss, progress, [(list(model.parameters()), RATES[config.schedule])]).run()
+    Loop(model, config, out, loss, progress).run()
     return model
 
 

@@ -1,0 +1,101 @@
+"""Discrete VAE: a picture as a grid of tokens out of a vocabulary, one for every 4 x 4 pixels.
+
+Layers as in SLATE (Singh, Deng and Ahn 2022, "Illiterate DALL-E learns to compose"), Gumbel-softmax by Jang et al. 2017.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+PATCH = 4  # pixels along each side that a token stands for
+
+
+class Block(nn.Module):
+    """Convolution, normalisation over the whole picture, ReLU."""
+
+    def __init__(self, inputs, outputs, kernel=1, stride=1, padding=0):
+        super().__init__()
+        self.convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False)
+        nn.init.kaiming_uniform_(self.convolution.weight, nonlinearity="relu")
+        self.norm = nn.GroupNorm(1, outputs)
+
+    def forward(self, x):
+        return F.relu(self.norm(self.convolution(x)))
+
+
+def last_layer(inputs, outputs):
+    layer = nn.Conv2d(inputs, outputs, 1)
+    nn.init.xavier_uniform_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class DVAE(nn.Module):
+    """Pictures (B, 3, S, S) in [-1, 1] to scores of tokens (B, V, S/4, S/4) and back."""
+
+    def __init__(self, vocabulary, channels=64):
+        super().__init__()
+        c = channels
+        self.vocabulary = vocabulary
+        self.encoder = nn.Sequential(Block(3, c, PATCH, PATCH), *(Block(c, c) for _ in range(6)), last_layer(c, vocabulary))
+        self.decoder = nn.Sequential(Block(vocabulary, c), *twice_as_large(c), *twice_as_large(c), last_layer(c, 3))
+        self.to(memory_format=torch.channels_last)  # faster convolutions on CPUs
+
+    def tokens(self, image) -> Tensor:
+        """The likeliest tokens (B, N) of pictures, row by row."""
+        return self.encoder(image).argmax(1).flatten(1)
+
+    def picture(self, tokens) -> Tensor:
+        """Pictures (B, 3, S, S) of tokens (B, N)."""
+        side = math.isqrt(tokens.shape[1])
+        choice = F.one_hot(tokens.unflatten(1, (side, side)), self.vocabulary).permute(0, 3, 1, 2)
+        return self.decoder(choice.float()).float().clamp(-1, 1)
+
+    def summary(self, image) -> Tensor:
+        """What the encoder has last before the scores, mean over places, (B, channels): features to compare pictures by."""
+        return self.encoder[:-1](image).float().mean((2, 3))
+
+    def forward(self, image, seeds, temperature):
+        """Squared error (B,) of pictures through relaxed tokens, their `sameness` (B,), and sampled tokens (B, N).
+
+        seeds : one for each picture, of its Gumbel noise, which depends on nothing else. The tokens are drawn from the
+        encoder's distribution with the same noise: the relaxed ones at temperature 0.
+        """
+        scores = self.encoder(image).float()
+        noisy = scores + gumbel_noise(scores, seeds)
+        drawn = self.decoder((noisy / temperature).softmax(1)).float()
+        return squared_error(drawn, image), sameness(scores), noisy.detach().argmax(1).flatten(1)
+
+
+def sameness(scores) -> Tensor:
+    """How unevenly a picture uses the tokens, (B,), from scores (B, V, h, w): divergence (nats) from using all alike."""
+    share = scores.softmax(1).mean((2, 3))
+    return math.log(share.shape[1]) + (share * share.clamp_min(torch.finfo(share.dtype).tiny).log()).sum(1)
+
+
+def twice_as_large(channels):
+    """Layers that double height and width."""
+    c = channels
+    return Block(c, c, 3, padding=1), Block(c, c), Block(c, c), Block(c, 4 * c), nn.PixelShuffle(2)
+
+
+def gumbel_noise(like, seeds) -> Tensor:
+    """Standard Gumbel noise of the shape of `like` (B, ...), each picture's from a generator of its own."""
+    noise = torch.empty_like(like, memory_format=torch.contiguous_format)
+    for picture, seed in zip(noise, seeds, strict=True):
+        picture.exponential_(generator=torch.Generator(like.device).manual_seed(seed))
+    return -noise.clamp_min_(torch.finfo(noise.dtype).tiny).log_()
+
+
+def squared_error(a, b) -> Tensor:
+    """Squared differences of pictures in [-1, 1] as they would be in [0, 1], summed over pixels and channels, (B,)."""
+    return ((a - b) / 2).square().sum((1, 2, 3))
+
+
+def temperature_at(step, first, last, steps) -> float:
+    """From `first` to `last` along half a cosine in `steps` steps, then `last`."""
+    return last + (first - last) * 0.5 * (1 + math.cos(math.pi * min(step / steps, 1.0)))

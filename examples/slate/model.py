@@ -1,0 +1,76 @@
+"""SLATE: a dVAE, the slots of its tokens, and a transformer that writes the tokens from the slots."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..modules import draw_states, make_slots
+from .dvae import DVAE, PATCH
+from .transformer import ImageGPT, linear
+
+
+class Slate(nn.Module):
+    """Pictures (B, 3, S, S) in [-1, 1] to slots (B, K, D) and back, through N = (S/4)^2 tokens.
+
+    The dVAE is made first, so that a seed gives it the same weights beside any slot module. It learns from its
+    own loss alone, all the rest from the cross-entropy alone: tokens carry no gradient.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        self.dvae = DVAE(config.vocabulary, config.channels)
+        self.slots = make_slots(config)
+        self.writer = ImageGPT(config.vocabulary, (config.image_size // PATCH) ** 2, config.dim, config.heads, config.blocks,
+                               self.slots._spec.slot_dim, config.dropout)
+        self.before_slots = nn.Identity()  # the slot mixture has its own norm and MLP
+        if config.model != "smm":
+            hidden = linear(config.dim, config.dim)
+            nn.init.kaiming_uniform_(hidden.weight, nonlinearity="relu")
+            self.before_slots = nn.Sequential(nn.LayerNorm(config.dim), hidden, nn.ReLU(), linear(config.dim, config.dim))
+        self.sameness, self.precision = config.sameness, config.precision
+
+    def autocast(self, device):
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+
+    def features(self, image) -> Tensor:
+        """What the slot module reads of pictures, (B, N, D)."""
+        return self.embed(self.dvae.tokens(image))
+
+    def embed(self, tokens):
+        return self.before_slots(self.writer.embed(tokens)).float()
+
+    def read(self, tokens, seeds=None, num_iters=None):
+        """Slots (B, K, D) and attention (B, N, K) of tokens (B, N); seeds as in `forward`."""
+        features = self.embed(tokens)
+        init = None if seeds is None else draw_states(self.slots, features, seeds)
+        return self.slots(features, init, num_iters=num_iters, return_attention=True)
+
+    def cross_entropy(self, tokens, slots) -> Tensor:
+        """Of tokens (B, N) given slots, summed over each picture's tokens, (B,)."""
+        scores = self.writer(tokens, slots).float()
+        return F.cross_entropy(scores.transpose(1, 2), tokens, reduction="none").sum(1)
+
+    def forward(self, image, noise_seeds, slot_seeds, temperature):
+        """The dVAE's loss and the cross-entropy, means over pictures of sums over each.
+
+        noise_seeds, slot_seeds : one for each picture, of the dVAE's noise and of the initial slots.
+        """
+        with self.autocast(image.device):
+            error, same, tokens = self.dvae(image, noise_seeds, temperature)
+            slots, _ = self.read(tokens, slot_seeds)
+            return (error + self.sameness * same).mean(), self.cross_entropy(tokens, slots).mean()
+
+    @torch.no_grad()
+    def encode(self, image, seeds=None, num_iters=None):
+        """The likeliest tokens (B, N) of pictures, and their slots and attention as `read` gives them."""
+        with self.autocast(image.device):
+            tokens = self.dvae.tokens(image)
+            return tokens, *self.read(tokens, seeds, num_iters)
+
+    @torch.no_grad()
+    def generate(self, slots) -> Tensor:
+        """Pictures (B, 3, S, S) of slots, the likeliest token after the likeliest tokens before it."""
+        with self.autocast(slots.device):
+            return self.dvae.picture(self.writer.generate(slots))

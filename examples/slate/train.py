@@ -1,0 +1,104 @@
+"""Training and evaluation of SLATE."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from functools import partial
+
+import numpy as np
+import torch
+
+from .. import metrics
+from ..diagnostics import watch
+from ..metrics.inception import inception_features
+from ..modules import build
+from ..pictures import open_pictures, seed_of, to_input
+from ..schedules import RATES, halved
+from ..training import Loop, rank_and_world
+from .dvae import squared_error, temperature_at
+from .model import Slate
+
+FIELDS = ("image",)
+NOISE = 2_000_000  # added to the seed, for the dVAE's noise: a sequence apart from that of the initial slots
+HOT, COLD = 1.0, 0.1
+build_model = partial(build, Slate)
+
+
+def dvae_rate(config, step):
+    """Learning rate of the dVAE, without warm-up."""
+    return config.dvae_lr * halved(step, config.dvae_half_life)
+
+
+def train(config, out, device):
+    """Train as configured into the folder `out`; returns the model."""
+    rank, _ = rank_and_world()
+    model = build_model(config, device)
+    pictures = open_pictures(config, "train", quiet=rank > 0)
+    check = open_pictures(config, "val", count=100, quiet=rank > 0)
+
+    def loss(trained, step, indices):
+        (images,) = pictures.train_batch(config.seed, indices)
+        torch.manual_seed(seed_of(config.seed, indices.start))  # of the dropout alone
+        losses = trained(to_input(images, device), [seed_of(config.seed + NOISE, i) for i in indices],
+                         [seed_of(config.seed, i) for i in indices],
+                         temperature_at(step, HOT, COLD, config.cooldown))
+        return sum(losses)
+
+    def progress(model):
+        return {**figures(model, check, config), "slots": watch(model, check, config)}
+
+    rest = [p for name, p in model.named_parameters() if not name.startswith("dvae.") and p.requires_grad]
+    # apart, clipped apart: else the slots' gradients would change the dVAE's steps
+    groups = [(rest, RATES[config.schedule]), (list(model.dvae.parameters()), dvae_rate)]
+    Loop(model, config, out, loss, progress, groups).run()
+    return model
+
+
+@torch.no_grad()
+def figures(model, pictures, config, draw=0, generate=False, inception=None, batch_size=25) -> dict[str, float]:
+    """Means over pictures, from the draw-th initial slots.
+
+    cross_entropy : of the likeliest tokens given their slots, in nats, summed over a picture's tokens.
+    dvae_mse : squared error of the dVAE's picture of these tokens, in [0, 1], summed over pixels and channels.
+    mse : the same of the picture that is generated from the slots; where `generate`, as all that follow.
+    frechet_dvae : Fréchet distance of generated to input pictures in the dVAE's features, no FID.
+    fid : where `inception` is the file of the Inception network; see `metrics.inception`.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    values, shown, written = defaultdict(list), [], []
+    for indices, (images,) in pictures.in_batches(batch_size):
+        inputs = to_input(images, device)
+        tokens, slots, _ = model.encode(inputs, [seed_of(1_000_000 + draw, i) for i in indices], config.eval_iters)
+        with model.autocast(device):
+            values["cross_entropy"].append(model.cross_entropy(tokens, slots))
+            values["dvae_mse"].append(squared_error(model.dvae.picture(tokens), inputs))
+        if generate:
+            drawn = model.generate(slots)
+            values["mse"].append(squared_error(drawn, inputs))
+            shown.append(images)
+            written.append(to_pixels(drawn))
+    result = {name: float(torch.cat(parts).mean()) for name, parts in values.items()}
+    if generate:
+        shown, written = np.concatenate(shown), np.concatenate(written)
+        result["frechet_dvae"] = frechet(partial(summaries, model), shown, written)
+        if inception:
+            result["fid"] = frechet(partial(inception_features, inception, device=device), shown, written)
+    model.train()
+    return result
+
+
+def frechet(features, first, second):
+    """Fréchet distance of two sets of pictures (n, S, S, 3) uint8 by their features."""
+    return metrics.frechet_distance(*metrics.feature_statistics(features(first)), *metrics.feature_statistics(features(second)))
+
+
+def summaries(model, images, batch_size=100):
+    device = next(model.parameters()).device
+    parts = [model.dvae.summary(to_input(images[i:i + batch_size], device)) for i in range(0, len(images), batch_size)]
+    return torch.cat(parts).cpu().numpy()
+
+
+def to_pixels(images):
+    """(B, 3, S, S) in [-1, 1] to (B, S, S, 3) uint8."""
+    return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()

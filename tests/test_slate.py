@@ -1,0 +1,261 @@
+"""The SLATE pipeline, small."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+for name in ("scipy", "safetensors", "matplotlib", "tqdm", "PIL"):
+    pytest.importorskip(name)
+
+from safetensors.torch import load_file  # noqa: E402
+
+from examples.pictures import Pictures  # noqa: E402
+from examples.schedules import halved, warm_up_and_decay  # noqa: E402
+from examples.slate.config import from_preset  # noqa: E402
+from examples.slate.dvae import DVAE, gumbel_noise, sameness, squared_error, temperature_at  # noqa: E402
+from examples.slate.plots import mix  # noqa: E402
+from examples.slate.train import build_model, dvae_rate, figures, frechet, to_pixels, train  # noqa: E402
+from examples.slate.transformer import ImageGPT  # noqa: E402
+from examples.training import Loop  # noqa: E402
+from smm_py._spec import initial_state_names  # noqa: E402
+from pipelines import check_error, check_kill_and_resume, check_two_processes, result, run_well  # noqa: E402
+
+NAME = "slate"
+MINIATURE = dict(image_size=16, pictures=40, batch_size=8, max_objects=3, slots=3, dim=16, hidden=16, heads=2, blocks=2,
+                 vocabulary=12, channels=8)
+SMALL = [part for name, value in MINIATURE.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+SMALL += ["--threads", "1", "--evaluate-every", "1000"]
+
+
+def small(**changes):
+    return from_preset("tiny", **{**MINIATURE, "steps": 3, **changes})
+
+
+def count(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+@pytest.mark.parametrize("model", ["smm", "sa"])
+def test_the_papers_preset(model):
+    """Table 7, and the layers of SLATE's code, on pictures of 96 x 96; and three steps at full size."""
+    config = from_preset("paper", model=model)
+    assert (config.image_size, config.vocabulary, config.cooldown, config.dvae_lr) == (96, 4096, 30_000, 3e-4)
+    assert (config.blocks, config.heads, config.dim, config.slots, config.train_iters) == (8, 8, 192, 12, 7)
+    assert (config.batch_size, config.steps, config.warmup * config.steps, config.lr) == (64, 250_000, 30_000, 1e-4)
+    net = build_model(config)
+    v, c, d = 4096, 64, 192
+    up = 9 * c * c + 2 * c * c + 4 * c * c + 2 * (3 * c + 4 * c)  # 3 x 3, two of 1 x 1, one to 4 c channels; norms
+    assert count(net.dvae.encoder) == (48 * c + 2 * c) + 6 * (c * c + 2 * c) + (c * v + v)
+    assert count(net.dvae.decoder) == (v * c + 2 * c) + 2 * up + (3 * c + 3)
+    block = 8 * d * d + 8 * d * d + 5 * d + 3 * 2 * d  # two attentions, MLP with biases, norms
+    assert [count(b) for b in net.writer.blocks] == [block - 2 * d, *[block] * 7]
+    assert count(net.writer) == 8 * block - 2 * d + (v + 1) * d + 577 * d + 2 * 2 * d + d * d + v * d
+    assert count(net.slots) == {"smm": 14 * d * d + 19 * d, "sa": 11 * d * d + 16 * d}[model]
+    assert count(net.before_slots) == {"smm": 0, "sa": 2 * d * d + 4 * d}[model]
+    optimizer = torch.optim.Adam(net.parameters(), config.lr)
+    before = {name: p.detach().clone() for name, p in net.named_parameters()}
+    for step in range(3):
+        error, entropy = net(torch.rand(1, 3, 96, 96), [step], [step], temperature_at(step, 1, 0.1, config.cooldown))
+        optimizer.zero_grad()
+        (error + entropy).backward()
+        optimizer.step()
+    assert entropy.isfinite() and 0 < entropy < 2 * 576 * np.log(v)
+    assert all(p.isfinite().all() for p in net.parameters())
+    still = {name for name, p in net.named_parameters() if torch.equal(p, before[name])}
+    assert still == {f"slots.{name}" for name in initial_state_names(net.slots._spec)}  # the implicit gradient ends before these
+
+
+def test_schedules_of_the_papers_preset():
+    config = from_preset("paper")
+    temperature = [temperature_at(s, 1.0, 0.1, config.cooldown) for s in (0, 15_000, 30_000, 100_000)]
+    assert temperature == pytest.approx([1.0, 0.55, 0.1, 0.1])
+    assert [dvae_rate(config, s) for s in (0, 200_000)] == [3e-4, 3e-4]
+    assert [warm_up_and_decay(config, s) for s in (0, 15_000, 30_000, 200_000)] == pytest.approx([0, 5e-5, 1e-4, 1e-4])
+    assert halved(30, 10) == 0.125 and halved(30, None) == 1
+
+
+def test_dvae():
+    torch.manual_seed(0)
+    dvae, image = DVAE(6, channels=8), torch.rand(3, 3, 16, 16) * 2 - 1
+    tokens = dvae.tokens(image)
+    assert tokens.shape == (3, 16) and dvae.picture(tokens).shape == image.shape and dvae.summary(image).shape == (3, 8)
+    error, _, drawn = dvae(image, [1, 2, 3], 0.5)
+    alone, _, drawn_alone = dvae(image[1:2], [2], 0.5)  # a picture's noise is its own
+    assert torch.allclose(error[1:2], alone) and torch.equal(drawn[1:2], drawn_alone) and drawn.max() < 6
+    assert squared_error(torch.ones(1, 3, 2, 2), -torch.ones(1, 3, 2, 2)) == 12  # 1 apart in [0, 1], 12 numbers
+    one, other = torch.eye(4)[[0, 0]] * 100, torch.eye(4)[[0, 1]] * 100  # two places with the same token, with two tokens
+    scores = torch.stack([one, other]).mT[..., None].requires_grad_()
+    assert sameness(scores).tolist() == pytest.approx([np.log(4), np.log(2)])
+    sameness(scores * 10).sum().backward()  # shares of 0 within rounding
+    assert scores.grad.isfinite().all()
+    scores = torch.tensor([2.0, 0.0, 1.0]).log_softmax(0)
+    noisy = scores + gumbel_noise(torch.empty(1, 20_000, 3), [0])
+    share = torch.bincount(noisy.argmax(2)[0], minlength=3) / 20_000
+    assert torch.allclose(share, scores.exp(), atol=0.015)  # four standard deviations
+
+
+def test_kept_keys_and_values_change_nothing():
+    """What is written token by token is what the whole pass, without anything kept, says of it."""
+    torch.manual_seed(0)
+    writer, slots = ImageGPT(30, 16, 16, 2, 3, 8).double().eval(), torch.randn(4, 5, 8).double()
+    with torch.no_grad():
+        writer.to_scores.weight *= 20  # far from ties
+        tokens = torch.zeros(4, 16, dtype=torch.long)
+        for place in range(16):
+            tokens[:, place] = writer(tokens, slots)[:, place].argmax(-1)
+        assert torch.equal(writer.generate(slots), tokens)
+    assert len(tokens.unique()) > 5 and not torch.equal(tokens[0], tokens[1])
+
+
+def test_a_token_knows_those_before_it_alone():
+    torch.manual_seed(0)
+    writer, slots, tokens = ImageGPT(9, 16, 16, 2, 2, 8), torch.randn(1, 3, 8), torch.randint(9, (1, 16))
+    other = tokens.clone()
+    other[0, 7] = (other[0, 7] + 1) % 9
+    same = torch.isclose(writer(tokens, slots), writer(other, slots), atol=1e-6).all(2)[0]
+    assert same[:8].all() and not same[8:].any()
+
+
+def test_gradients_are_blocked():
+    """The dVAE learns from its error alone, all the rest from the cross-entropy alone."""
+    net = build_model(small())
+    error, entropy = net(torch.rand(2, 3, 16, 16), [1, 2], [3, 4], 1.0)
+    entropy.backward(retain_graph=True)
+    inside = {name for name, p in net.named_parameters() if name.startswith("dvae.")}
+    reached = {name for name, p in net.named_parameters() if p.grad is not None}
+    assert not reached & inside
+    assert reached | inside == {name for name, p in net.named_parameters() if p.requires_grad}
+    net.zero_grad(set_to_none=True)
+    error.backward()
+    assert {name for name, p in net.named_parameters() if p.grad is not None} == inside
+
+
+@pytest.mark.parametrize("model", ["smm", "sa", "kmeans", "gmm"])
+def test_a_pictures_slots_and_tokens_depend_on_its_seeds_alone(model):
+    net, x = build_model(small(model=model)), torch.rand(3, 3, 16, 16)
+    tokens, slots, attention = net.encode(x, [1, 2, 3])
+    assert attention.shape == (3, 16, 3) and torch.allclose(net.encode(x[1:2], [2])[1], slots[1:2], atol=1e-5)
+    assert net.generate(slots).shape == x.shape
+    assert torch.allclose(net.features(x), net.before_slots(net.writer.embed(tokens)))
+
+
+def test_the_dvae_is_the_same_beside_any_slot_module(tmp_path):
+    """Bit for bit, at the same step, of runs of other lengths too; and the transformer starts alike."""
+    trained = {}
+    for model, steps in (("smm", 6), ("sa", 6), ("smm", 12)):
+        out = tmp_path / f"{model}{steps}"
+        out.mkdir()
+        config = small(model=model, steps=steps, checkpoint_every=6, log_every=6, evaluate_every=6)
+        train(config, out, "cpu")
+        trained[model, steps] = load_file(out / "model.safetensors")
+    first = {k: v for k, v in trained["smm", 6].items() if k.startswith("dvae.")}
+    assert len(first) > 50 and all(torch.equal(v, trained["sa", 6][k]) for k, v in first.items())
+    assert not torch.equal(trained["smm", 6]["writer.positions"], trained["sa", 6]["writer.positions"])
+    errors = [[json.loads(line)["dvae_mse"] for line in (tmp_path / d / "metrics.jsonl").read_text().splitlines()]
+              for d in ("smm6", "sa6", "smm12")]
+    assert errors[0] == errors[1] == errors[2][:1] and errors[2][1] != errors[2][0]
+    start = [build_model(small(model=model)) for model in ("smm", "sa")]
+    assert all(torch.equal(a, b) for a, b in zip(start[0].writer.parameters(), start[1].writer.parameters()))
+
+
+class Drawn:
+    """A data set of grey pictures, and a model that sees and writes them one shade off."""
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        return {"image": np.full((8, 8, 3), 50 * index, np.uint8)}
+
+
+def test_figures_by_hand(monkeypatch):
+    net = build_model(small(image_size=8))
+    monkeypatch.setattr(net.dvae, "picture", lambda tokens: torch.full((len(tokens), 3, 8, 8), 50 / 127.5 - 1))
+    found = figures(net, Pictures(Drawn(), quiet=True), SimpleNamespace(eval_iters=2), generate=True)
+    expected = 192 * (50 / 255) ** 2 * 2 / 3  # two of three are 50 of 255 off
+    assert found["mse"] == pytest.approx(expected, rel=1e-5) and found["dvae_mse"] == found["mse"]
+    assert set(found) == {"mse", "dvae_mse", "cross_entropy", "frechet_dvae"}
+    images = to_pixels(torch.linspace(-1, 1, 256).reshape(1, 1, 16, 16).expand(1, 3, 16, 16))
+    assert np.array_equal(images[0, :, :, 0].ravel(), np.arange(256)) and images.dtype == np.uint8
+
+
+def test_frechet_distance_of_pictures():
+    """Of features in one dimension, by hand: squared difference of means and of standard deviations."""
+    first, second = np.zeros((4, 1, 1, 1), np.uint8), np.array([1, 5, 1, 5], np.uint8).reshape(4, 1, 1, 1)
+    assert frechet(lambda images: images.reshape(4, 1), first, second) == pytest.approx(9 + 16 / 3)
+
+
+def test_fid_is_of_the_users_file(monkeypatch):
+    def features(path, images, device):
+        assert path == "file.pt" and images.shape == (3, 8, 8, 3) and images.dtype == np.uint8
+        return images[:, 0, 0, :2].astype(float)
+
+    net, pictures = build_model(small(image_size=8)), Pictures(Drawn(), quiet=True)
+    monkeypatch.setattr("examples.slate.train.inception_features", features)
+    assert figures(net, pictures, SimpleNamespace(eval_iters=2), generate=True, inception="file.pt")["fid"] > 0
+    monkeypatch.undo()
+    with pytest.raises(FileNotFoundError, match="Inception file nowhere is missing"):
+        figures(net, pictures, SimpleNamespace(eval_iters=2), generate=True, inception="nowhere")
+
+
+def test_slots_of_two_pictures():
+    slots = torch.tensor([[[1.0], [2.0], [3.0]], [[10.0], [20.0], [30.0]]])
+    attention = torch.tensor([[[0.5, 0.2, 0.3]], [[0.1, 0.3, 0.6]]])  # by size: 1 3 2 and 30 20 10
+    first, second, other = (sets[0, :, 0].tolist() for sets in mix(slots, attention).values())
+    assert (first, second, other) == ([1, 20, 2], [30, 3, 10], [1, 20, 2])
+
+
+def test_a_resumed_run_drops_the_same_numbers(tmp_path, monkeypatch):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    config = small(dropout=0.5, steps=6, checkpoint_every=3)
+    for out in (whole, stopped):
+        out.mkdir()
+    train(config, whole, "cpu")
+    step = Loop.one_step
+
+    def stop(loop):
+        if loop.step == 4:
+            raise KeyboardInterrupt
+        return step(loop)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Loop, "one_step", stop)
+        train(config, stopped, "cpu")
+    train(config, stopped, "cpu")
+    assert (whole / "model.safetensors").read_bytes() == (stopped / "model.safetensors").read_bytes()
+    assert build_model(config).train().writer.drop.p == 0.5
+
+
+def test_train_eval_sample(tmp_path):
+    """The whole path: the files that are promised, and one JSON object at the end; then eval and sample on their own."""
+    out = tmp_path / "run"
+    first = result(run_well(NAME, "--steps", 3, "--out", out, "--images", 20, "--draws", 2, *SMALL))
+    assert first["images"] == 20 and {"mse", "cross_entropy", "dvae_mse", "frechet_dvae"} <= set(first) and "fid" not in first
+    again = result(run_well(NAME, "eval", "--out", out, "--images", 20, "--draws", 2, "--threads", 1))
+    assert again == first
+    assert result(run_well(NAME, "sample", "--out", out, "--images", 5, "--threads", 1))["images"] == 5
+    for name in ("config.json", "metrics.jsonl", "model.safetensors", "checkpoint.pt", "curves.png", "samples.png", "mixed.png"):
+        assert (out / name).stat().st_size > 0, name
+
+
+def test_kill_and_resume(tmp_path):
+    check_kill_and_resume(NAME, SMALL, tmp_path)
+
+
+def test_two_processes_train_the_same_model(tmp_path):
+    check_two_processes(NAME, SMALL, tmp_path)
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (("train", "--image-size", "30"), "image_size must be a multiple of 4, got 30"),
+    (("train", "--heads", "5"), "heads must divide dim=64, got 5"),
+    (("train", "--dropout", "1"), "dropout must be from 0 to less than 1, got 1.0"),
+    (("train", "--vocabulary", "0"), "vocabulary must be at least 1, got 0"),
+    (("eval",), "eval needs --weights or a trained run"),
+    (("sample",), "sample needs --weights or a trained run"),
+])
+def test_errors_are_one_line(arguments, message, tmp_path, capsys):
+    check_error(NAME, arguments, message, tmp_path, capsys)
