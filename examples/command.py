@@ -23,7 +23,7 @@ from .pictures import open_pictures
 from .training import rank_and_world, start_processes
 
 # what a trained model can be evaluated with, in place of what it was trained with
-FREE = ("data", "dataset", "cache", "weights", "min_objects", "max_objects", "eval_iters", "precision")
+FREE = ("data", "dataset", "cache", "weights", "min_objects", "max_objects", "eval_iters", "precision", "threads")
 
 
 @dataclass
@@ -62,7 +62,6 @@ def make_parser(pipeline):
     parser.add_argument("--split", default="val", help="what eval reads (default: val)")
     parser.add_argument("--images", type=int, help="how many pictures are read (default: 500 scenes, or all; to show them, 8)")
     parser.add_argument("--draws", type=int, default=3, help="draws of the initial slots in eval (default: 3)")
-    parser.add_argument("--threads", type=int, help="of PyTorch and of the slot module")
     parser.add_argument("--device", default="cpu")
     pipeline.add_options(parser)
     settings = parser.add_argument_group("settings", "in place of the preset's")
@@ -145,6 +144,9 @@ def run_command(pipeline, name, options, config, model, device):
 def one_run(pipeline, options, device):
     """Train, evaluate, or both; the figures, in the first process."""
     config, model = configure(pipeline, options), None
+    if config.threads:
+        torch.set_num_threads(config.threads)
+        smm_py.set_num_threads(config.threads)
     if options.command in (None, "train"):
         model = run_training(pipeline, options, config, device)
     if options.command != "train" and rank_and_world()[0] == 0:
@@ -181,9 +183,6 @@ def main(pipeline, arguments=None):
     options = make_parser(pipeline).parse_args(arguments)
     try:
         device = start_processes(options.device)
-        if options.threads:
-            torch.set_num_threads(options.threads)
-            smm_py.set_num_threads(options.threads)
         for name in ("images", "draws", "seeds", "threads"):
             if getattr(options, name) is not None and getattr(options, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(options, name)}")

@@ -34,7 +34,8 @@ class Config:
         "schedule": "of the learning rate: one cycle, or linear warm-up and exponential decay",
         "half_life": "steps in which the rate decays by half", "clip": "greatest norm of the gradient",
         "clip_norm": "which norm that is; inf: of the largest number",
-        "variant": "setting of the slot mixture", "precision": "of the convolutions"}
+        "variant": "setting of the slot mixture", "precision": "of the convolutions",
+        "threads": "of PyTorch and of the slot module"}
 
     model: str = "smm"
     preset: str = "tiny"
@@ -62,6 +63,7 @@ class Config:
     steps: int | None = None
     minutes: float | None = 5.0
     seed: int = 0
+    threads: int | None = None  # None: as PyTorch and the slot module choose; other numbers round otherwise
     precision: str = "auto"     # "auto": bfloat16 where the processor multiplies it
     log_every: int = 50
     evaluate_every: int = 500

@@ -80,6 +80,8 @@ class Parameters(MutableMapping):
         self._spec = spec
         self._shapes = parameter_shapes(spec)
         self._values = dict(values)
+        self._drawn_names = initial_state_names(spec)
+        self.core_names = [name for name in self._shapes if name not in self._drawn_names]
 
     def __getitem__(self, name):
         self._known(name)
@@ -100,6 +102,14 @@ class Parameters(MutableMapping):
     def __repr__(self):
         return "{" + ", ".join(f"{n!r}: {list(v.shape)}" for n, v in self.items()) + "}"
 
+    def of_core(self):
+        """What the core takes, in its order."""
+        return tuple(map(self._values.__getitem__, self.core_names))
+
+    def of_draw(self):
+        """What the initial state is drawn from."""
+        return {name: self._values[name] for name in self._drawn_names}
+
     def _known(self, name):
         if name not in self._shapes:
             near = difflib.get_close_matches(str(name), self._shapes, 3)
@@ -111,7 +121,7 @@ class Parameters(MutableMapping):
         self._known(name)
         _check_array(name, value, self._spec.dtype)
         shapes = [self._shapes[name]]
-        if name in initial_state_names(self._spec):  # one for all slots, or one for each
+        if name in self._drawn_names:  # one for all slots, or one for each
             shapes.append((self._spec.num_slots, self._spec.dim))
         if value.shape not in shapes:
             raise ValueError(f"{name} must have shape {' or '.join(map(str, shapes))}, got {value.shape}")
@@ -127,8 +137,10 @@ def _check_array(name, value, dtype):
 
 
 def _check_finite(name, value):
-    # a finite sum shows that all is finite, at the price of one reading
-    with np.errstate(all="ignore"):
+    if value.size <= 4096:
+        if np.isfinite(value).all():
+            return
+    with np.errstate(all="ignore"):  # a finite sum shows that all is finite, at the price of one reading
         if np.isfinite(value.sum()) or np.isfinite(value).all():
             return
     bad = np.argwhere(~np.isfinite(value))[0]
@@ -230,12 +242,12 @@ class _Module:
             state, noise = self._check_init(init, batch, slots, single), {}
             if "indices" in state:
                 _check_indices(state["indices"], mask, x.shape[1])
-        arrays = tuple(self._parameters[n] for n in self._core_names())
+        arrays = self._parameters.of_core()
         first = "mean" if spec.is_mixture else "slots"
         call = dict(x=np.ascontiguousarray(x), params=arrays, state0=state.get(first),
                     state1=state.get("log_std"), indices=state.get("indices"), mask=mask,
                     slot_mask=slot_mask, iters=iters, noise=noise, single=single,
-                    drawn={n: self._parameters[n] for n in initial_state_names(spec)})
+                    drawn=self._parameters.of_draw())
         *results, call["saved"] = _core.forward(
             core_config(spec), call["x"], arrays, call["state0"], call["state1"], call["indices"],
             mask, slot_mask, iters, bool(attention), True)
@@ -288,8 +300,7 @@ class _Module:
         return grads
 
     def _core_names(self):
-        drawn = initial_state_names(self._spec)
-        return [name for name in self._parameters if name not in drawn]
+        return self._parameters.core_names
 
     # -- checks --------------------------------------------------------------------------------
 

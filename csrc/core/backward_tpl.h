@@ -24,13 +24,13 @@ static void SMM_T(expectation_backward)(SMM_T(image) *im, const SMM_T(record) *r
     real *d_in = normed ? im->d_cat : im->d_state; /* gradient of what W_q is applied to */
     real *d_log_std = s->slot_norm ? im->d_cat + c : im->d_log_std;
     if (s->learned)
-        SMM_T(linear_backward)(k, D, D, n, im->p[SMM_TO_Q_WEIGHT], normed ? e->normed : r->mean, im->d_q, d_in, !normed,
-                               g->at[SMM_TO_Q_WEIGHT], g->at[SMM_TO_Q_BIAS], im->u.rows);
+        SMM_T(slots_linear_backward)(k, s, im->p, im->u.pending, SMM_TO_Q_WEIGHT, SMM_TO_Q_BIAS, normed ? e->normed : r->mean, im->d_q,
+                                     d_in, !normed, g);
     else
         for (size_t i = 0; i < c; i++) d_in[i] += im->d_q[i];
     if (s->reference)
-        SMM_T(linear_backward)(k, D, D, n, im->p[SMM_TO_Q_WEIGHT], e->normed + c, im->d_ls, d_log_std, 0, g->at[SMM_TO_Q_WEIGHT],
-                               NULL, im->u.rows);
+        SMM_T(slots_linear_backward)(k, s, im->p, im->u.pending, SMM_TO_Q_WEIGHT, SMM_TO_Q_BIAS, e->normed + c, im->d_ls, d_log_std, 0,
+                                     g); /* the reference variant has no biases */
     else if (s->variance)
         memcpy(d_log_std, im->d_ls, c * sizeof *d_log_std);
     if (s->dot) {
@@ -190,6 +190,25 @@ static void SMM_T(chunk_backward)(const SMM_T(image) *im, const SMM_T(pass) *pas
     }
 }
 
+/* Block i for the pass that goes on to the inputs, where it has been kept: b->features and what led to them. */
+static void SMM_T(kept_block)(const SMM_T(image) *im, size_t i, const real *values, SMM_T(block) *b)
+{
+    const smm_sizes *s = im->s;
+    const size_t n = SMM_BLOCK;
+    const int kept = im->hidden != NULL;
+    if (kept) b->hidden = im->hidden + i * s->H * n;
+    if (kept && !s->norm_kv) im->k->affine(s->D, n, values, n, NULL, im->centre, b->h, n, 0); /* values are h - centre */
+    if (s->learned) SMM_T(inputs_features)(im->k, s, im->p, &im->in, i * n, n, b, kept);
+}
+
+/* d_values += what the eps of every weight gives them, in lanes of real inputs. */
+static void SMM_T(eps_backward)(const SMM_T(image) *im, size_t valid, const real *values, real *d_values)
+{
+    const size_t n = SMM_BLOCK, D = im->s->D;
+    im->k->affine(D, n, values, n, im->eps_A, im->eps_E, d_values, n, 1);
+    for (size_t d = 0; valid < n && d < D; d++) memset(d_values + d * n + valid, 0, (n - valid) * sizeof *d_values);
+}
+
 /* The pass of the step that backward ends with, over chunks [begin, end), and on from keys and values to the inputs and the
  * parameters of their side, block by block: where this step is the only one, nothing of the inputs' size is kept. */
 static void SMM_T(segment_backward)(const SMM_T(image) *im, const SMM_T(pass) *pass, size_t begin, size_t end, SMM_T(block) *b,
@@ -201,22 +220,23 @@ static void SMM_T(segment_backward)(const SMM_T(image) *im, const SMM_T(pass) *p
         const SMM_T(moments) m = SMM_T(moments_of)(im, c);
         memset(m.sums, 0, im->partial * sizeof *m.sums);
         for (size_t i = SMM_T(chunk_begin)(im, c); i < SMM_T(chunk_begin)(im, c + 1); i++) {
-            const int kept = s->steps_back > 1;
-            const size_t valid = smm_min(n, im->in.n - i * n);
-            real *d_keys = kept ? im->d_keys + i * size : b->d_keys, *d_values = kept ? im->d_values + i * size : b->d_values;
-            SMM_T(inputs_forward)(im->k, s, im->p, &im->in, i * n, n, b, b->keys);
-            SMM_T(centre_values)(im, b, b->centred);
-            if (!kept) {
+            real *keys = b->keys, *values = b->centred, *d_keys = b->d_keys, *d_values = b->d_values;
+            if (s->steps_back > 1) {
+                keys = im->keys + i * size, values = im->values + i * size;
+                d_keys = im->d_keys + i * size, d_values = im->d_values + i * size;
+                SMM_T(kept_block)(im, i, values, b);
+            } else {
+                SMM_T(inputs_forward)(im->k, s, im->p, &im->in, i * n, n, b, keys);
+                im->k->affine(s->D, n, b->values, n, NULL, im->minus_centre, values, n, 0);
                 memset(d_keys, 0, size * sizeof *d_keys);
                 memset(d_values, 0, size * sizeof *d_values);
             }
-            SMM_T(block_backward)(im, pass, i, b->keys, b->centred, d_keys, d_values, &m, b);
-            for (size_t d = 0; d < s->D; d++)
-                for (size_t j = 0; j < valid; j++)
-                    d_values[d * n + j] += im->eps_A[d] * b->centred[d * n + j] + im->eps_E[d];
+            SMM_T(block_backward)(im, pass, i, keys, values, d_keys, d_values, &m, b);
+            SMM_T(eps_backward)(im, smm_min(n, im->in.n - i * n), values, d_values);
             SMM_T(inputs_backward)(im->k, s, im->p, &im->in, i * n, b, d_keys, d_values, g, dx);
         }
     }
+    b->hidden = b->own_hidden;
 }
 
 /* Either pass over all chunks, on several threads if there are; the last one has a set of parameter gradients and a share of
@@ -336,6 +356,7 @@ static void SMM_T(image_backward)(SMM_T(image) *im, const SMM_T(smm_inputs) *in,
     if (dx && in->mask) memset(dx, 0, s->N * s->I * sizeof *dx);
     memcpy(im->trace, saved, s->records * s->record * sizeof *saved);
     memcpy(im->centre, saved + s->records * s->record, s->Dp * sizeof *saved);
+    for (size_t d = 0; d < s->D; d++) im->minus_centre[d] = -im->centre[d];
     if (steps > 1) {
         SMM_T(cache_inputs)(im, 1);
         memset(im->d_keys, 0, cached * sizeof *im->d_keys);

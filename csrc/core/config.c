@@ -193,6 +193,8 @@ smm_status smm_sizes_init(smm_sizes *s, const smm_config *c, const smm_dims *dim
         return SMM_ERR_DIMS;
     split_work(s);
     s->steps_back = c->gradient == SMM_GRADIENT_FULL ? s->T : 1;
+    s->keep_hidden = s->input_mlp && s->steps_back > 1 && s->blocks * SMM_BLOCK * s->H <= (size_t)1 << 21;
+    s->pending_rows = smm_max(128, s->K);
     s->records = s->steps_back + 1;
     s->record = 4 * s->D * s->Kp + s->Kp + smm_pad(s->heads * s->Kp);
     s->saved_image = s->records * s->record + s->Dp;

@@ -93,12 +93,16 @@ static smm_status SMM_T(open_call)(SMM_T(call) *call, const smm_sizes *s, const 
     return SMM_OK;
 }
 
-/* More threads than there is work for cost time only. */
+/* More threads than there is work for cost time only, and so does waking them for a few microseconds of work: multiplications
+ * of one parallel region, roughly (all images share one; an image has one for its inputs and one for each step). */
 static int SMM_T(useful_threads)(const smm_sizes *s, int threads)
 {
-    const size_t most = s->B >= (size_t)smm_max(1, (size_t)threads) ? s->B : s->chunks;
-    if (threads < 1) return 1;
-    return (size_t)threads > most ? (int)most : threads;
+    if (threads < 2) return 1;
+    const int outer = s->B >= (size_t)threads;
+    const double weights = s->learned ? (double)(s->input_mlp ? s->H * (s->I + s->F) : 0) + (double)(s->F * s->D) : 0;
+    const double image = (double)s->N * (weights + 4.0 * (double)(s->K * s->D * s->T));
+    if ((outer ? (double)s->B * image : image / (double)(s->T + 1)) < 1 << 16) return 1;
+    return (int)smm_min((size_t)threads, outer ? s->B : s->chunks);
 }
 
 smm_status SMM_T(smm_forward)(const smm_config *config, const smm_dims *dims, const real *const params[SMM_PARAMS],
@@ -176,6 +180,7 @@ smm_status SMM_T(smm_backward)(const smm_config *config, const smm_dims *dims, c
             for (size_t i = 0; s.segments > 1 && i < s.segments; i++) SMM_T(clear_set)(&s, &sets[i]);
             SMM_T(image_backward)(im, in, saved, d_slots, d_attention, grads, sets, b);
         }
+        SMM_T(flush_pending)(im->k, &s, im->u.pending, &call.sets[s.segments > 1 ? (size_t)u * s.segments : (size_t)u]);
     }
     SMM_T(add_sets)(&s, call.sets, grads, threads);
     smm_release(call.memory);

@@ -39,20 +39,11 @@ static void SMM_T(expectation_forward)(SMM_T(image) *im, const SMM_T(record) *r)
     if (s->dot) return;
     if (s->variance) k->transpose_out(K, D, Dp, log_std, n, NULL, e->scale, Dp);
     else memset(e->scale, 0, K * Dp * sizeof *e->scale);
-    for (size_t j = 0; j < K; j++) {
-        real log_det = 0;
-        for (size_t d = 0; d < D; d++) log_det += e->scale[j * Dp + d], e->scale[j * Dp + d] = -e->scale[j * Dp + d];
-        if (!s->variance || s->reference) continue;
-        const real log_prior = LOG(r->prior[j]);
+    const real largest = k->precision(K, Dp, e->scale, e->q, e->shift, Dp, e->base_density);
+    for (size_t j = 0; s->variance && !s->reference && j < K; j++) {
+        const real log_prior = LOG(r->prior[j]), log_det = e->base_density[j];
         e->base[j] = log_prior - (real)s->cfg->temperature * log_det;
         e->base_density[j] = log_prior - log_det;
-    }
-    k->exp(K * Dp, e->scale);
-    real largest = 0;
-    for (size_t i = 0; i < K * Dp; i++) {
-        e->shift[i] = -e->q[i] * e->scale[i];
-        const real size = e->shift[i] < 0 ? -e->shift[i] : e->shift[i];
-        largest = size > largest ? size : largest;
     }
     e->exact = largest > 64;
     e->about = largest > 4;
@@ -289,20 +280,12 @@ static void SMM_T(step_forward)(SMM_T(image) *im, const SMM_T(record) *r, const 
                          : s->cfg->uniform_prior ? 1 / (real)K : r->sums[j] / (real)im->in.n;
 }
 
-/* Values of one block minus the centre (D, SMM_BLOCK). */
-static void SMM_T(centre_values)(const SMM_T(image) *im, const SMM_T(block) *b, real *to)
-{
-    const size_t n = SMM_BLOCK;
-    for (size_t d = 0; d < im->s->D; d++)
-        for (size_t j = 0; j < n; j++) to[d * n + j] = b->values[d * n + j] - im->centre[d];
-}
-
 /* Values of block i, minus the centre, to im->values: as rows (SMM_BLOCK, Vp), or as channels (D, SMM_BLOCK) going backward. */
 static void SMM_T(store_values)(const SMM_T(image) *im, size_t i, const SMM_T(block) *b, int channels)
 {
     const smm_sizes *s = im->s;
     const size_t n = SMM_BLOCK, valid = smm_min(n, im->in.n - i * n);
-    if (channels) SMM_T(centre_values)(im, b, im->values + i * s->D * n);
+    if (channels) im->k->affine(s->D, n, b->values, n, NULL, im->minus_centre, im->values + i * s->D * n, n, 0);
     else
         for (size_t h = 0; h < s->heads; h++)
             im->k->transpose_out(valid, s->Dh, s->Dhp, b->values + h * s->Dh * n, n, im->centre + h * s->Dh,
@@ -315,7 +298,9 @@ static void SMM_T(cache_inputs)(SMM_T(image) *im, int channels)
     const smm_sizes *s = im->s;
     const size_t n = SMM_BLOCK, valid = smm_min(n, im->in.n);
     const ptrdiff_t chunks = (ptrdiff_t)SMM_T(image_chunks)(im);
+    if (channels && im->hidden) im->blocks[0].hidden = im->hidden;
     SMM_T(inputs_forward)(im->k, s, im->p, &im->in, 0, n, &im->blocks[0], im->keys);
+    im->blocks[0].hidden = im->blocks[0].own_hidden;
     if (!channels) {
         memset(im->centre, 0, s->Dp * sizeof *im->centre);
         for (size_t d = 0; s->variance && d < s->D; d++) {
@@ -329,9 +314,11 @@ static void SMM_T(cache_inputs)(SMM_T(image) *im, int channels)
     for (ptrdiff_t c = 0; c < chunks; c++) {
         SMM_T(block) *b = &im->blocks[SMM_THREAD];
         for (size_t i = smm_max(1, SMM_T(chunk_begin)(im, (size_t)c)); i < SMM_T(chunk_begin)(im, (size_t)c + 1); i++) {
+            if (channels && im->hidden) b->hidden = im->hidden + i * s->H * n;
             SMM_T(inputs_forward)(im->k, s, im->p, &im->in, i * n, n, b, im->keys + i * s->D * n);
             SMM_T(store_values)(im, i, b, channels);
         }
+        b->hidden = b->own_hidden;
     }
 }
 

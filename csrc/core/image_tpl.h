@@ -33,7 +33,8 @@ typedef struct {
     real *keys;                  /* (blocks, D, SMM_BLOCK) */
     real *values;                /* minus `centre`: forward (blocks, SMM_BLOCK, Vp), backward (blocks, D, SMM_BLOCK) */
     real *d_keys, *d_values;     /* (blocks, D, SMM_BLOCK), backward through several steps; through one, none of these four */
-    real *centre;                /* Dp: a point shared by all slots, amid the values */
+    real *hidden;                /* (blocks, H, SMM_BLOCK) of the inputs' MLP, backward through several steps; or NULL */
+    real *centre, *minus_centre; /* Dp: a point shared by all slots, amid the values; its negative: backward */
     real *gamma;                 /* (blocks, K, SMM_BLOCK) responsibilities of mixtures going forward */
     real *value_sums;            /* 2 Vp: sums of values and of their squares */
     real *partials;              /* (chunks, partial) */
@@ -61,7 +62,7 @@ static void SMM_T(layout_block)(SMM_T(block) *b, const smm_sizes *s, int backwar
 {
     const size_t n = SMM_BLOCK, widest = smm_max(smm_max(s->Ip, s->Hp), smm_max(s->Vp, s->Fp));
     b->x = CARVE(s->I * n), b->x_normed = CARVE(s->I * n);
-    b->hidden = s->input_mlp ? CARVE(s->H * n) : NULL;
+    b->hidden = b->own_hidden = s->input_mlp ? CARVE(s->H * n) : NULL;
     b->h = s->input_mlp ? CARVE(s->F * n) : NULL;
     b->h_normed = s->norm_kv ? CARVE(s->F * n) : NULL;
     b->mean_x = CARVE(n), b->rstd_x = CARVE(n), b->mean_h = CARVE(n), b->rstd_h = CARVE(n);
@@ -83,7 +84,6 @@ static void SMM_T(layout_update)(SMM_T(update_scratch) *u, const smm_sizes *s, s
     u->gates_in = CARVE(3 * c), u->gates_hidden = CARVE(3 * c), u->candidate = CARVE(c), u->h = CARVE(c);
     u->normed = CARVE(c), u->hidden = CARVE(s->H * s->Kp), u->mean = CARVE(s->Kp), u->rstd = CARVE(s->Kp);
     u->d_gates_in = CARVE(3 * c), u->d_gates_hidden = CARVE(3 * c), u->d_hidden = CARVE(s->H * s->Kp), u->d_h = CARVE(c);
-    u->rows = CARVE(s->Kp * smm_max(smm_pad(2 * s->D), 2 * s->Hp));
 }
 
 static void SMM_T(layout_expectation)(SMM_T(expectation) *e, const smm_sizes *s, smm_arena *arena)
@@ -97,10 +97,20 @@ static void SMM_T(layout_expectation)(SMM_T(expectation) *e, const smm_sizes *s,
 static void SMM_T(layout_backward)(SMM_T(image) *im, const smm_sizes *s, smm_arena *arena)
 {
     const size_t c = s->D * s->Kp, r = s->Kp * s->Dp, cached = s->steps_back > 1 ? s->blocks * s->D * SMM_BLOCK : 0;
+    im->minus_centre = CARVE(s->Dp);
     im->d_keys = CARVE(cached), im->d_values = CARVE(cached);
+    im->hidden = s->keep_hidden ? CARVE(s->blocks * s->H * SMM_BLOCK) : NULL;
     im->d_mean = CARVE(c), im->d_log_std = CARVE(c), im->d_prior = CARVE(s->Kp), im->dm = CARVE(c), im->d_state = CARVE(c);
     im->d_q = CARVE(c), im->d_ls = CARVE(c), im->d_cat = CARVE(2 * c);
     im->d_out_hidden = CARVE(2 * s->H * s->Kp);
+    im->u.pending = smm_carve(arena, SMM_PARAMS, sizeof *im->u.pending);
+    for (size_t i = 0; i < SMM_PARAMS; i++) {
+        size_t shape[2];
+        const int slots = i == SMM_TO_Q_WEIGHT || i >= SMM_NORM_SLOTS_WEIGHT, matrix = smm_param_shape(s->cfg, i, shape) == 2;
+        SMM_T(pending) q = {NULL, NULL, 0};
+        if (slots && matrix) q.x = CARVE(s->pending_rows * smm_pad(shape[1])), q.dy = CARVE(s->pending_rows * smm_pad(shape[0]));
+        if (im->u.pending) im->u.pending[i] = q;
+    }
     im->A = CARVE(r), im->E = CARVE(r), im->A_values = CARVE(r), im->E_values = CARVE(r), im->A_keys = CARVE(r);
     im->E_keys = CARVE(r), im->point_mean = CARVE(r);
     im->a = CARVE(s->heads * s->Kp), im->c = CARVE(s->heads * s->Kp), im->eps_A = CARVE(s->Dp), im->eps_E = CARVE(s->Dp);
@@ -220,16 +230,15 @@ static void SMM_T(output_backward)(SMM_T(image) *im, const real *d_slots, const 
     SMM_T(output_forward)(im, NULL);
     im->k->transpose_in(s->K, s->W, n, d_slots, s->W, NULL, dy, n);
     if (s->W == s->D && s->reference) {
-        SMM_T(linear_backward)(im->k, s->D, 2 * s->H, n, im->p[SMM_TO_OUT_2_WEIGHT], im->out_hidden, dy, im->d_out_hidden, 0,
-                               g->at[SMM_TO_OUT_2_WEIGHT], g->at[SMM_TO_OUT_2_BIAS], im->u.rows);
+        SMM_T(slots_linear_backward)(im->k, s, im->p, im->u.pending, SMM_TO_OUT_2_WEIGHT, SMM_TO_OUT_2_BIAS, im->out_hidden, dy,
+                                     im->d_out_hidden, 0, g);
         im->k->relu_backward(2 * s->H, n, im->out_hidden, n, im->d_out_hidden, n);
-        SMM_T(linear_backward)(im->k, 2 * s->H, 2 * s->D, n, im->p[SMM_TO_OUT_0_WEIGHT], cat, im->d_out_hidden, d_cat, 0,
-                               g->at[SMM_TO_OUT_0_WEIGHT], g->at[SMM_TO_OUT_0_BIAS], im->u.rows);
+        SMM_T(slots_linear_backward)(im->k, s, im->p, im->u.pending, SMM_TO_OUT_0_WEIGHT, SMM_TO_OUT_0_BIAS, cat, im->d_out_hidden,
+                                     d_cat, 0, g);
         return;
     }
     if (s->W == s->D && s->variance)
-        SMM_T(linear_backward)(im->k, s->D, 2 * s->D, n, im->p[SMM_TO_OUT_WEIGHT], cat, dy, d_cat, 0, g->at[SMM_TO_OUT_WEIGHT],
-                               g->at[SMM_TO_OUT_BIAS], im->u.rows);
+        SMM_T(slots_linear_backward)(im->k, s, im->p, im->u.pending, SMM_TO_OUT_WEIGHT, SMM_TO_OUT_BIAS, cat, dy, d_cat, 0, g);
     else
         memcpy(d_cat, dy, s->W * n * sizeof *d_cat);
     if (s->variance)

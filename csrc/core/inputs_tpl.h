@@ -5,12 +5,13 @@
  *     SMM, reference   h = MLP(LN(x)) or x;  h = LN(h);              k = W_k h, v = W_v h
  *     clustering       k = v = x
  *
- * Everything is recomputed going backward: a block is cheap to make again and dear to keep. */
+ * Going backward, a block is made again. Through several steps, its keys and values are there already, and in images of moderate
+ * size the hidden layer. */
 
 /* Scratch of one thread; channel-major arrays are (channels, SMM_BLOCK). */
 typedef struct {
     real *x, *x_normed;         /* I */
-    real *hidden;               /* H, after the ReLU */
+    real *hidden, *own_hidden;  /* H, after the ReLU: where it is now, in own_hidden or kept with the image */
     real *h, *h_normed;         /* F */
     real *mean_x, *rstd_x, *mean_h, *rstd_h;
     const real *features;       /* F: what W_k is applied to: one of the above */
@@ -34,31 +35,42 @@ typedef struct {
     size_t n;
 } SMM_T(rows_in);
 
-/* Rows from `first` on, in n <= SMM_BLOCK lanes; keys (D,n). */
-static void SMM_T(inputs_forward)(const KERNELS *k, const smm_sizes *s, const real *const *p, const SMM_T(rows_in) *in, size_t first,
-                                  size_t n, SMM_T(block) *b, real *keys)
+/* Rows from `first` on, in n <= SMM_BLOCK lanes, to b->features, what keys and values are computed from. `kept`: b->hidden
+ * holds the hidden layer already, and b->h the MLP's output unless norm_kv follows. */
+static void SMM_T(inputs_features)(const KERNELS *k, const smm_sizes *s, const real *const *p, const SMM_T(rows_in) *in, size_t first,
+                                   size_t n, SMM_T(block) *b, int kept)
 {
     const size_t valid = smm_min(n, in->n - first);
     const real eps = (real)s->cfg->norm_eps;
-    real *x = s->learned ? b->x : keys;
-    k->transpose_in(valid, s->I, n, in->index ? in->x : in->x + first * s->I, s->I, in->index ? in->index + first : NULL, x, n);
-    b->features = x;
+    k->transpose_in(valid, s->I, n, in->index ? in->x : in->x + first * s->I, s->I, in->index ? in->index + first : NULL, b->x, n);
+    b->features = b->x;
     if (s->input_norm) {
-        k->norm(s->I, n, x, n, p[SMM_NORM_INPUT_WEIGHT], p[SMM_NORM_INPUT_BIAS], eps, b->x_normed, n, b->mean_x, b->rstd_x);
+        k->norm(s->I, n, b->x, n, p[SMM_NORM_INPUT_WEIGHT], p[SMM_NORM_INPUT_BIAS], eps, b->x_normed, n, b->mean_x, b->rstd_x);
         b->features = b->x_normed;
     }
     if (s->input_mlp) {
-        SMM_T(linear_forward)(k, s->H, s->I, n, p[SMM_MLP_INPUT_0_WEIGHT], p[SMM_MLP_INPUT_0_BIAS], b->x_normed, b->hidden);
-        k->relu(s->H, n, b->hidden, n);
-        SMM_T(linear_forward)(k, s->F, s->H, n, p[SMM_MLP_INPUT_2_WEIGHT], p[SMM_MLP_INPUT_2_BIAS], b->hidden, b->h);
+        if (!kept) {
+            SMM_T(linear_forward)(k, s->H, s->I, n, p[SMM_MLP_INPUT_0_WEIGHT], p[SMM_MLP_INPUT_0_BIAS], b->x_normed, b->hidden);
+            k->relu(s->H, n, b->hidden, n);
+        }
+        if (!kept || s->norm_kv)
+            SMM_T(linear_forward)(k, s->F, s->H, n, p[SMM_MLP_INPUT_2_WEIGHT], p[SMM_MLP_INPUT_2_BIAS], b->hidden, b->h);
         b->features = b->h;
     }
     if (s->norm_kv) {
         k->norm(s->F, n, b->features, n, p[SMM_NORM_KV_WEIGHT], p[SMM_NORM_KV_BIAS], eps, b->h_normed, n, b->mean_h, b->rstd_h);
         b->features = b->h_normed;
     }
+}
+
+/* The same, and on to keys (D,n) and b->values (D,n). */
+static void SMM_T(inputs_forward)(const KERNELS *k, const smm_sizes *s, const real *const *p, const SMM_T(rows_in) *in, size_t first,
+                                  size_t n, SMM_T(block) *b, real *keys)
+{
+    SMM_T(inputs_features)(k, s, p, in, first, n, b, 0);
     const real *const bias_k = s->cfg->qkv_bias ? p[SMM_TO_K_BIAS] : NULL, *const bias_v = s->cfg->qkv_bias ? p[SMM_TO_V_BIAS] : NULL;
     if (s->learned) SMM_T(linear_forward)(k, s->D, s->F, n, p[SMM_TO_K_WEIGHT], bias_k, b->features, keys);
+    else memcpy(keys, b->x, s->D * n * sizeof *keys);
     b->values = b->features;
     if (s->own_values) {
         SMM_T(linear_forward)(k, s->D, s->F, n, p[SMM_TO_V_WEIGHT], bias_v, b->features, b->v);
@@ -66,23 +78,23 @@ static void SMM_T(inputs_forward)(const KERNELS *k, const smm_sizes *s, const re
     }
 }
 
-/* From d_keys and d_values (D, SMM_BLOCK; zero in lanes beyond the real inputs) to parameter gradients and, where dx is not
- * NULL, rows of dx (N,I). Follows inputs_forward of the same block. */
+/* From d_keys and d_values (D, SMM_BLOCK; zero in lanes beyond the real inputs; d_values is overwritten) to parameter gradients
+ * and, where dx is not NULL, rows of dx (N,I). Follows inputs_features of the same block. */
 static void SMM_T(inputs_backward)(const KERNELS *k, const smm_sizes *s, const real *const *p, const SMM_T(rows_in) *in, size_t first,
-                                   SMM_T(block) *b, const real *d_keys, const real *d_values, const SMM_T(grad_set) *g, real *dx)
+                                   SMM_T(block) *b, const real *d_keys, real *d_values, const SMM_T(grad_set) *g, real *dx)
 {
     const size_t n = SMM_BLOCK, valid = smm_min(n, in->n - first);
-    real *d = b->d_features;
+    real *d = d_values; /* gradient of the features, which are the values themselves, */
+    if (s->own_values) { /* or have their own map */
+        d = b->d_features;
+        SMM_T(linear_backward)(k, s->D, s->F, n, p[SMM_TO_V_WEIGHT], b->features, d_values, d, 0, g->at[SMM_TO_V_WEIGHT],
+                               g->at[SMM_TO_V_BIAS], b->rows);
+    }
     if (s->learned)
-        SMM_T(linear_backward)(k, s->D, s->F, n, p[SMM_TO_K_WEIGHT], b->features, d_keys, d, 0, g->at[SMM_TO_K_WEIGHT],
+        SMM_T(linear_backward)(k, s->D, s->F, n, p[SMM_TO_K_WEIGHT], b->features, d_keys, d, 1, g->at[SMM_TO_K_WEIGHT],
                                g->at[SMM_TO_K_BIAS], b->rows);
     else
-        memcpy(d, d_keys, s->D * n * sizeof *d);
-    if (s->own_values)
-        SMM_T(linear_backward)(k, s->D, s->F, n, p[SMM_TO_V_WEIGHT], b->features, d_values, d, 1, g->at[SMM_TO_V_WEIGHT],
-                               g->at[SMM_TO_V_BIAS], b->rows);
-    else
-        for (size_t i = 0; i < s->D * n; i++) d[i] += d_values[i];
+        for (size_t i = 0; i < s->D * n; i++) d[i] += d_keys[i];
     if (s->norm_kv) {
         const real *h = s->input_mlp ? b->h : b->x;
         k->norm_backward(s->F, n, h, n, p[SMM_NORM_KV_WEIGHT], b->mean_h, b->rstd_h, d, n, d, n, g->at[SMM_NORM_KV_WEIGHT],
@@ -92,6 +104,7 @@ static void SMM_T(inputs_backward)(const KERNELS *k, const smm_sizes *s, const r
         SMM_T(linear_backward)(k, s->F, s->H, n, p[SMM_MLP_INPUT_2_WEIGHT], b->hidden, d, b->d_wide, 0,
                                g->at[SMM_MLP_INPUT_2_WEIGHT], g->at[SMM_MLP_INPUT_2_BIAS], b->rows);
         k->relu_backward(s->H, n, b->hidden, n, b->d_wide, n);
+        d = b->d_features;
         SMM_T(linear_backward)(k, s->H, s->I, n, p[SMM_MLP_INPUT_0_WEIGHT], b->x_normed, b->d_wide, d, 0,
                                g->at[SMM_MLP_INPUT_0_WEIGHT], g->at[SMM_MLP_INPUT_0_BIAS], b->rows);
     }
@@ -99,6 +112,10 @@ static void SMM_T(inputs_backward)(const KERNELS *k, const smm_sizes *s, const r
         k->norm_backward(s->I, n, b->x, n, p[SMM_NORM_INPUT_WEIGHT], b->mean_x, b->rstd_x, d, n, d, n,
                          g->at[SMM_NORM_INPUT_WEIGHT], g->at[SMM_NORM_INPUT_BIAS]);
     if (!dx) return;
+    if (!in->index && s->I == s->Ip) {
+        k->transpose_out(valid, s->I, s->I, d, n, NULL, dx + first * s->I, s->I);
+        return;
+    }
     k->transpose_out(valid, s->I, s->Ip, d, n, NULL, b->rows, s->Ip);
     for (size_t i = 0; i < valid; i++) {
         const size_t row = in->index ? in->index[first + i] : first + i;

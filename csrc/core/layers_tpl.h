@@ -33,6 +33,13 @@ static void SMM_T(linear_backward)(const KERNELS *k, size_t out, size_t in, size
     if (gb) k->row_sums(out, n, dY, n, gb);
 }
 
+/* Lanes of X and dY, as rows, that the gradient of one of the slots' weights still has to be summed over. An image has few slots:
+ * those of several steps and images make one product. */
+typedef struct {
+    real *x, *dy;
+    size_t rows;
+} SMM_T(pending);
+
 /* Scratch of one slot update; every array (channels, Kp). */
 typedef struct {
     real *gates_in, *gates_hidden; /* 3D: W_ih m + b_ih, W_hh h + b_hh; forward leaves r, z in the first 2D rows of gates_in */
@@ -41,8 +48,38 @@ typedef struct {
     real *normed, *hidden;         /* D: LN(h); H: ReLU(W_1 LN(h) + b_1) */
     real *mean, *rstd;             /* Kp: of the LayerNorm */
     real *d_gates_in, *d_gates_hidden, *d_hidden, *d_h; /* the same for gradients */
-    real *rows;                    /* Kp * pad(max(D, H)) for linear_backward */
+    SMM_T(pending) *pending;       /* one for each parameter; backward */
 } SMM_T(update_scratch);
+
+/* Add what is pending to the gradients. */
+static void SMM_T(flush_pending)(const KERNELS *k, const smm_sizes *s, SMM_T(pending) *pending, const SMM_T(grad_set) *g)
+{
+    size_t shape[2];
+    for (size_t i = 0; i < SMM_PARAMS; i++) {
+        SMM_T(pending) *q = &pending[i];
+        if (!q->rows || !smm_param_shape(s->cfg, i, shape)) continue;
+        const size_t outp = smm_pad(shape[0]), inp = smm_pad(shape[1]);
+        k->gemm(shape[0], inp, q->rows, q->dy, 1, outp, q->x, inp, g->at[i], inp, 1);
+        q->rows = 0;
+    }
+}
+
+/* linear_backward of slots, with parameters `weight` and `bias` (of which g may have none): gW is left pending. */
+static void SMM_T(slots_linear_backward)(const KERNELS *k, const smm_sizes *s, const real *const *p, SMM_T(pending) *pending,
+                                         size_t weight, size_t bias, const real *X, const real *dY, real *dX, int accumulate,
+                                         const SMM_T(grad_set) *g)
+{
+    SMM_T(pending) *q = &pending[weight];
+    size_t shape[2];
+    smm_param_shape(s->cfg, weight, shape);
+    const size_t out = shape[0], in = shape[1], outp = smm_pad(out), inp = smm_pad(in), n = s->Kp;
+    k->gemm(in, n, out, p[weight], 1, in, dY, n, dX, n, accumulate);
+    if (q->rows + s->K > s->pending_rows) SMM_T(flush_pending)(k, s, pending, g);
+    k->transpose_out(s->K, in, inp, X, n, NULL, q->x + q->rows * inp, inp);
+    k->transpose_out(s->K, out, outp, dY, n, NULL, q->dy + q->rows * outp, outp);
+    q->rows += s->K;
+    if (g->at[bias]) k->row_sums(out, n, dY, n, g->at[bias]);
+}
 
 /* GRU (PyTorch's gate order r, z, n):  r = s(i_r + g_r), z = s(i_z + g_z), n = tanh(i_n + r g_n), h = (1-z) n + z hidden,
  * with i = W_ih m + b_ih and g = W_hh hidden + b_hh. m, hidden, u->h: (D,Kp). */
@@ -76,10 +113,8 @@ static void SMM_T(gru_backward)(const KERNELS *k, const smm_sizes *s, const real
         d_hidden[i] = dh * z[i];
     }
     memcpy(u->d_gates_hidden, dr, 2 * c * sizeof *dr);
-    SMM_T(linear_backward)(k, 3 * D, D, n, p[SMM_GRU_WEIGHT_IH], m, u->d_gates_in, dm, 0, g->at[SMM_GRU_WEIGHT_IH],
-                           g->at[SMM_GRU_BIAS_IH], u->rows);
-    SMM_T(linear_backward)(k, 3 * D, D, n, p[SMM_GRU_WEIGHT_HH], hidden, u->d_gates_hidden, d_hidden, 1,
-                           g->at[SMM_GRU_WEIGHT_HH], g->at[SMM_GRU_BIAS_HH], u->rows);
+    SMM_T(slots_linear_backward)(k, s, p, u->pending, SMM_GRU_WEIGHT_IH, SMM_GRU_BIAS_IH, m, u->d_gates_in, dm, 0, g);
+    SMM_T(slots_linear_backward)(k, s, p, u->pending, SMM_GRU_WEIGHT_HH, SMM_GRU_BIAS_HH, hidden, u->d_gates_hidden, d_hidden, 1, g);
 }
 
 /* The update of slots:  h = GRU(m, hidden);  out = h + W_2 ReLU(W_1 LN(h) + b_1) + b_2.   All (D,Kp); out may be NULL. */
@@ -103,11 +138,9 @@ static void SMM_T(update_backward)(const KERNELS *k, const smm_sizes *s, const r
 {
     const size_t D = s->D, H = s->H, n = s->Kp;
     SMM_T(update_forward)(k, s, p, m, hidden, u, NULL);
-    SMM_T(linear_backward)(k, D, H, n, p[SMM_MLP_2_WEIGHT], u->hidden, d_out, u->d_hidden, 0, g->at[SMM_MLP_2_WEIGHT],
-                           g->at[SMM_MLP_2_BIAS], u->rows);
+    SMM_T(slots_linear_backward)(k, s, p, u->pending, SMM_MLP_2_WEIGHT, SMM_MLP_2_BIAS, u->hidden, d_out, u->d_hidden, 0, g);
     k->relu_backward(H, n, u->hidden, n, u->d_hidden, n);
-    SMM_T(linear_backward)(k, H, D, n, p[SMM_MLP_0_WEIGHT], u->normed, u->d_hidden, u->d_h, 0, g->at[SMM_MLP_0_WEIGHT],
-                           g->at[SMM_MLP_0_BIAS], u->rows);
+    SMM_T(slots_linear_backward)(k, s, p, u->pending, SMM_MLP_0_WEIGHT, SMM_MLP_0_BIAS, u->normed, u->d_hidden, u->d_h, 0, g);
     k->norm_backward(D, n, u->h, n, p[SMM_NORM_MLP_WEIGHT], u->mean, u->rstd, u->d_h, n, u->d_h, n, g->at[SMM_NORM_MLP_WEIGHT],
                      g->at[SMM_NORM_MLP_BIAS]);
     for (size_t i = 0; i < D * n; i++) u->d_h[i] += d_out[i];

@@ -71,6 +71,10 @@ typedef struct {
     /* out[r] += sum_i X[r,i], r < rows, i < n. */
     void (*row_sums)(size_t rows, size_t n, const real *X, size_t ldx, real *out);
 
+    /* Y[d,i] = scale[d] X[d,i] + shift[d] (scale NULL: 1), d < D, i < n; accumulate 1 adds it to Y. Y may be X. */
+    void (*affine)(size_t D, size_t n, const real *X, size_t ldx, const real *scale, const real *shift, real *Y, size_t ldy,
+                   int accumulate);
+
     /* X[r,:] = bias[r], or bias NULL: 0. */
     void (*fill_rows)(size_t rows, size_t n, const real *bias, real *X, size_t ldx);
 
@@ -82,8 +86,13 @@ typedef struct {
      * not NULL, at A + index[r]*lda; A has no alignment. */
     void (*transpose_in)(size_t rows, size_t cols, size_t n, const real *A, size_t lda, const size_t *index, real *T, size_t ldt);
 
-    /* A[r,c] = T[c,r] - shift[c] (shift NULL: 0), r < rows, c < cols; lanes cols..width-1 of A (r < rows) are set to 0. */
+    /* A[r,c] = T[c,r] - shift[c] (shift NULL: 0), r < rows, c < cols; lanes cols..width-1 of A (r < rows) are set to 0.
+     * A has no alignment. */
     void (*transpose_out)(size_t rows, size_t cols, size_t width, const real *T, size_t ldt, const real *shift, real *A, size_t lda);
+
+    /* From log standard deviations, in scale, and q (both (K,width)):  log_det[k] = sum_d scale;  scale = e^-scale, in place;
+     * shift = -q scale. Returns the largest |shift| (a NaN aside). */
+    real (*precision)(size_t K, size_t width, real *scale, const real *q, real *shift, size_t ld, real *log_det);
 
     /* Elementwise in place over n (a multiple of SMM_LANES), relative error a few ulp; NaN stays NaN; exp overflows to +inf and
      * underflows to 0, log(0) = -inf, log of a negative number is NaN. */

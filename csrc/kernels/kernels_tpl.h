@@ -485,6 +485,18 @@ static void row_sums(size_t rows, size_t n, const real *X, size_t ldx, real *out
     }
 }
 
+static void affine(size_t D, size_t n, const real *X, size_t ldx, const real *scale, const real *shift, real *Y, size_t ldy,
+                   int accumulate)
+{
+    for (size_t d = 0; d < D; d++) {
+        const vec a = vec_set(scale ? scale[d] : 1), b = vec_set(shift[d]);
+        for (size_t i = 0; i < n; i += VEC_WIDTH) {
+            const vec y = vec_fma(a, vec_load(X + d * ldx + i), b);
+            vec_store(Y + d * ldy + i, accumulate ? vec_add(vec_load(Y + d * ldy + i), y) : y);
+        }
+    }
+}
+
 static void fill_rows(size_t rows, size_t n, const real *bias, real *X, size_t ldx)
 {
     for (size_t r = 0; r < rows; r++) {
@@ -527,7 +539,7 @@ INLINE void transpose_square(vec r[VEC_WIDTH])
 
 static void transpose_in(size_t rows, size_t cols, size_t n, const real *A, size_t lda, const size_t *index, real *T, size_t ldt)
 {
-    const size_t whole = cols - cols % VEC_WIDTH;
+    const size_t whole = cols - cols % VEC_WIDTH, ahead = index ? 0 : n * lda; /* the next n rows will be wanted soon */
     for (size_t r0 = 0; r0 < n; r0 += VEC_WIDTH) {
         const real *row[VEC_WIDTH] = {NULL};
         const size_t there = rows > r0 ? rows - r0 < VEC_WIDTH ? rows - r0 : VEC_WIDTH : 0;
@@ -535,7 +547,10 @@ static void transpose_in(size_t rows, size_t cols, size_t n, const real *A, size
         for (size_t c0 = 0; c0 < whole; c0 += VEC_WIDTH) {
             vec r[VEC_WIDTH];
             UNROLL
-            for (size_t i = 0; i < VEC_WIDTH; i++) r[i] = i < there ? vec_load_any(row[i] + c0) : vec_set(0);
+            for (size_t i = 0; i < VEC_WIDTH; i++) {
+                r[i] = i < there ? vec_load_any(row[i] + c0) : vec_set(0);
+                if (i < there && ahead) vec_prefetch(row[i] + c0, ahead);
+            }
             transpose_square(r);
             UNROLL
             for (size_t i = 0; i < VEC_WIDTH; i++) vec_store(T + (c0 + i) * ldt + r0, r[i]);
@@ -559,13 +574,37 @@ static void transpose_out(size_t rows, size_t cols, size_t width, const real *T,
             transpose_square(r);
             UNROLL
             for (size_t i = 0; i < VEC_WIDTH; i++)
-                if (r0 + i < rows) vec_store(A + (r0 + i) * lda + c0, r[i]);
+                if (r0 + i < rows) vec_store_any(A + (r0 + i) * lda + c0, r[i]);
         }
 }
 
 static void exp_array(size_t n, real *x)
 {
     for (size_t i = 0; i < n; i += VEC_WIDTH) vec_store(x + i, vec_exp(vec_load(x + i)));
+}
+
+static real precision(size_t K, size_t width, real *scale, const real *q, real *shift, size_t ld, real *log_det)
+{
+    const vec zero = vec_set(0);
+    union {
+        vec align;
+        real at[VEC_WIDTH];
+    } most;
+    most.align = zero;
+    for (size_t k = 0; k < K; k++) {
+        vec sum = zero;
+        for (size_t d = k * ld; d < k * ld + width; d += VEC_WIDTH) {
+            const vec log_std = vec_load(scale + d), s = vec_exp(vec_sub(zero, log_std)), t = vec_mul(vec_load(q + d), s);
+            sum = vec_add(sum, log_std);
+            vec_store(scale + d, s);
+            vec_store(shift + d, vec_sub(zero, t));
+            most.align = vec_max(vec_max(t, vec_sub(zero, t)), most.align);
+        }
+        log_det[k] = vec_sum(sum);
+    }
+    real largest = 0;
+    for (size_t i = 0; i < VEC_WIDTH; i++) largest = most.at[i] > largest ? most.at[i] : largest;
+    return largest;
 }
 
 static real log_any(real x)
@@ -606,6 +645,6 @@ static void tanh_array(size_t n, real *x)
 const TABLE_TYPE TABLE = {
     SET_NAME,     gemm,         sqdist,        sqdist_exact, softmax,       softmax_linear, softmax_backward, moments,
     moments_about, quad,        quad_about,    spread,       spread_about,  norm,           norm_backward,    row_sums,
-    fill_rows,    relu,         relu_backward, transpose_in, transpose_out, exp_array,      log_array,        sigmoid_array,
+    affine,       fill_rows,    relu,         relu_backward, transpose_in, transpose_out, precision,      exp_array,        log_array,     sigmoid_array,
     tanh_array,
 };

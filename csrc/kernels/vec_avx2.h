@@ -31,6 +31,8 @@ typedef __m256 vec;
 #define vec_set(a) VEC_OP(set1)(a)
 #define vec_load(p) VEC_OP(load)(p)
 #define vec_load_any(p) VEC_OP(loadu)(p)
+#define vec_prefetch(p, ahead) _mm_prefetch((const char *)((uintptr_t)(p) + (ahead) * sizeof(real)), _MM_HINT_T1)
+#define vec_store_any(p, a) VEC_OP(storeu)((p), (a))
 #define vec_store(p, a) VEC_OP(store)((p), (a))
 #define vec_add(a, b) VEC_OP(add)((a), (b))
 #define vec_sub(a, b) VEC_OP(sub)((a), (b))

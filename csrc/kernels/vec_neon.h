@@ -29,6 +29,8 @@ typedef float32x4_t vec;
 #define VEC_REGISTERS 32
 #define vec_load(p) VEC_OP(vld1)(p)
 #define vec_load_any(p) VEC_OP(vld1)(p)
+#define vec_prefetch(p, ahead) __builtin_prefetch((const char *)((uintptr_t)(p) + (ahead) * sizeof(real)))
+#define vec_store_any(p, a) VEC_OP(vst1)((p), (a))
 #define vec_store(p, a) VEC_OP(vst1)((p), (a))
 #define vec_add(a, b) VEC_OP(vadd)((a), (b))
 #define vec_sub(a, b) VEC_OP(vsub)((a), (b))

@@ -7,7 +7,9 @@ typedef real vec;
 #define vec_set(a) (a)
 #define vec_load(p) (*(p)) /* aligned to SMM_ALIGN at the start of a row */
 #define vec_load_any(p) (*(p)) /* without alignment */
+#define vec_prefetch(p, ahead) ((void)0) /* the line of p[ahead], there or not, is wanted soon */
 #define vec_store(p, a) ((void)(*(p) = (a)))
+#define vec_store_any(p, a) ((void)(*(p) = (a)))
 #define vec_add(a, b) ((a) + (b))
 #define vec_sub(a, b) ((a) - (b))
 #define vec_mul(a, b) ((a) * (b))

@@ -10,6 +10,7 @@ import functools
 import json
 from dataclasses import asdict
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,7 +39,10 @@ def _spec(config: str) -> Spec:
 
 
 def _array(tensor):
-    return None if tensor is None else tensor.detach().contiguous().numpy()
+    if tensor is None:
+        return None
+    array = tensor.numpy(force=True)
+    return array if array.flags.c_contiguous else np.ascontiguousarray(array)
 
 
 def _tensors(arrays, like):

@@ -250,6 +250,14 @@ static void T(test_copies)(const TABLE *k, size_t rows, size_t cols)
         for (size_t r = 0; r < n; r++) sum += (double)X[c * n + r];
         T(check)(k->name, "row_sums", cols, n, 0, (double)copy[c * n + n - 1], sum, (double)n);
     }
+    for (int form = 0; form < 4; form++) { /* shifted, or scaled and shifted; written over what was there, or added */
+        memcpy(copy, X, cols * n * sizeof *copy);
+        k->affine(cols, n, X, n, form & 2 ? shift : NULL, sums, copy, n, form & 1);
+        for (size_t i = 0; i < cols * n; i++) {
+            const double x = (double)X[i], y = form & 2 ? (double)shift[i / n] * x : x, add = (double)sums[i / n], old = form & 1 ? x : 0;
+            T(check)(k->name, "affine", cols, n, i, (double)copy[i], y + add + old, fabs(y) + fabs(add) + fabs(old));
+        }
+    }
     memcpy(copy, X, cols * n * sizeof *copy);
     copy[0] = (real)NAN;
     k->relu(cols, n, copy, n);
@@ -261,6 +269,30 @@ static void T(test_copies)(const TABLE *k, size_t rows, size_t cols)
         if ((X[i] != 0) != (copy[i] > 0)) report(k->name, "relu_backward", cols, n, i, 1, 0);
     T(drop)(A, 2 * rows * cols, k->name, "copies"), T(drop)(X, cols * n, k->name, "copies"), T(drop)(back, n * width, k->name, "copies");
     T(drop)(shift, width, k->name, "copies"), T(drop)(sums, cols, k->name, "copies"), T(drop)(copy, cols * n, k->name, "copies");
+}
+
+static void T(test_precision)(const TABLE *k, size_t K, size_t width)
+{
+    real *log_std = T(make)(K * width), *scale = T(make)(K * width), *q = T(make)(K * width), *shift = T(make)(K * width);
+    real *log_det = T(make)(K);
+    memcpy(scale, log_std, K * width * sizeof *scale);
+    const real largest = k->precision(K, width, scale, q, shift, width, log_det);
+    double most = 0;
+    for (size_t j = 0; j < K; j++) {
+        double sum = 0, size = 0;
+        for (size_t i = j * width; i < (j + 1) * width; i++) {
+            const double s = exp(-(double)log_std[i]), t = -(double)q[i] * s;
+            T(check)(k->name, "precision scale", K, width, i, (double)scale[i], s, 1.5 * s);
+            T(check)(k->name, "precision shift", K, width, i, (double)shift[i], t, 2 * fabs(t));
+            sum += (double)log_std[i], size += fabs((double)log_std[i]);
+            most = fmax(most, fabs((double)shift[i]));
+        }
+        T(check)(k->name, "precision log_det", K, width, j, (double)log_det[j], sum, size);
+    }
+    if ((double)largest != most) report(k->name, "precision largest", K, width, 0, (double)largest, most);
+    T(drop)(log_std, K * width, k->name, "precision"), T(drop)(scale, K * width, k->name, "precision");
+    T(drop)(q, K * width, k->name, "precision"), T(drop)(shift, K * width, k->name, "precision");
+    T(drop)(log_det, K, k->name, "precision");
 }
 
 static double T(sigmoid_of)(double x) { return 1 / (1 + exp(-x)); }
@@ -303,6 +335,7 @@ static void T(test_all)(const TABLE *k)
     for (size_t m = 1; m <= 26; m++)
         for (size_t n = 16; n <= 64; n += 16)
             for (size_t p = 0; p <= 19; p += m % 2 ? 1 : 6) T(test_gemm)(k, m, n, p, (int)(p % 2));
+    for (size_t p = 100; p <= 400; p += 60) T(test_gemm)(k, 13, 48, p, p % 40 == 0); /* several panels */
     for (size_t K = 1; K <= 26; K++)
         for (size_t D = 1; D <= 33; D += K % 3 ? 8 : 1) {
             T(test_distances)(k, K, D, 16 + 16 * (D % 4));
@@ -316,5 +349,6 @@ static void T(test_all)(const TABLE *k)
     for (size_t D = 1; D <= 35; D++) T(test_norm)(k, D, 16 + 16 * (D % 5));
     for (size_t rows = 1; rows <= 64; rows += 3)
         for (size_t cols = 1; cols <= 40; cols += 1 + rows % 4) T(test_copies)(k, rows, cols);
+    for (size_t K = 1; K <= 13; K++) T(test_precision)(k, K, 16 + 16 * (K % 3));
     T(test_elementary)(k);
 }
