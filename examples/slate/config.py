@@ -22,16 +22,17 @@ class Config(shared.Config):
     PRESETS: ClassVar = {
         "tiny": {},
         "paper": dict(image_size=96, max_objects=10, pictures=70_000, vocabulary=4096, channels=64, cooldown=30_000, dvae_lr=3e-4,
-                      dvae_half_life=None, sameness=0.0, blocks=8, heads=8, dim=192, dropout=0.1, hidden=192, slots=12, train_iters=7,
+                      dvae_half_life=None, tokens="sampled", blocks=8, heads=8, dim=192, dropout=0.1, hidden=192, slots=12, train_iters=7,
                       eval_iters=7, variant="paper", start="gaussian", batch_size=64, lr=1e-4, schedule="decay",
                       warmup=30_000 / 250_000, half_life=None, clip_norm=float("inf"), steps=250_000, minutes=None,
                       evaluate_every=5_000, checkpoint_every=1_000),
     }
+    CHOICES: ClassVar = {**shared.Config.CHOICES, "tokens": ("likeliest", "sampled")}
     HELP: ClassVar = {**shared.Config.HELP, "precision": "of convolutions and transformer",
                       "vocabulary": "number of different tokens", "channels": "of the dVAE",
                       "cooldown": "steps in which the Gumbel-softmax cools from temperature 1 to 0.1",
                       "dvae_lr": "learning rate of the dVAE", "dvae_half_life": "steps in which it decays by half",
-                      "sameness": "weight of the uneven use of tokens in the dVAE's loss",
+                      "tokens": "of the dVAE, that slots and transformer learn from; what eval and sample read are the likeliest",
                       "lr": "learning rate of slots and transformer", "blocks": "of the transformer", "heads": "of its attention"}
 
     image_size: int = 64
@@ -46,8 +47,8 @@ class Config(shared.Config):
     channels: int = 32
     cooldown: int = 1000
     dvae_lr: float = 2e-3
-    dvae_half_life: int | None = 2000
-    sameness: float = 10.0      # without it a short run ends with a handful of tokens, too few for the colours
+    dvae_half_life: int | None = 4000
+    tokens: str = "likeliest"
     blocks: int = 4
     heads: int = 4
     dropout: float = 0.0

@@ -60,21 +60,15 @@ class DVAE(nn.Module):
         return self.encoder[:-1](image).float().mean((2, 3))
 
     def forward(self, image, seeds, temperature):
-        """Squared error (B,) of pictures through relaxed tokens, their `sameness` (B,), and sampled tokens (B, N).
+        """Squared error (B,) of pictures through relaxed tokens, and two sets of tokens (B, N): sampled, and likeliest.
 
-        seeds : one for each picture, of its Gumbel noise, which depends on nothing else. The tokens are drawn from the
-        encoder's distribution with the same noise: the relaxed ones at temperature 0.
+        seeds : one for each picture, of its Gumbel noise, which depends on nothing else. The sampled tokens are drawn from
+        the encoder's distribution with the same noise: the relaxed ones at temperature 0.
         """
         scores = self.encoder(image).float()
         noisy = scores + gumbel_noise(scores, seeds)
         drawn = self.decoder((noisy / temperature).softmax(1)).float()
-        return squared_error(drawn, image), sameness(scores), noisy.detach().argmax(1).flatten(1)
-
-
-def sameness(scores) -> Tensor:
-    """How unevenly a picture uses the tokens, (B,), from scores (B, V, h, w): divergence (nats) from using all alike."""
-    share = scores.softmax(1).mean((2, 3))
-    return math.log(share.shape[1]) + (share * share.clamp_min(torch.finfo(share.dtype).tiny).log()).sum(1)
+        return squared_error(drawn, image), noisy.argmax(1).flatten(1), scores.argmax(1).flatten(1)
 
 
 def twice_as_large(channels):

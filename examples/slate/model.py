@@ -15,7 +15,7 @@ class Slate(nn.Module):
     """Pictures (B, 3, S, S) in [-1, 1] to slots (B, K, D) and back, through N = (S/4)^2 tokens.
 
     The dVAE is made first, so that a seed gives it the same weights beside any slot module. It learns from its
-    own loss alone, all the rest from the cross-entropy alone: tokens carry no gradient.
+    squared error alone, all the rest from the cross-entropy alone: tokens carry no gradient.
     """
 
     def __init__(self, config):
@@ -29,7 +29,7 @@ class Slate(nn.Module):
             hidden = linear(config.dim, config.dim)
             nn.init.kaiming_uniform_(hidden.weight, nonlinearity="relu")
             self.before_slots = nn.Sequential(nn.LayerNorm(config.dim), hidden, nn.ReLU(), linear(config.dim, config.dim))
-        self.sameness, self.precision = config.sameness, config.precision
+        self.tokens, self.precision = config.tokens, config.precision
 
     def autocast(self, device):
         return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
@@ -53,14 +53,15 @@ class Slate(nn.Module):
         return F.cross_entropy(scores.transpose(1, 2), tokens, reduction="none").sum(1)
 
     def forward(self, image, noise_seeds, slot_seeds, temperature):
-        """The dVAE's loss and the cross-entropy, means over pictures of sums over each.
+        """The dVAE's squared error and the cross-entropy, means over pictures of sums over each.
 
         noise_seeds, slot_seeds : one for each picture, of the dVAE's noise and of the initial slots.
         """
         with self.autocast(image.device):
-            error, same, tokens = self.dvae(image, noise_seeds, temperature)
+            error, sampled, likeliest = self.dvae(image, noise_seeds, temperature)
+            tokens = sampled if self.tokens == "sampled" else likeliest
             slots, _ = self.read(tokens, slot_seeds)
-            return (error + self.sameness * same).mean(), self.cross_entropy(tokens, slots).mean()
+            return error.mean(), self.cross_entropy(tokens, slots).mean()
 
     @torch.no_grad()
     def encode(self, image, seeds=None, num_iters=None):
