@@ -59,9 +59,9 @@ class Config(shared.Config):
 
     def check(self):
         super().check()
-        for name, step in (("image_size", prod(self.strides)), ("image_size", prod(self.decoder_strides))):
+        for step in (prod(self.strides), prod(self.decoder_strides)):
             if self.image_size % step:
-                raise ValueError(f"{name} must be a multiple of {step}, got {self.image_size}")
+                raise ValueError(f"image_size must be a multiple of {step}, got {self.image_size}")
         if self.decoder_channels < 1:
             raise ValueError(f"decoder_channels must be at least 1, got {self.decoder_channels}")
 

@@ -40,7 +40,7 @@ def train(config, out, device):
 
 
 @torch.no_grad()
-def figures(model, pictures, config, draw=0, batch_size=50) -> dict[str, float]:
+def figures(model, pictures, config, draw=0, batch_size=25) -> dict[str, float]:
     """Mean over all pictures, from the draw-th initial slots: mse of values in [-1, 1], and how the masks agree.
 
     A pixel belongs to the slot of the largest mask. ARI is of all pixels, FG-ARI of the objects' alone;
