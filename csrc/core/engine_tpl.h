@@ -117,8 +117,12 @@ smm_status SMM_T(smm_forward)(const smm_config *config, const smm_dims *dims, co
     status = SMM_T(open_call)(&call, &s, params, threads, in->mask != NULL, 0);
     if (status != SMM_OK) return status;
     const ptrdiff_t images = (ptrdiff_t)s.B;
-    SMM_PARALLEL_FOR((int)call.workers)
-    for (ptrdiff_t b = 0; b < images; b++) SMM_T(image_forward)(&call.images[SMM_THREAD], in, out, (size_t)b);
+    if (call.workers == 1) { /* the threads may be the image's own: see parallel.h */
+        for (size_t b = 0; b < s.B; b++) SMM_T(image_forward)(&call.images[0], in, out, b);
+    } else {
+        SMM_PARALLEL_FOR((int)call.workers)
+        for (ptrdiff_t b = 0; b < images; b++) SMM_T(image_forward)(&call.images[SMM_THREAD], in, out, (size_t)b);
+    }
     smm_release(call.memory);
     return SMM_OK;
 }
@@ -157,6 +161,27 @@ static void SMM_T(add_sets)(const smm_sizes *s, const SMM_T(grad_set) *sets, con
     }
 }
 
+/* What a call of backward was given, for its units. */
+typedef struct {
+    const SMM_T(smm_inputs) *in;
+    const real *saved, *d_slots, *d_attention;
+    const SMM_T(smm_gradients) *grads;
+} SMM_T(backward_arguments);
+
+/* The u-th of `units` shares of the images, whose gradients are summed in sets of their own. */
+static void SMM_T(unit_backward)(const SMM_T(call) *call, const smm_sizes *s, SMM_T(image) *im, const SMM_T(backward_arguments) *a,
+                                 size_t u, size_t units)
+{
+    const size_t begin = s->B * u / units, end = s->B * (u + 1) / units;
+    if (s->segments == 1) SMM_T(clear_set)(s, &call->sets[u]);
+    for (size_t b = begin; b < end; b++) {
+        const SMM_T(grad_set) *sets = &call->sets[s->segments > 1 ? b * s->segments : u];
+        for (size_t i = 0; s->segments > 1 && i < s->segments; i++) SMM_T(clear_set)(s, &sets[i]);
+        SMM_T(image_backward)(im, a->in, a->saved, a->d_slots, a->d_attention, a->grads, sets, b);
+    }
+    SMM_T(flush_pending)(im->k, s, im->u.pending, &call->sets[s->segments > 1 ? u * s->segments : u]);
+}
+
 smm_status SMM_T(smm_backward)(const smm_config *config, const smm_dims *dims, const real *const params[SMM_PARAMS],
                                const SMM_T(smm_inputs) *in, const real *saved, const real *d_slots, const real *d_attention,
                                const SMM_T(smm_gradients) *grads, int threads, size_t *image)
@@ -169,18 +194,14 @@ smm_status SMM_T(smm_backward)(const smm_config *config, const smm_dims *dims, c
     threads = SMM_T(useful_threads)(&s, threads);
     status = SMM_T(open_call)(&call, &s, params, threads, in->mask != NULL, 1);
     if (status != SMM_OK) return status;
-    const ptrdiff_t units = (ptrdiff_t)(s.segments > 1 ? s.B : s.groups);
-    SMM_PARALLEL_FOR((int)call.workers)
-    for (ptrdiff_t u = 0; u < units; u++) {
-        SMM_T(image) *im = &call.images[SMM_THREAD];
-        const size_t begin = s.B * (size_t)u / (size_t)units, end = s.B * ((size_t)u + 1) / (size_t)units;
-        if (s.segments == 1) SMM_T(clear_set)(&s, &call.sets[u]);
-        for (size_t b = begin; b < end; b++) {
-            const SMM_T(grad_set) *sets = &call.sets[s.segments > 1 ? b * s.segments : (size_t)u];
-            for (size_t i = 0; s.segments > 1 && i < s.segments; i++) SMM_T(clear_set)(&s, &sets[i]);
-            SMM_T(image_backward)(im, in, saved, d_slots, d_attention, grads, sets, b);
-        }
-        SMM_T(flush_pending)(im->k, &s, im->u.pending, &call.sets[s.segments > 1 ? (size_t)u * s.segments : (size_t)u]);
+    const SMM_T(backward_arguments) a = {in, saved, d_slots, d_attention, grads};
+    const size_t units = s.segments > 1 ? s.B : s.groups;
+    if (call.workers == 1) {
+        for (size_t u = 0; u < units; u++) SMM_T(unit_backward)(&call, &s, &call.images[0], &a, u, units);
+    } else {
+        SMM_PARALLEL_FOR((int)call.workers)
+        for (ptrdiff_t u = 0; u < (ptrdiff_t)units; u++)
+            SMM_T(unit_backward)(&call, &s, &call.images[SMM_THREAD], &a, (size_t)u, units);
     }
     SMM_T(add_sets)(&s, call.sets, grads, threads);
     smm_release(call.memory);

@@ -1,6 +1,7 @@
 /* parallel.h - the only place that knows OpenMP. The number of threads is always an argument: the host program's own OpenMP
  * settings are neither read nor changed, and one thread never enters a team (a forked child of a process that has had one
- * would wait for threads that it has not got). */
+ * would wait for threads that it has not got). A loop whose body opens teams stands in no region, not even one of a single
+ * thread: OpenMP makes the threads of nested teams anew each time, a hundred microseconds and more. */
 #ifndef SMM_PARALLEL_H
 #define SMM_PARALLEL_H
 
