@@ -66,9 +66,15 @@ def measure_all(chosen):
         if name in chosen.only and not (quick and name == "step"):
             print(f"{name} ...", file=sys.stderr, flush=True)
             results[names.get(name, name)] = sections[name]()
+            save(results, chosen.out)
     results["peaks"].append(measure.measure_peak())
     results["peak"] = None if None in results["peaks"] else max(results["peaks"])
     return results
+
+
+def save(results, folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
 
 
 def listed(rows):
@@ -99,8 +105,7 @@ def main():
         results = json.loads(chosen.replay.read_text())
     else:
         results = measure_all(chosen)
-    chosen.out.mkdir(parents=True, exist_ok=True)
-    (chosen.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    save(results, chosen.out)
     text = report.markdown(results)
     (chosen.out / "tables.md").write_text(text)
     plots.draw(results, chosen.out)

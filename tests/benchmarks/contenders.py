@@ -165,8 +165,10 @@ def checked(problem, wanted, backward):
                 raise
             absent[name] = f"{type(reason).__name__}: {str(reason).splitlines()[0][:200]}"
             continue
-        if not errors[name] <= TOLERANCE:
-            raise SystemExit(f"{name} does not agree with the core in float64 on {problem.kind} {problem.shape} "
-                             f"{problem.gradient}: error {errors[name]:.2g}, at most {TOLERANCE:g} expected")
-        found[name] = contender
+        if errors[name] <= TOLERANCE:
+            found[name] = contender
+            continue
+        absent[name] = f"does not agree with the core in float64: error {errors[name]:.2g}, at most {TOLERANCE:g} expected"
+        if name.startswith("smm_py"):
+            raise SystemExit(f"{name} on {problem.kind} {problem.shape} {problem.gradient} {absent[name]}")
     return found, errors, absent
