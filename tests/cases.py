@@ -9,6 +9,8 @@ CASES = {
     "sa": (smm_py.SlotAttention, dict(dim=7, hidden_dim=9, input_dim=5)),
     "sa-heads-bias": (smm_py.SlotAttention, dict(dim=6, hidden_dim=9, input_dim=5, heads=3, qkv_bias=True,
                                                  eps=1e-3, scale=0.7)),
+    "sa-bias": (smm_py.SlotAttention, dict(dim=7, hidden_dim=9, input_dim=9, qkv_bias=True, eps=1e-3)),
+    "sa-wide": (smm_py.SlotAttention, dict(dim=4, hidden_dim=9, input_dim=40)),  # W_k and W_v stay with the inputs
     "smm": (smm_py.SlotMixture, dict(dim=7, hidden_dim=9, input_dim=5)),
     "smm-stable": (smm_py.SlotMixture, dict(dim=7, hidden_dim=9, input_dim=5, norm_kv=True, prior="uniform",
                                             temperature=0.4, weight_init="default")),

@@ -12,6 +12,21 @@
  *
  * Slot Attention: dw = dm . v, dk = sum_k dlogits scale q, dq = scale sum_n dlogits k. */
 
+/* From gradients of q_folded and base (im->d_folded, im->d_base) to that of q (im->d_q), W_k and b_k. */
+static void SMM_T(folded_backward)(SMM_T(image) *im, const SMM_T(grad_set) *g)
+{
+    const smm_sizes *s = im->s;
+    const size_t n = s->Kp;
+    const real *q = im->e.q_channels;
+    SMM_T(linear_forward)(im->k, s->D, s->C, n, im->p[SMM_TO_K_WEIGHT], NULL, im->d_folded, im->d_q);
+    SMM_T(slots_weight_backward)(im->k, s, im->u.pending, SMM_TO_K_WEIGHT, im->d_folded, q, g);
+    for (size_t d = 0; s->cfg->qkv_bias && d < s->D; d++)
+        for (size_t j = 0; j < im->slots; j++) {
+            im->d_q[d * n + j] += im->d_base[j] * im->p[SMM_TO_K_BIAS][d];
+            g->at[SMM_TO_K_BIAS][d] += im->d_base[j] * q[d * n + j];
+        }
+}
+
 /* From gradients of queries and log standard deviations (im->d_q, im->d_ls) to those of the state, added to im->d_state (of the
  * GRU's hidden state so far) and im->d_log_std (overwritten). */
 static void SMM_T(expectation_backward)(SMM_T(image) *im, const SMM_T(record) *r, const SMM_T(grad_set) *g)
@@ -21,6 +36,7 @@ static void SMM_T(expectation_backward)(SMM_T(image) *im, const SMM_T(record) *r
     SMM_T(expectation) *e = &im->e;
     const size_t D = s->D, n = s->Kp, c = D * n;
     const int normed = s->dot || s->slot_norm;
+    if (s->folded) SMM_T(folded_backward)(im, g);
     real *d_in = normed ? im->d_cat : im->d_state; /* gradient of what W_q is applied to */
     real *d_log_std = s->slot_norm ? im->d_cat + c : im->d_log_std;
     if (s->learned)
@@ -51,15 +67,15 @@ static void SMM_T(expectation_backward)(SMM_T(image) *im, const SMM_T(record) *r
 static void SMM_T(variance_backward)(SMM_T(image) *im, const SMM_T(record) *r, const SMM_T(record) *next)
 {
     const smm_sizes *s = im->s;
-    const size_t D = s->D, n = s->Kp, Dp = s->Dp;
+    const size_t D = s->D, n = s->Kp, Cp = s->Cp;
     const real floor = (real)(s->reference ? s->cfg->eps : s->cfg->var_floor);
-    memset(im->A, 0, im->slots * Dp * sizeof *im->A);
+    memset(im->A, 0, im->slots * Cp * sizeof *im->A);
     for (size_t d = 0; s->variance && d < D; d++)
         for (size_t j = 0; j < im->slots; j++) {
             const size_t i = d * n + j;
             const real shift = r->m[i] - next->mean[i];
             const real A = im->d_log_std[i] / (2 * (r->variance[i] + shift * shift + floor));
-            im->A[j * Dp + d] = A;
+            im->A[j * Cp + d] = A;
             im->d_mean[i] -= 2 * A * shift;
         }
 }
@@ -69,24 +85,24 @@ static int SMM_T(pass_constants)(SMM_T(image) *im, const SMM_T(record) *r, const
 {
     const smm_sizes *s = im->s;
     const SMM_T(expectation) *e = &im->e;
-    const size_t n = s->Kp, Dp = s->Dp, K = im->slots;
+    const size_t n = s->Kp, Cp = s->Cp, K = im->slots;
     const real eps = (real)(s->reference ? 0 : s->cfg->eps), count = (real)im->in.n;
     const int learned_prior = s->variance && !s->reference && !s->cfg->uniform_prior;
     int about = 0;
-    im->k->transpose_out(K, s->D, Dp, im->dm, n, NULL, im->E, Dp); /* dm */
+    im->k->transpose_out(K, s->C, Cp, s->folded ? im->d_folded : im->dm, n, NULL, im->E, Cp); /* dm */
     for (size_t j = 0; s->variance && j < K; j++)
         for (size_t d = 0; d < s->D; d++) {
             const size_t i = d * n + j;
             const real mean = next->mean[i] - im->centre[d], m = r->m[i] - im->centre[d], shift = m - mean;
-            im->point_mean[j * Dp + d] = mean;
+            im->point_mean[j * Cp + d] = mean;
             about |= mean * mean + m * m > 16 * (r->variance[i] + shift * shift);
         }
     memset(im->a, 0, s->heads * n * sizeof *im->a);
     memset(im->c, 0, s->heads * n * sizeof *im->c);
     for (size_t j = 0; j < K; j++) {
         for (size_t h = 0; h < s->heads; h++) im->a[h * K + j] = 1 / (r->sums[h * K + j] + eps * count);
-        for (size_t d = 0; d < s->D; d++) {
-            const size_t i = d * n + j, at = j * Dp + d, h = d / s->Dh * K + j;
+        for (size_t d = 0; d < s->C; d++) {
+            const size_t i = d * n + j, at = j * Cp + d, h = d / s->Ch * K + j;
             const real A = im->A[at], dm = im->E[at], S = im->a[h];
             real mean_dw; /* this channel's part of sum_n w dw */
             if (!s->variance) {
@@ -146,35 +162,35 @@ static void SMM_T(block_backward)(const SMM_T(image) *im, const SMM_T(pass) *pas
     const smm_sizes *s = im->s;
     const KERNELS *k = im->k;
     const SMM_T(expectation) *e = &im->e;
-    const size_t K = im->slots, n = SMM_BLOCK, D = s->D, Dp = s->Dp, Dh = s->Dh, Vp = s->Vp, valid = smm_min(n, im->in.n - i * n);
+    const size_t K = im->slots, n = SMM_BLOCK, D = s->D, Cp = s->Cp, Ch = s->Ch, Vp = s->Vp, valid = smm_min(n, im->in.n - i * n);
     SMM_T(responsibilities)(im, pass->r, keys, valid, b->gamma, b->discarded, NULL, b->ratio);
     if (!s->variance)
         for (size_t h = 0; h < s->heads; h++)
-            k->gemm(K, n, Dh, im->E + h * Dh, Dp, 1, values + h * Dh * n, n, b->d_gamma + h * K * n, n, 0);
-    else if (pass->about) k->quad_about(K, D, n, values, n, im->A, im->E, im->point_mean, Dp, b->d_gamma, n);
-    else k->quad(K, D, n, values, n, im->A, im->E, Dp, b->d_gamma, n);
+            k->gemm(K, n, Ch, im->E + h * Ch, Cp, 1, values + h * Ch * n, n, b->d_gamma + h * K * n, n, 0);
+    else if (pass->about) k->quad_about(K, D, n, values, n, im->A, im->E, im->point_mean, Cp, b->d_gamma, n);
+    else k->quad(K, D, n, values, n, im->A, im->E, Cp, b->d_gamma, n);
     SMM_T(logits_backward)(im, i * n, valid, b, pass->d_attention, m->sums);
 
     if (!s->variance)
         for (size_t h = 0; h < s->heads; h++)
-            k->gemm(Dh, n, K, im->E_values + h * Dh, 1, Dp, b->gamma + h * K * n, n, d_values + h * Dh * n, n, 1);
+            k->gemm(Ch, n, K, im->E_values + h * Ch, 1, Cp, b->gamma + h * K * n, n, d_values + h * Ch * n, n, 1);
     else if (pass->about)
-        k->spread_about(K, D, n, b->gamma, n, values, n, im->A_values, im->E_values, im->point_mean, Dp, d_values, n);
-    else k->spread(K, D, n, b->gamma, n, values, n, im->A_values, im->E_values, Dp, d_values, n);
+        k->spread_about(K, D, n, b->gamma, n, values, n, im->A_values, im->E_values, im->point_mean, Cp, d_values, n);
+    else k->spread(K, D, n, b->gamma, n, values, n, im->A_values, im->E_values, Cp, d_values, n);
 
     for (size_t h = 0; h < s->heads; h++)
-        k->transpose_out(valid, Dh, s->Dhp, keys + h * Dh * n, n, NULL, b->rows + h * s->Dhp, Vp);
+        k->transpose_out(valid, Ch, s->Chp, keys + h * Ch * n, n, NULL, b->rows + h * s->Chp, Vp);
     if (s->dot)
         for (size_t h = 0; h < s->heads; h++) {
             const real *dl = b->d_gamma + h * K * n;
-            k->gemm(Dh, n, K, im->A_keys + h * Dh, 1, Dp, dl, n, d_keys + h * Dh * n, n, 1);
-            k->gemm(K, s->Dhp, valid, dl, n, 1, b->rows + h * s->Dhp, Vp, m->m1 + h * s->Dhp, Vp, 1);
+            k->gemm(Ch, n, K, im->A_keys + h * Ch, 1, Cp, dl, n, d_keys + h * Ch * n, n, 1);
+            k->gemm(K, s->Chp, valid, dl, n, 1, b->rows + h * s->Chp, Vp, m->m1 + h * s->Chp, Vp, 1);
         }
     else if (e->about) {
-        k->spread_about(K, D, n, b->d_gamma, n, keys, n, im->A_keys, im->E_keys, e->q, Dp, d_keys, n);
+        k->spread_about(K, D, n, b->d_gamma, n, keys, n, im->A_keys, im->E_keys, e->q, Cp, d_keys, n);
         k->moments_about(K, valid, Vp, b->d_gamma, n, b->rows, Vp, e->q, m->m1, m->m2, Vp);
     } else {
-        k->spread(K, D, n, b->d_gamma, n, keys, n, im->A_keys, im->E_keys, Dp, d_keys, n);
+        k->spread(K, D, n, b->d_gamma, n, keys, n, im->A_keys, im->E_keys, Cp, d_keys, n);
         k->moments(K, valid, Vp, b->d_gamma, n, b->rows, Vp, m->m1, m->m2, Vp);
     }
 }
@@ -185,7 +201,7 @@ static void SMM_T(chunk_backward)(const SMM_T(image) *im, const SMM_T(pass) *pas
     const SMM_T(moments) m = SMM_T(moments_of)(im, chunk);
     memset(m.sums, 0, im->partial * sizeof *m.sums);
     for (size_t i = SMM_T(chunk_begin)(im, chunk); i < SMM_T(chunk_begin)(im, chunk + 1); i++) {
-        const size_t at = i * im->s->D * SMM_BLOCK;
+        const size_t at = i * im->s->C * SMM_BLOCK;
         SMM_T(block_backward)(im, pass, i, im->keys + at, im->values + at, im->d_keys + at, im->d_values + at, &m, b);
     }
 }
@@ -204,9 +220,9 @@ static void SMM_T(kept_block)(const SMM_T(image) *im, size_t i, const real *valu
 /* d_values += what the eps of every weight gives them, in lanes of real inputs. */
 static void SMM_T(eps_backward)(const SMM_T(image) *im, size_t valid, const real *values, real *d_values)
 {
-    const size_t n = SMM_BLOCK, D = im->s->D;
-    im->k->affine(D, n, values, n, im->eps_A, im->eps_E, d_values, n, 1);
-    for (size_t d = 0; valid < n && d < D; d++) memset(d_values + d * n + valid, 0, (n - valid) * sizeof *d_values);
+    const size_t n = SMM_BLOCK, C = im->s->C;
+    im->k->affine(C, n, values, n, im->eps_A, im->eps_E, d_values, n, 1);
+    for (size_t d = 0; valid < n && d < C; d++) memset(d_values + d * n + valid, 0, (n - valid) * sizeof *d_values);
 }
 
 /* The pass of the step that backward ends with, over chunks [begin, end), and on from keys and values to the inputs and the
@@ -215,19 +231,20 @@ static void SMM_T(segment_backward)(const SMM_T(image) *im, const SMM_T(pass) *p
                                     const SMM_T(grad_set) *g, real *dx)
 {
     const smm_sizes *s = im->s;
-    const size_t n = SMM_BLOCK, size = s->D * n;
+    const size_t n = SMM_BLOCK, size = s->C * n;
     for (size_t c = begin; c < end; c++) {
         const SMM_T(moments) m = SMM_T(moments_of)(im, c);
         memset(m.sums, 0, im->partial * sizeof *m.sums);
         for (size_t i = SMM_T(chunk_begin)(im, c); i < SMM_T(chunk_begin)(im, c + 1); i++) {
-            real *keys = b->keys, *values = b->centred, *d_keys = b->d_keys, *d_values = b->d_values;
+            real *keys = b->keys, *values = s->folded ? keys : b->centred;
+            real *d_values = b->d_values, *d_keys = s->folded ? d_values : b->d_keys;
             if (s->steps_back > 1) {
                 keys = im->keys + i * size, values = im->values + i * size;
                 d_keys = im->d_keys + i * size, d_values = im->d_values + i * size;
                 SMM_T(kept_block)(im, i, values, b);
             } else {
                 SMM_T(inputs_forward)(im->k, s, im->p, &im->in, i * n, n, b, keys);
-                im->k->affine(s->D, n, b->values, n, NULL, im->minus_centre, values, n, 0);
+                if (!s->folded) im->k->affine(s->C, n, b->values, n, NULL, im->minus_centre, values, n, 0);
                 memset(d_keys, 0, size * sizeof *d_keys);
                 memset(d_values, 0, size * sizeof *d_values);
             }
@@ -268,15 +285,16 @@ static void SMM_T(query_gradients)(SMM_T(image) *im, const SMM_T(record) *r, con
     const SMM_T(expectation) *e = &im->e;
     const size_t n = s->Kp, K = im->slots, c = s->D * n;
     const real factor = s->dot ? e->mul : -2 * e->mul, temperature = s->reference ? 0 : (real)s->cfg->temperature;
-    memset(im->d_q, 0, c * sizeof *im->d_q);
+    real *d_q = s->folded ? im->d_folded : im->d_q;
+    memset(d_q, 0, s->C * n * sizeof *d_q);
     memset(im->d_ls, 0, c * sizeof *im->d_ls);
     for (size_t j = 0; j < K; j++) {
-        for (size_t d = 0; d < s->D; d++) {
-            const size_t v = j * s->Vp + d / s->Dh * s->Dhp + d % s->Dh, at = j * s->Dp + d;
+        for (size_t d = 0; d < s->C; d++) {
+            const size_t v = j * s->Vp + d / s->Ch * s->Chp + d % s->Ch, at = j * s->Cp + d;
             const real R0 = t->sums[j], q = e->q[at];
             real R1 = t->m1[v], R2 = t->m2[v];
             if (s->dot) {
-                im->d_q[d * n + j] = factor * R1;
+                d_q[d * n + j] = factor * R1;
                 continue;
             }
             if (!e->about) {
@@ -284,9 +302,10 @@ static void SMM_T(query_gradients)(SMM_T(image) *im, const SMM_T(record) *r, con
                 R1 -= q * R0;
             }
             const real weight = factor * e->scale[at] * e->scale[at];
-            im->d_q[d * n + j] = weight * R1;
+            d_q[d * n + j] = weight * R1;
             if (s->variance) im->d_ls[d * n + j] = weight * R2 - temperature * R0;
         }
+        if (s->folded) im->d_base[j] = e->mul * t->sums[j];
         im->d_prior[j] = s->variance && r->prior[j] > 0 ? t->sums[j] / r->prior[j] : 0;
     }
 }
@@ -302,7 +321,10 @@ static void SMM_T(step_backward)(SMM_T(image) *im, const SMM_T(record) *r, const
     SMM_T(variance_backward)(im, r, next);
     if (s->learned) {
         const real *hidden = s->reference ? im->e.normed : r->mean;
-        SMM_T(update_backward)(im->k, s, im->p, r->m, hidden, &im->u, im->d_mean, im->dm, im->d_state, &sets[0]);
+        SMM_T(update_backward)(im->k, s, im->p, SMM_T(mapped_means)(im, r), hidden, &im->u, im->d_mean, im->dm, im->d_state, &sets[0]);
+        if (s->folded)
+            SMM_T(slots_linear_backward)(im->k, s, im->p, im->u.pending, SMM_TO_V_WEIGHT, SMM_TO_V_BIAS, r->m, im->dm, im->d_folded, 0,
+                                         &sets[0]);
     } else {
         memcpy(im->dm, im->d_mean, c * sizeof *im->dm);
         memset(im->d_state, 0, c * sizeof *im->d_state);
@@ -349,21 +371,21 @@ static void SMM_T(image_backward)(SMM_T(image) *im, const SMM_T(smm_inputs) *in,
                                   const real *d_attention, const SMM_T(smm_gradients) *grads, const SMM_T(grad_set) *sets, size_t b)
 {
     const smm_sizes *s = im->s;
-    const size_t c = s->D * s->Kp, cached = s->blocks * s->D * SMM_BLOCK, at = b * s->K * s->D, steps = s->steps_back;
+    const size_t c = s->D * s->Kp, cached = s->blocks * s->C * SMM_BLOCK, at = b * s->K * s->D, steps = s->steps_back;
     real *dx = grads->x ? grads->x + b * s->N * s->I : NULL;
     saved += b * s->saved_image;
     SMM_T(open_image)(im, in, b);
     if (dx && in->mask) memset(dx, 0, s->N * s->I * sizeof *dx);
     memcpy(im->trace, saved, s->records * s->record * sizeof *saved);
-    memcpy(im->centre, saved + s->records * s->record, s->Dp * sizeof *saved);
+    memcpy(im->centre, saved + s->records * s->record, s->Cp * sizeof *saved);
     for (size_t d = 0; d < s->D; d++) im->minus_centre[d] = -im->centre[d];
     if (steps > 1) {
         SMM_T(cache_inputs)(im, 1);
         memset(im->d_keys, 0, cached * sizeof *im->d_keys);
         memset(im->d_values, 0, cached * sizeof *im->d_values);
     }
-    memset(im->eps_A, 0, s->Dp * sizeof *im->eps_A);
-    memset(im->eps_E, 0, s->Dp * sizeof *im->eps_E);
+    memset(im->eps_A, 0, s->Cp * sizeof *im->eps_A);
+    memset(im->eps_E, 0, s->Cp * sizeof *im->eps_E);
     const SMM_T(record) final = SMM_T(record_of)(im, s->T);
     SMM_T(full_state)(im, in, b, &final);
     SMM_T(output_backward)(im, d_slots + b * s->K * s->W, &sets[0]);

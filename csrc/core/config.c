@@ -176,7 +176,6 @@ smm_status smm_sizes_init(smm_sizes *s, const smm_config *c, const smm_dims *dim
     s->learned = is_learned(c);
     s->variance = is_mixture(c);
     s->dot = c->kind == SMM_SLOT_ATTENTION;
-    s->own_values = s->dot || s->reference;
     s->input_mlp = s->learned && s->variance && c->input_mlp;
     s->input_norm = s->dot || s->input_mlp;
     s->norm_kv = s->reference || (c->kind == SMM_SLOT_MIXTURE && c->norm_kv);
@@ -184,21 +183,25 @@ smm_status smm_sizes_init(smm_sizes *s, const smm_config *c, const smm_dims *dim
     s->T = dims->iters + (size_t)s->reference;
     s->D = c->dim, s->I = c->input_dim, s->H = c->hidden_dim, s->W = smm_slot_width(c);
     s->F = s->input_mlp ? s->D : s->I;
-    s->heads = c->heads, s->Dh = s->D / s->heads;
-    s->Kp = smm_pad(s->K), s->Dp = smm_pad(s->D), s->Ip = smm_pad(s->I), s->Hp = smm_pad(s->H), s->Fp = smm_pad(s->F);
-    s->Dhp = smm_pad(s->Dh), s->Vp = s->heads * s->Dhp;
+    s->heads = c->heads;
+    /* multiplications of an input: T (K I + K I) with the maps on the slots' side, 2 I D + T (K D + K D) without */
+    s->folded = s->dot && s->heads == 1 && (s->I <= s->D || s->T * s->K * (s->I - s->D) <= s->I * s->D);
+    s->own_values = (s->dot && !s->folded) || s->reference;
+    s->C = s->folded ? s->I : s->D, s->Ch = s->C / s->heads;
+    s->Kp = smm_pad(s->K), s->Ip = smm_pad(s->I), s->Hp = smm_pad(s->H), s->Fp = smm_pad(s->F);
+    s->Cp = smm_pad(s->C), s->Chp = smm_pad(s->Ch), s->Vp = s->heads * s->Chp;
     const size_t widest = smm_max(smm_max(s->I, s->H), 4 * s->D) + SMM_LANES;
     if (too_big(s->N + SMM_BLOCK, widest) || too_big(s->B, (s->N + SMM_BLOCK) * widest)) return SMM_ERR_DIMS;
-    if (s->K > ((size_t)1 << 20) || too_big(s->Kp * s->heads, s->B) || too_big(s->T + 2, s->B * s->Kp * (4 * s->Dp + 8)))
+    if (s->K > ((size_t)1 << 20) || too_big(s->Kp * s->heads, s->B) || too_big(s->T + 2, s->B * s->Kp * (3 * s->D + s->Cp + 8)))
         return SMM_ERR_DIMS;
     split_work(s);
     s->steps_back = c->gradient == SMM_GRADIENT_FULL ? s->T : 1;
     s->keep_hidden = s->input_mlp && s->steps_back > 1 && s->blocks * SMM_BLOCK * s->H <= (size_t)1 << 21;
     s->pending_rows = smm_max(128, s->K);
     s->records = s->steps_back + 1;
-    s->record = 4 * s->D * s->Kp + s->Kp + smm_pad(s->heads * s->Kp);
-    s->saved_image = s->records * s->record + s->Dp;
-    if (too_big(s->records * s->B, s->record + s->Dp)) return SMM_ERR_DIMS;
+    s->record = (3 * s->D + s->C) * s->Kp + s->Kp + smm_pad(s->heads * s->Kp);
+    s->saved_image = s->records * s->record + s->Cp;
+    if (too_big(s->records * s->B, s->record + s->Cp)) return SMM_ERR_DIMS;
     return SMM_OK;
 }
 

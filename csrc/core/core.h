@@ -12,8 +12,9 @@ typedef struct {
     const smm_config *cfg;
     size_t B, N, K, T;          /* T counts the reference variant's extra step */
     size_t D, I, H, F, W;       /* F: width of h, the vectors that keys are computed from; W: of an output slot */
-    size_t Kp, Dp, Ip, Hp, Fp;
-    size_t heads, Dh, Dhp, Vp;  /* channels of a head; Vp = heads * Dhp, the width of a row of values */
+    size_t Kp, Ip, Hp, Fp;
+    size_t C, Cp;               /* channels of keys and values as the passes over inputs see them */
+    size_t heads, Ch, Chp, Vp;  /* channels of a head; Vp = heads * Chp, the width of a row of values */
     size_t blocks, chunk_blocks, chunks; /* of an image: sums over its inputs are taken per chunk, then over chunks */
     size_t segments, groups;    /* parameter gradients are summed per group of images or per segment of an image, then over groups */
     size_t steps_back;          /* steps that backward goes through */
@@ -24,6 +25,7 @@ typedef struct {
     size_t saved_image;         /* elements that forward saves of an image */
     int dot, variance, learned, reference; /* logits are products; slots have variances; there are parameters; the variant */
     int own_values;             /* v = W_v h rather than h itself */
+    int folded;                 /* Slot Attention: W_k and W_v are applied to slots, not inputs; see inputs_tpl.h */
     int input_mlp, input_norm, norm_kv, slot_norm;
 } smm_sizes;
 

@@ -11,7 +11,7 @@ static void SMM_T(expectation_forward)(SMM_T(image) *im, const SMM_T(record) *r)
     const smm_sizes *s = im->s;
     const KERNELS *k = im->k;
     SMM_T(expectation) *e = &im->e;
-    const size_t D = s->D, n = s->Kp, c = D * n, Dp = s->Dp, K = im->slots;
+    const size_t D = s->D, n = s->Kp, c = D * n, Cp = s->Cp, K = im->slots;
     const real *q = r->mean, *log_std = r->log_std;
     if (s->dot) {
         k->norm(D, n, q, n, im->p[SMM_NORM_SLOTS_WEIGHT], im->p[SMM_NORM_SLOTS_BIAS], (real)s->cfg->norm_eps, e->normed, n,
@@ -32,14 +32,20 @@ static void SMM_T(expectation_forward)(SMM_T(image) *im, const SMM_T(record) *r)
         SMM_T(linear_forward)(k, D, D, n, im->p[SMM_TO_Q_WEIGHT], s->cfg->qkv_bias ? im->p[SMM_TO_Q_BIAS] : NULL, q, e->q_channels);
         q = e->q_channels;
     }
-    k->transpose_out(K, D, Dp, q, n, NULL, e->q, Dp);
     memset(e->base, 0, n * sizeof *e->base);
     e->exact = e->about = 0;
     e->mul = s->dot ? (real)s->cfg->scale : s->variance && !s->reference ? (real)(-0.5 * s->cfg->temperature) : -(real)s->cfg->scale;
+    if (s->folded) {
+        k->gemm(s->C, n, D, im->p[SMM_TO_K_WEIGHT], 1, s->C, q, n, e->q_folded, n, 0);
+        for (size_t d = 0; s->cfg->qkv_bias && d < D; d++)
+            for (size_t j = 0; j < K; j++) e->base[j] += e->mul * im->p[SMM_TO_K_BIAS][d] * q[d * n + j];
+        q = e->q_folded;
+    }
+    k->transpose_out(K, s->C, Cp, q, n, NULL, e->q, Cp);
     if (s->dot) return;
-    if (s->variance) k->transpose_out(K, D, Dp, log_std, n, NULL, e->scale, Dp);
-    else memset(e->scale, 0, K * Dp * sizeof *e->scale);
-    const real largest = k->precision(K, Dp, e->scale, e->q, e->shift, Dp, e->base_density);
+    if (s->variance) k->transpose_out(K, D, Cp, log_std, n, NULL, e->scale, Cp);
+    else memset(e->scale, 0, K * Cp * sizeof *e->scale);
+    const real largest = k->precision(K, Cp, e->scale, e->q, e->shift, Cp, e->base_density);
     for (size_t j = 0; s->variance && !s->reference && j < K; j++) {
         const real log_prior = LOG(r->prior[j]), log_det = e->base_density[j];
         e->base[j] = log_prior - (real)s->cfg->temperature * log_det;
@@ -56,17 +62,17 @@ static void SMM_T(responsibilities)(const SMM_T(image) *im, const SMM_T(record) 
     const smm_sizes *s = im->s;
     const KERNELS *k = im->k;
     const SMM_T(expectation) *e = &im->e;
-    const size_t K = im->slots, n = SMM_BLOCK, Dp = s->Dp;
+    const size_t K = im->slots, n = SMM_BLOCK, Cp = s->Cp;
     if (s->dot) {
         for (size_t h = 0; h < s->heads; h++) {
             real *g = gamma + h * K * n;
-            k->gemm(K, n, s->Dh, e->q + h * s->Dh, Dp, 1, keys + h * s->Dh * n, n, g, n, 0);
+            k->gemm(K, n, s->Ch, e->q + h * s->Ch, Cp, 1, keys + h * s->Ch * n, n, g, n, 0);
             k->softmax(K, n, valid, g, n, e->mul, e->base, sums + h * K, NULL);
         }
         return;
     }
-    if (e->exact) k->sqdist_exact(K, s->D, n, keys, n, e->scale, e->q, Dp, gamma, n);
-    else k->sqdist(K, s->D, n, keys, n, e->scale, e->shift, Dp, gamma, n);
+    if (e->exact) k->sqdist_exact(K, s->D, n, keys, n, e->scale, e->q, Cp, gamma, n);
+    else k->sqdist(K, s->D, n, keys, n, e->scale, e->shift, Cp, gamma, n);
     if (s->reference) k->softmax_linear(K, n, valid, gamma, n, e->mul, (real)s->cfg->eps, r->prior, sums, ratio);
     else k->softmax(K, n, valid, gamma, n, e->mul, e->base, sums, lse);
 }
@@ -94,8 +100,8 @@ static real SMM_T(block_likelihood)(const SMM_T(image) *im, const real *keys, si
     const size_t K = im->slots, n = SMM_BLOCK;
     if (s->cfg->temperature != 1) {
         real *g = b->d_gamma;
-        if (e->exact) im->k->sqdist_exact(K, s->D, n, keys, n, e->scale, e->q, s->Dp, g, n);
-        else im->k->sqdist(K, s->D, n, keys, n, e->scale, e->shift, s->Dp, g, n);
+        if (e->exact) im->k->sqdist_exact(K, s->D, n, keys, n, e->scale, e->q, s->Cp, g, n);
+        else im->k->sqdist(K, s->D, n, keys, n, e->scale, e->shift, s->Cp, g, n);
         im->k->softmax(K, n, valid, g, n, (real)-0.5, e->base_density, b->discarded, b->lse);
     }
     real sum = 0;
@@ -141,7 +147,7 @@ static void SMM_T(step_chunk)(const SMM_T(image) *im, const SMM_T(record) *r, si
     memset(m.sums, 0, im->partial * sizeof *m.sums);
     const int likelihood = last && s->variance && !s->reference;
     for (size_t i = SMM_T(chunk_begin)(im, chunk); i < SMM_T(chunk_begin)(im, chunk + 1); i++) {
-        const real *keys = im->keys + i * s->D * n, *values = im->values + i * n * Vp;
+        const real *keys = im->keys + i * s->C * n, *values = im->values + i * n * Vp;
         const size_t valid = smm_min(n, im->in.n - i * n);
         real *gamma = im->gamma ? im->gamma + i * s->K * n : b->gamma;
         SMM_T(responsibilities)(im, r, keys, valid, gamma, m.sums, likelihood ? b->lse : NULL, NULL);
@@ -149,7 +155,7 @@ static void SMM_T(step_chunk)(const SMM_T(image) *im, const SMM_T(record) *r, si
         if (last && attention) SMM_T(write_attention)(im, gamma, i * n, valid, im->in.index, attention);
         if (!s->variance)
             for (size_t h = 0; h < s->heads; h++)
-                im->k->gemm(K, s->Dhp, valid, gamma + h * K * n, n, 1, values + h * s->Dhp, Vp, m.m1 + h * s->Dhp, Vp, 1);
+                im->k->gemm(K, s->Chp, valid, gamma + h * K * n, n, 1, values + h * s->Chp, Vp, m.m1 + h * s->Chp, Vp, 1);
         else if (im->about_points)
             im->k->moments_about(K, valid, Vp, gamma, n, values, Vp, im->point, m.m1, m.m2, Vp);
         else
@@ -211,7 +217,7 @@ static int SMM_T(slot_moments)(SMM_T(image) *im, const SMM_T(moments) *t, size_t
     if (!s->variance) {
         for (size_t h = 0; h < s->heads; h++) {
             const double scale = 1 / ((double)t->sums[h * im->slots + j] + eps * count);
-            for (size_t v = h * s->Dhp; v < (h + 1) * s->Dhp; v++) m[v] = (real)((m1[v] + eps * sums[v]) * scale);
+            for (size_t v = h * s->Chp; v < (h + 1) * s->Chp; v++) m[v] = (real)((m1[v] + eps * sums[v]) * scale);
         }
         return 1;
     }
@@ -243,9 +249,19 @@ static void SMM_T(weighted_moments)(SMM_T(image) *im, const SMM_T(moments) *t, c
     }
     memcpy(r->sums, t->sums, s->heads * im->slots * sizeof *r->sums);
     for (size_t h = 0; h < s->heads; h++)
-        im->k->transpose_in(im->slots, s->Dh, s->Kp, im->m_rows + h * s->Dhp, s->Vp, NULL, r->m + h * s->Dh * s->Kp, s->Kp);
+        im->k->transpose_in(im->slots, s->Ch, s->Kp, im->m_rows + h * s->Chp, s->Vp, NULL, r->m + h * s->Ch * s->Kp, s->Kp);
     if (s->variance) im->k->transpose_in(im->slots, s->D, s->Kp, im->variance_rows, s->Vp, NULL, r->variance, s->Kp);
     else memset(r->variance, 0, s->D * s->Kp * sizeof *r->variance);
+}
+
+/* The weighted means that the GRU gets (D,Kp): those of the record, or W_v m + b_v where W_v is folded. */
+static const real *SMM_T(mapped_means)(SMM_T(image) *im, const SMM_T(record) *r)
+{
+    const smm_sizes *s = im->s;
+    if (!s->folded) return r->m;
+    SMM_T(linear_forward)(im->k, s->D, s->C, s->Kp, im->p[SMM_TO_V_WEIGHT], s->cfg->qkv_bias ? im->p[SMM_TO_V_BIAS] : NULL, r->m,
+                          im->mapped);
+    return im->mapped;
 }
 
 /* One step from record `r` to record `next`. */
@@ -260,7 +276,7 @@ static void SMM_T(step_forward)(SMM_T(image) *im, const SMM_T(record) *r, const 
     if (last && loglik) *loglik = *total.loglik;
     if (s->learned) {
         const real *hidden = s->reference ? im->e.normed : r->mean;
-        SMM_T(update_forward)(im->k, s, im->p, r->m, hidden, &im->u, next->mean);
+        SMM_T(update_forward)(im->k, s, im->p, SMM_T(mapped_means)(im, r), hidden, &im->u, next->mean);
         for (size_t d = 0; d < D; d++) /* so that what no slot uses can never grow */
             for (size_t j = K; j < n; j++) next->mean[d * n + j] = 0;
     } else {
@@ -280,16 +296,17 @@ static void SMM_T(step_forward)(SMM_T(image) *im, const SMM_T(record) *r, const 
                          : s->cfg->uniform_prior ? 1 / (real)K : r->sums[j] / (real)im->in.n;
 }
 
-/* Values of block i, minus the centre, to im->values: as rows (SMM_BLOCK, Vp), or as channels (D, SMM_BLOCK) going backward. */
+/* Values of block i, minus the centre, to im->values: as rows (SMM_BLOCK, Vp), or as channels (C, SMM_BLOCK) going backward. */
 static void SMM_T(store_values)(const SMM_T(image) *im, size_t i, const SMM_T(block) *b, int channels)
 {
     const smm_sizes *s = im->s;
     const size_t n = SMM_BLOCK, valid = smm_min(n, im->in.n - i * n);
-    if (channels) im->k->affine(s->D, n, b->values, n, NULL, im->minus_centre, im->values + i * s->D * n, n, 0);
+    if (channels && im->values == im->keys) return;
+    if (channels) im->k->affine(s->C, n, b->values, n, NULL, im->minus_centre, im->values + i * s->C * n, n, 0);
     else
         for (size_t h = 0; h < s->heads; h++)
-            im->k->transpose_out(valid, s->Dh, s->Dhp, b->values + h * s->Dh * n, n, im->centre + h * s->Dh,
-                                 im->values + i * n * s->Vp + h * s->Dhp, s->Vp);
+            im->k->transpose_out(valid, s->Ch, s->Chp, b->values + h * s->Ch * n, n, im->centre + h * s->Ch,
+                                 im->values + i * n * s->Vp + h * s->Chp, s->Vp);
 }
 
 /* Keys and values of all blocks. The centre, the mean of the first block's values, is found first (`channels`: it is given). */
@@ -302,7 +319,7 @@ static void SMM_T(cache_inputs)(SMM_T(image) *im, int channels)
     SMM_T(inputs_forward)(im->k, s, im->p, &im->in, 0, n, &im->blocks[0], im->keys);
     im->blocks[0].hidden = im->blocks[0].own_hidden;
     if (!channels) {
-        memset(im->centre, 0, s->Dp * sizeof *im->centre);
+        memset(im->centre, 0, s->Cp * sizeof *im->centre);
         for (size_t d = 0; s->variance && d < s->D; d++) {
             real sum = 0;
             for (size_t j = 0; j < valid; j++) sum += im->blocks[0].values[d * n + j];
@@ -315,7 +332,7 @@ static void SMM_T(cache_inputs)(SMM_T(image) *im, int channels)
         SMM_T(block) *b = &im->blocks[SMM_THREAD];
         for (size_t i = smm_max(1, SMM_T(chunk_begin)(im, (size_t)c)); i < SMM_T(chunk_begin)(im, (size_t)c + 1); i++) {
             if (channels && im->hidden) b->hidden = im->hidden + i * s->H * n;
-            SMM_T(inputs_forward)(im->k, s, im->p, &im->in, i * n, n, b, im->keys + i * s->D * n);
+            SMM_T(inputs_forward)(im->k, s, im->p, &im->in, i * n, n, b, im->keys + i * s->C * n);
             SMM_T(store_values)(im, i, b, channels);
         }
         b->hidden = b->own_hidden;
@@ -363,6 +380,11 @@ static const real *SMM_T(initial_means)(SMM_T(image) *im, const SMM_T(smm_inputs
         for (size_t j = 0; j < count; j++) index[j] = (size_t)in->indices[b * s->K + first + j];
         const SMM_T(rows_in) rows = {im->in.x, index, count};
         SMM_T(inputs_forward)(im->k, s, im->p, &rows, 0, n, block, block->keys);
+        if (s->folded) {
+            SMM_T(linear_forward)(im->k, s->D, s->C, n, im->p[SMM_TO_V_WEIGHT], s->cfg->qkv_bias ? im->p[SMM_TO_V_BIAS] : NULL,
+                                  block->features, block->v);
+            block->values = block->v;
+        }
         for (size_t j = 0; j < count; j++)
             for (size_t d = 0; d < s->D; d++) im->initial_mean[(first + j) * s->D + d] = block->values[d * n + j];
     }
@@ -429,7 +451,7 @@ static void SMM_T(image_forward)(SMM_T(image) *im, const SMM_T(smm_inputs) *in, 
     if (out->saved) {
         real *saved = out->saved + b * s->saved_image;
         memcpy(saved, im->trace, s->records * s->record * sizeof *saved);
-        memcpy(saved + s->records * s->record, im->centre, s->Dp * sizeof *saved);
+        memcpy(saved + s->records * s->record, im->centre, s->Cp * sizeof *saved);
     }
     if (attention && in->mask) SMM_T(masked_attention)(im, &before, in->mask + b * s->N, attention);
 }

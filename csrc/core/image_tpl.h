@@ -2,18 +2,19 @@
  *
  * Masked inputs and inactive slots are left out here, by lists of the real ones, so that everything further in sees none. */
 
-/* State before a step, and what that step's M step found; arrays (D,Kp) channel-major, lanes beyond the slots are 0. */
+/* State before a step, and what that step's M step found; arrays (D,Kp) channel-major, m (C,Kp); lanes beyond the slots are 0. */
 typedef struct {
     real *mean, *log_std, *prior; /* prior: Kp */
     real *m, *variance;           /* weighted mean and variance about it; in the last record: variance is the module's output */
     real *sums;                   /* (heads, slots): sum of the responsibilities */
 } SMM_T(record);
 
-/* What a step needs of a state: queries and inverse standard deviations as rows (slots, Dp), logits' constants. */
+/* What a step needs of a state: queries and inverse standard deviations as rows (slots, Cp), logits' constants. */
 typedef struct {
     real *cat, *normed, *norm_mean, *norm_rstd; /* (2D,Kp) [mean, log_std] and its LayerNorm */
     real *q_channels, *rho_channels;            /* (D,Kp) */
-    real *q, *scale, *shift;                    /* (Kp,Dp): query, e^{-log_std}, -q scale */
+    real *q_folded;                             /* (C,Kp): W_k' q, or NULL */
+    real *q, *scale, *shift;                    /* (Kp,Cp): query, e^{-log_std}, -q scale */
     real *base, *base_density;                  /* Kp: constants of the logits, and of log prior + log density */
     real mul;                                   /* factor of distances or products in the logits */
     int exact;                                  /* q scale is so large that x scale + shift would cancel */
@@ -30,11 +31,11 @@ typedef struct {
     size_t *index, *active;      /* lists of real inputs and active slots */
     size_t slots, slot_count;    /* active slots; all slots */
     int masked_slots;
-    real *keys;                  /* (blocks, D, SMM_BLOCK) */
-    real *values;                /* minus `centre`: forward (blocks, SMM_BLOCK, Vp), backward (blocks, D, SMM_BLOCK) */
-    real *d_keys, *d_values;     /* (blocks, D, SMM_BLOCK), backward through several steps; through one, none of these four */
+    real *keys;                  /* (blocks, C, SMM_BLOCK) */
+    real *values;                /* minus `centre`: forward (blocks, SMM_BLOCK, Vp), backward (blocks, C, SMM_BLOCK) */
+    real *d_keys, *d_values;     /* (blocks, C, SMM_BLOCK), backward through several steps; through one, none of these four */
     real *hidden;                /* (blocks, H, SMM_BLOCK) of the inputs' MLP, backward through several steps; or NULL */
-    real *centre, *minus_centre; /* Dp: a point shared by all slots, amid the values; its negative: backward */
+    real *centre, *minus_centre; /* Cp: a point shared by all slots, amid the values; its negative: backward */
     real *gamma;                 /* (blocks, K, SMM_BLOCK) responsibilities of mixtures going forward */
     real *value_sums;            /* 2 Vp: sums of values and of their squares */
     real *partials;              /* (chunks, partial) */
@@ -50,10 +51,11 @@ typedef struct {
     real *out_hidden, *out_channels, *rows;         /* (2H,Kp), (2D,Kp), (Kp, widest) */
     /* backward */
     real *d_mean, *d_log_std, *d_prior, *dm, *d_state, *d_q, *d_ls; /* (D,Kp); d_prior Kp */
+    real *mapped, *d_folded, *d_base;                /* folded: W_v m + b_v (D,Kp); gradient of m or q_folded (C,Kp); of base: Kp */
     real *d_cat, *d_out_hidden;                      /* (2D,Kp), (2H,Kp) */
-    real *A, *E, *A_values, *E_values, *A_keys, *E_keys, *point_mean; /* (Kp,Dp) rows */
+    real *A, *E, *A_values, *E_values, *A_keys, *E_keys, *point_mean; /* (Kp,Cp) rows */
     real *a, *c;                                     /* heads * Kp: softmax_backward's constants */
-    real *eps_A, *eps_E;                             /* Dp: the part of d_values that every input shares */
+    real *eps_A, *eps_E;                             /* Cp: the part of d_values that every input shares */
 } SMM_T(image);
 
 #define CARVE(count) ((real *)smm_carve(arena, (count), sizeof(real)))
@@ -66,16 +68,16 @@ static void SMM_T(layout_block)(SMM_T(block) *b, const smm_sizes *s, int backwar
     b->h = s->input_mlp ? CARVE(s->F * n) : NULL;
     b->h_normed = s->norm_kv ? CARVE(s->F * n) : NULL;
     b->mean_x = CARVE(n), b->rstd_x = CARVE(n), b->mean_h = CARVE(n), b->rstd_h = CARVE(n);
-    b->v = s->own_values ? CARVE(s->D * n) : NULL;
+    b->v = s->own_values || s->folded ? CARVE(s->D * n) : NULL;
     b->gamma = CARVE(s->heads * s->Kp * n), b->d_gamma = CARVE(s->heads * s->Kp * n);
     b->lse = CARVE(n), b->ones = CARVE(n), b->discarded = CARVE(s->heads * s->Kp);
-    b->rows = CARVE(widest * n), b->keys = CARVE(s->D * n);
+    b->rows = CARVE(widest * n), b->keys = CARVE(s->C * n);
     b->ratio = backward && s->reference ? CARVE(s->Kp * n) : NULL;
     b->d_wide = backward ? CARVE(widest * n) : NULL;
     b->d_features = backward ? CARVE(widest * n) : NULL;
-    b->centred = backward ? CARVE(s->D * n) : NULL;
-    b->d_keys = backward ? CARVE(s->D * n) : NULL;
-    b->d_values = backward ? CARVE(s->D * n) : NULL;
+    b->centred = backward ? CARVE(s->C * n) : NULL;
+    b->d_keys = backward ? CARVE(s->C * n) : NULL;
+    b->d_values = backward ? CARVE(s->C * n) : NULL;
 }
 
 static void SMM_T(layout_update)(SMM_T(update_scratch) *u, const smm_sizes *s, smm_arena *arena)
@@ -88,32 +90,33 @@ static void SMM_T(layout_update)(SMM_T(update_scratch) *u, const smm_sizes *s, s
 
 static void SMM_T(layout_expectation)(SMM_T(expectation) *e, const smm_sizes *s, smm_arena *arena)
 {
-    const size_t c = s->D * s->Kp, r = s->Kp * s->Dp;
+    const size_t c = s->D * s->Kp, r = s->Kp * s->Cp;
     e->cat = CARVE(2 * c), e->normed = CARVE(2 * c), e->norm_mean = CARVE(s->Kp), e->norm_rstd = CARVE(s->Kp);
-    e->q_channels = CARVE(c), e->rho_channels = CARVE(c);
+    e->q_channels = CARVE(c), e->rho_channels = CARVE(c), e->q_folded = s->folded ? CARVE(s->C * s->Kp) : NULL;
     e->q = CARVE(r), e->scale = CARVE(r), e->shift = CARVE(r), e->base = CARVE(s->Kp), e->base_density = CARVE(s->Kp);
 }
 
 static void SMM_T(layout_backward)(SMM_T(image) *im, const smm_sizes *s, smm_arena *arena)
 {
-    const size_t c = s->D * s->Kp, r = s->Kp * s->Dp, cached = s->steps_back > 1 ? s->blocks * s->D * SMM_BLOCK : 0;
-    im->minus_centre = CARVE(s->Dp);
-    im->d_keys = CARVE(cached), im->d_values = CARVE(cached);
+    const size_t c = s->D * s->Kp, r = s->Kp * s->Cp, cached = s->steps_back > 1 ? s->blocks * s->C * SMM_BLOCK : 0;
+    im->minus_centre = CARVE(s->Cp);
+    im->d_keys = CARVE(cached), im->d_values = s->folded ? im->d_keys : CARVE(cached);
     im->hidden = s->keep_hidden ? CARVE(s->blocks * s->H * SMM_BLOCK) : NULL;
     im->d_mean = CARVE(c), im->d_log_std = CARVE(c), im->d_prior = CARVE(s->Kp), im->dm = CARVE(c), im->d_state = CARVE(c);
     im->d_q = CARVE(c), im->d_ls = CARVE(c), im->d_cat = CARVE(2 * c);
+    im->d_folded = s->folded ? CARVE(s->C * s->Kp) : NULL, im->d_base = s->folded ? CARVE(s->Kp) : NULL;
     im->d_out_hidden = CARVE(2 * s->H * s->Kp);
     im->u.pending = smm_carve(arena, SMM_PARAMS, sizeof *im->u.pending);
     for (size_t i = 0; i < SMM_PARAMS; i++) {
         size_t shape[2];
-        const int slots = i == SMM_TO_Q_WEIGHT || i >= SMM_NORM_SLOTS_WEIGHT, matrix = smm_param_shape(s->cfg, i, shape) == 2;
+        const int slots = i == SMM_TO_Q_WEIGHT || i >= SMM_NORM_SLOTS_WEIGHT || (s->folded && i >= SMM_TO_K_WEIGHT), matrix = smm_param_shape(s->cfg, i, shape) == 2;
         SMM_T(pending) q = {NULL, NULL, 0};
         if (slots && matrix) q.x = CARVE(s->pending_rows * smm_pad(shape[1])), q.dy = CARVE(s->pending_rows * smm_pad(shape[0]));
         if (im->u.pending) im->u.pending[i] = q;
     }
     im->A = CARVE(r), im->E = CARVE(r), im->A_values = CARVE(r), im->E_values = CARVE(r), im->A_keys = CARVE(r);
     im->E_keys = CARVE(r), im->point_mean = CARVE(r);
-    im->a = CARVE(s->heads * s->Kp), im->c = CARVE(s->heads * s->Kp), im->eps_A = CARVE(s->Dp), im->eps_E = CARVE(s->Dp);
+    im->a = CARVE(s->heads * s->Kp), im->c = CARVE(s->heads * s->Kp), im->eps_A = CARVE(s->Cp), im->eps_E = CARVE(s->Cp);
 }
 
 static void SMM_T(layout_image)(SMM_T(image) *im, const smm_sizes *s, int masked, int backward, smm_arena *arena)
@@ -122,8 +125,9 @@ static void SMM_T(layout_image)(SMM_T(image) *im, const smm_sizes *s, int masked
     im->index = masked ? smm_carve(arena, s->N, sizeof(size_t)) : NULL;
     im->active = smm_carve(arena, s->K, sizeof(size_t));
     const size_t cached = backward && s->steps_back == 1 ? 0 : s->blocks * SMM_BLOCK;
-    im->keys = CARVE(cached * s->D), im->values = CARVE(cached * (backward ? s->D : s->Vp));
-    im->centre = CARVE(s->Dp), im->value_sums = CARVE(2 * s->Vp);
+    im->keys = CARVE(cached * s->C), im->values = backward && s->folded ? im->keys : CARVE(cached * (backward ? s->C : s->Vp));
+    im->mapped = s->folded ? CARVE(c) : NULL;
+    im->centre = CARVE(s->Cp), im->value_sums = CARVE(2 * s->Vp);
     im->partial = smm_pad(s->heads * s->Kp) + 2 * s->Kp * s->Vp + SMM_LANES;
     im->partials = CARVE(s->chunks * im->partial);
     im->point = CARVE(s->Kp * s->Vp), im->m_rows = CARVE(s->Kp * s->Vp), im->variance_rows = CARVE(s->Kp * s->Vp);
@@ -142,7 +146,8 @@ static SMM_T(record) SMM_T(record_at)(const SMM_T(image) *im, size_t i)
 {
     const size_t c = im->s->D * im->s->Kp;
     real *at = im->trace + i * im->s->record;
-    SMM_T(record) r = {at, at + c, at + 4 * c, at + 2 * c, at + 3 * c, at + 4 * c + im->s->Kp};
+    real *m = at + 3 * c, *prior = m + im->s->C * im->s->Kp;
+    SMM_T(record) r = {at, at + c, prior, m, at + 2 * c, prior + im->s->Kp};
     return r;
 }
 

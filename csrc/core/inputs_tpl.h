@@ -5,6 +5,10 @@
  *     SMM, reference   h = MLP(LN(x)) or x;  h = LN(h);              k = W_k h, v = W_v h
  *     clustering       k = v = x
  *
+ * Slot Attention's maps are linear and so are its uses of keys and values: q . (W_k h) = (W_k' q) . h and
+ * sum_n w (W_v h) = W_v sum_n w h. With one head both maps are `folded` into the K slots' side, where they cost next to nothing,
+ * and the passes over inputs see k = v = h.
+ *
  * Going backward, a block is made again. Through several steps, its keys and values are there already, and in images of moderate
  * size the hidden layer. */
 
@@ -23,9 +27,9 @@ typedef struct {
     real *lse;                  /* SMM_BLOCK */
     real *ones;                 /* SMM_BLOCK */
     real *discarded;            /* heads * Kp, sums that nobody reads */
-    real *keys;                 /* D */
-    real *centred;              /* D: values minus the image's centre; backward */
-    real *d_keys, *d_values;    /* D; backward */
+    real *keys;                 /* C */
+    real *centred;              /* C: values minus the image's centre; backward */
+    real *d_keys, *d_values;    /* C; backward */
 } SMM_T(block);
 
 /* One image's inputs: row i of the compacted image is row index[i] of x, or row i where there is no mask. */
@@ -63,14 +67,14 @@ static void SMM_T(inputs_features)(const KERNELS *k, const smm_sizes *s, const r
     }
 }
 
-/* The same, and on to keys (D,n) and b->values (D,n). */
+/* The same, and on to keys (C,n) and b->values (C,n). */
 static void SMM_T(inputs_forward)(const KERNELS *k, const smm_sizes *s, const real *const *p, const SMM_T(rows_in) *in, size_t first,
                                   size_t n, SMM_T(block) *b, real *keys)
 {
     SMM_T(inputs_features)(k, s, p, in, first, n, b, 0);
     const real *const bias_k = s->cfg->qkv_bias ? p[SMM_TO_K_BIAS] : NULL, *const bias_v = s->cfg->qkv_bias ? p[SMM_TO_V_BIAS] : NULL;
-    if (s->learned) SMM_T(linear_forward)(k, s->D, s->F, n, p[SMM_TO_K_WEIGHT], bias_k, b->features, keys);
-    else memcpy(keys, b->x, s->D * n * sizeof *keys);
+    if (s->learned && !s->folded) SMM_T(linear_forward)(k, s->D, s->F, n, p[SMM_TO_K_WEIGHT], bias_k, b->features, keys);
+    else memcpy(keys, b->features, s->C * n * sizeof *keys);
     b->values = b->features;
     if (s->own_values) {
         SMM_T(linear_forward)(k, s->D, s->F, n, p[SMM_TO_V_WEIGHT], bias_v, b->features, b->v);
@@ -78,8 +82,8 @@ static void SMM_T(inputs_forward)(const KERNELS *k, const smm_sizes *s, const re
     }
 }
 
-/* From d_keys and d_values (D, SMM_BLOCK; zero in lanes beyond the real inputs; d_values is overwritten) to parameter gradients
- * and, where dx is not NULL, rows of dx (N,I). Follows inputs_features of the same block. */
+/* From d_keys and d_values (C, SMM_BLOCK; zero in lanes beyond the real inputs; d_values is overwritten; folded: d_values is the
+ * gradient of both) to parameter gradients and, where dx is not NULL, rows of dx (N,I). Follows inputs_features of the same block. */
 static void SMM_T(inputs_backward)(const KERNELS *k, const smm_sizes *s, const real *const *p, const SMM_T(rows_in) *in, size_t first,
                                    SMM_T(block) *b, const real *d_keys, real *d_values, const SMM_T(grad_set) *g, real *dx)
 {
@@ -90,11 +94,10 @@ static void SMM_T(inputs_backward)(const KERNELS *k, const smm_sizes *s, const r
         SMM_T(linear_backward)(k, s->D, s->F, n, p[SMM_TO_V_WEIGHT], b->features, d_values, d, 0, g->at[SMM_TO_V_WEIGHT],
                                g->at[SMM_TO_V_BIAS], b->rows);
     }
-    if (s->learned)
+    if (s->learned && !s->folded)
         SMM_T(linear_backward)(k, s->D, s->F, n, p[SMM_TO_K_WEIGHT], b->features, d_keys, d, 1, g->at[SMM_TO_K_WEIGHT],
                                g->at[SMM_TO_K_BIAS], b->rows);
-    else
-        for (size_t i = 0; i < s->D * n; i++) d[i] += d_keys[i];
+    for (size_t i = 0; !s->learned && i < s->D * n; i++) d[i] += d_keys[i];
     if (s->norm_kv) {
         const real *h = s->input_mlp ? b->h : b->x;
         k->norm_backward(s->F, n, h, n, p[SMM_NORM_KV_WEIGHT], b->mean_h, b->rstd_h, d, n, d, n, g->at[SMM_NORM_KV_WEIGHT],

@@ -64,21 +64,30 @@ static void SMM_T(flush_pending)(const KERNELS *k, const smm_sizes *s, SMM_T(pen
     }
 }
 
-/* linear_backward of slots, with parameters `weight` and `bias` (of which g may have none): gW is left pending. */
-static void SMM_T(slots_linear_backward)(const KERNELS *k, const smm_sizes *s, const real *const *p, SMM_T(pending) *pending,
-                                         size_t weight, size_t bias, const real *X, const real *dY, real *dX, int accumulate,
-                                         const SMM_T(grad_set) *g)
+/* gW += dY X' over slots, left pending. */
+static void SMM_T(slots_weight_backward)(const KERNELS *k, const smm_sizes *s, SMM_T(pending) *pending, size_t weight, const real *X,
+                                         const real *dY, const SMM_T(grad_set) *g)
 {
     SMM_T(pending) *q = &pending[weight];
     size_t shape[2];
     smm_param_shape(s->cfg, weight, shape);
     const size_t out = shape[0], in = shape[1], outp = smm_pad(out), inp = smm_pad(in), n = s->Kp;
-    k->gemm(in, n, out, p[weight], 1, in, dY, n, dX, n, accumulate);
     if (q->rows + s->K > s->pending_rows) SMM_T(flush_pending)(k, s, pending, g);
     k->transpose_out(s->K, in, inp, X, n, NULL, q->x + q->rows * inp, inp);
     k->transpose_out(s->K, out, outp, dY, n, NULL, q->dy + q->rows * outp, outp);
     q->rows += s->K;
-    if (g->at[bias]) k->row_sums(out, n, dY, n, g->at[bias]);
+}
+
+/* linear_backward of slots, with parameters `weight` and `bias` (of which g may have none): gW is left pending. */
+static void SMM_T(slots_linear_backward)(const KERNELS *k, const smm_sizes *s, const real *const *p, SMM_T(pending) *pending,
+                                         size_t weight, size_t bias, const real *X, const real *dY, real *dX, int accumulate,
+                                         const SMM_T(grad_set) *g)
+{
+    size_t shape[2];
+    smm_param_shape(s->cfg, weight, shape);
+    k->gemm(shape[1], s->Kp, shape[0], p[weight], 1, shape[1], dY, s->Kp, dX, s->Kp, accumulate);
+    SMM_T(slots_weight_backward)(k, s, pending, weight, X, dY, g);
+    if (g->at[bias]) k->row_sums(shape[0], s->Kp, dY, s->Kp, g->at[bias]);
 }
 
 /* GRU (PyTorch's gate order r, z, n):  r = s(i_r + g_r), z = s(i_z + g_z), n = tanh(i_n + r g_n), h = (1-z) n + z hidden,
