@@ -1,5 +1,6 @@
 """Reference counts and memory over many good and bad calls; peak memory of a large one."""
 
+import gc
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,7 @@ def test_counts_stay_flat():
                 pass
 
     calls(200)
+    gc.collect()  # garbage of other tests holds None and dtypes
     before, size = [sys.getrefcount(o) for o in held], kibibytes("VmRSS")
     calls(2_500)
     after = [sys.getrefcount(o) for o in held]
