@@ -163,7 +163,7 @@ static void SMM_T(block_backward)(const SMM_T(image) *im, const SMM_T(pass) *pas
     const KERNELS *k = im->k;
     const SMM_T(expectation) *e = &im->e;
     const size_t K = im->slots, n = SMM_BLOCK, D = s->D, Cp = s->Cp, Ch = s->Ch, Vp = s->Vp, valid = smm_min(n, im->in.n - i * n);
-    SMM_T(responsibilities)(im, pass->r, keys, valid, b->gamma, b->discarded, NULL, b->ratio);
+    SMM_T(responsibilities)(im, pass->r, keys, valid, b->gamma, b->discarded, b->ratio);
     if (!s->variance)
         for (size_t h = 0; h < s->heads; h++)
             k->gemm(K, n, Ch, im->E + h * Ch, Cp, 1, values + h * Ch * n, n, b->d_gamma + h * K * n, n, 0);
@@ -273,7 +273,7 @@ static SMM_T(moments) SMM_T(inputs_pass)(SMM_T(image) *im, const SMM_T(pass) *pa
     const SMM_T(moments) total = SMM_T(moments_of)(im, 0);
     for (ptrdiff_t i = 1; i < chunks; i++) {
         const SMM_T(moments) m = SMM_T(moments_of)(im, (size_t)i);
-        for (size_t j = 0; j < im->partial; j++) total.sums[j] += m.sums[j];
+        im->k->add(im->partial, m.sums, total.sums);
     }
     return total;
 }

@@ -55,9 +55,18 @@ static void SMM_T(expectation_forward)(SMM_T(image) *im, const SMM_T(record) *r)
     e->about = largest > 4;
 }
 
+/* Squared distances of one block's keys, in units of the standard deviations, to out (slots, SMM_BLOCK). */
+static void SMM_T(distances)(const SMM_T(image) *im, const real *keys, real *out)
+{
+    const SMM_T(expectation) *e = &im->e;
+    const size_t n = SMM_BLOCK, Cp = im->s->Cp;
+    if (e->exact) im->k->sqdist_exact(im->slots, im->s->C, n, keys, n, e->scale, e->q, Cp, out, n);
+    else im->k->sqdist(im->slots, im->s->C, n, keys, n, e->scale, e->shift, Cp, out, n);
+}
+
 /* gamma (heads, slots, SMM_BLOCK) of one block; adds to sums (heads, slots). */
 static void SMM_T(responsibilities)(const SMM_T(image) *im, const SMM_T(record) *r, const real *keys, size_t valid, real *gamma,
-                                    real *sums, real *lse, real *ratio)
+                                    real *sums, real *ratio)
 {
     const smm_sizes *s = im->s;
     const KERNELS *k = im->k;
@@ -71,10 +80,9 @@ static void SMM_T(responsibilities)(const SMM_T(image) *im, const SMM_T(record) 
         }
         return;
     }
-    if (e->exact) k->sqdist_exact(K, s->D, n, keys, n, e->scale, e->q, Cp, gamma, n);
-    else k->sqdist(K, s->D, n, keys, n, e->scale, e->shift, Cp, gamma, n);
+    SMM_T(distances)(im, keys, gamma);
     if (s->reference) k->softmax_linear(K, n, valid, gamma, n, e->mul, (real)s->cfg->eps, r->prior, sums, ratio);
-    else k->softmax(K, n, valid, gamma, n, e->mul, e->base, sums, lse);
+    else k->softmax(K, n, valid, gamma, n, e->mul, e->base, sums, NULL);
 }
 
 /* attention[row, slot] = mean over heads of gamma, for the block's rows. */
@@ -92,18 +100,20 @@ static void SMM_T(write_attention)(const SMM_T(image) *im, const real *gamma, si
     }
 }
 
-/* Log-likelihood of one block: log sum_k prior_k N_k over its inputs, without the temperature. b->lse holds the softmax's. */
-static real SMM_T(block_likelihood)(const SMM_T(image) *im, const real *keys, size_t valid, SMM_T(block) *b)
+/* The same, of a mixture's last step, where the temperature has a say in responsibilities alone. Returns the block's
+ * log-likelihood: log sum_k prior_k N_k, over its inputs. */
+static real SMM_T(likelihood)(const SMM_T(image) *im, const real *keys, size_t valid, real *gamma, real *sums, SMM_T(block) *b)
 {
     const smm_sizes *s = im->s;
     const SMM_T(expectation) *e = &im->e;
     const size_t K = im->slots, n = SMM_BLOCK;
-    if (s->cfg->temperature != 1) {
-        real *g = b->d_gamma;
-        if (e->exact) im->k->sqdist_exact(K, s->D, n, keys, n, e->scale, e->q, s->Cp, g, n);
-        else im->k->sqdist(K, s->D, n, keys, n, e->scale, e->shift, s->Cp, g, n);
-        im->k->softmax(K, n, valid, g, n, (real)-0.5, e->base_density, b->discarded, b->lse);
+    const int tempered = s->cfg->temperature != 1;
+    SMM_T(distances)(im, keys, gamma);
+    if (tempered) {
+        memcpy(b->d_gamma, gamma, K * n * sizeof *gamma);
+        im->k->softmax(K, n, valid, b->d_gamma, n, (real)-0.5, e->base_density, b->discarded, b->lse);
     }
+    im->k->softmax(K, n, valid, gamma, n, e->mul, e->base, sums, tempered ? NULL : b->lse);
     real sum = 0;
     for (size_t i = 0; i < valid; i++) sum += b->lse[i];
     return sum - (real)valid * (real)(0.5 * LOG_2PI) * (real)s->D;
@@ -150,8 +160,8 @@ static void SMM_T(step_chunk)(const SMM_T(image) *im, const SMM_T(record) *r, si
         const real *keys = im->keys + i * s->C * n, *values = im->values + i * n * Vp;
         const size_t valid = smm_min(n, im->in.n - i * n);
         real *gamma = im->gamma ? im->gamma + i * s->K * n : b->gamma;
-        SMM_T(responsibilities)(im, r, keys, valid, gamma, m.sums, likelihood ? b->lse : NULL, NULL);
-        if (likelihood) *m.loglik += SMM_T(block_likelihood)(im, keys, valid, b);
+        if (likelihood) *m.loglik += SMM_T(likelihood)(im, keys, valid, gamma, m.sums, b);
+        else SMM_T(responsibilities)(im, r, keys, valid, gamma, m.sums, NULL);
         if (last && attention) SMM_T(write_attention)(im, gamma, i * n, valid, im->in.index, attention);
         if (!s->variance)
             for (size_t h = 0; h < s->heads; h++)
@@ -174,7 +184,7 @@ static SMM_T(moments) SMM_T(step_sums)(SMM_T(image) *im, const SMM_T(record) *r,
     const SMM_T(moments) total = SMM_T(moments_of)(im, 0);
     for (ptrdiff_t c = 1; c < chunks; c++) {
         const SMM_T(moments) m = SMM_T(moments_of)(im, (size_t)c);
-        for (size_t i = 0; i < used; i++) total.sums[i] += m.sums[i];
+        im->k->add(used, m.sums, total.sums);
         *total.loglik += *m.loglik;
     }
     return total;
@@ -362,7 +372,7 @@ static void SMM_T(masked_attention)(SMM_T(image) *im, const SMM_T(record) *r, co
         if (!count || (count < SMM_BLOCK && i < s->N)) continue;
         const SMM_T(rows_in) in = {im->in.x, rows, count};
         SMM_T(inputs_forward)(im->k, s, im->p, &in, 0, SMM_BLOCK, b, b->keys);
-        SMM_T(responsibilities)(im, r, b->keys, count, b->gamma, b->discarded, NULL, NULL);
+        SMM_T(responsibilities)(im, r, b->keys, count, b->gamma, b->discarded, NULL);
         SMM_T(write_attention)(im, b->gamma, 0, count, rows, attention);
         count = 0;
     }

@@ -212,9 +212,8 @@ static void SMM_T(output_forward)(SMM_T(image) *im, real *slots)
     memcpy(cat, im->full_mean, c * sizeof *cat);
     if (s->variance) memcpy(cat + c, s->reference && s->cfg->reduce ? im->full_log_std : im->full_variance, c * sizeof *cat);
     if (s->W == s->D && s->reference) {
-        SMM_T(linear_forward)(im->k, 2 * s->H, 2 * s->D, s->Kp, im->p[SMM_TO_OUT_0_WEIGHT], im->p[SMM_TO_OUT_0_BIAS], cat,
-                              im->out_hidden);
-        im->k->relu(2 * s->H, s->Kp, im->out_hidden, s->Kp);
+        SMM_T(linear_relu_forward)(im->k, 2 * s->H, 2 * s->D, s->Kp, im->p[SMM_TO_OUT_0_WEIGHT], im->p[SMM_TO_OUT_0_BIAS], cat,
+                                   im->out_hidden);
         SMM_T(linear_forward)(im->k, s->D, 2 * s->H, s->Kp, im->p[SMM_TO_OUT_2_WEIGHT], im->p[SMM_TO_OUT_2_BIAS],
                               im->out_hidden, im->out_channels);
     } else if (s->W == s->D && s->variance) {

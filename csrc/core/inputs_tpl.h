@@ -53,10 +53,8 @@ static void SMM_T(inputs_features)(const KERNELS *k, const smm_sizes *s, const r
         b->features = b->x_normed;
     }
     if (s->input_mlp) {
-        if (!kept) {
-            SMM_T(linear_forward)(k, s->H, s->I, n, p[SMM_MLP_INPUT_0_WEIGHT], p[SMM_MLP_INPUT_0_BIAS], b->x_normed, b->hidden);
-            k->relu(s->H, n, b->hidden, n);
-        }
+        if (!kept)
+            SMM_T(linear_relu_forward)(k, s->H, s->I, n, p[SMM_MLP_INPUT_0_WEIGHT], p[SMM_MLP_INPUT_0_BIAS], b->x_normed, b->hidden);
         if (!kept || s->norm_kv)
             SMM_T(linear_forward)(k, s->F, s->H, n, p[SMM_MLP_INPUT_2_WEIGHT], p[SMM_MLP_INPUT_2_BIAS], b->hidden, b->h);
         b->features = b->h;
@@ -97,7 +95,7 @@ static void SMM_T(inputs_backward)(const KERNELS *k, const smm_sizes *s, const r
     if (s->learned && !s->folded)
         SMM_T(linear_backward)(k, s->D, s->F, n, p[SMM_TO_K_WEIGHT], b->features, d_keys, d, 1, g->at[SMM_TO_K_WEIGHT],
                                g->at[SMM_TO_K_BIAS], b->rows);
-    for (size_t i = 0; !s->learned && i < s->D * n; i++) d[i] += d_keys[i];
+    if (!s->learned) k->add(s->D * n, d_keys, d);
     if (s->norm_kv) {
         const real *h = s->input_mlp ? b->h : b->x;
         k->norm_backward(s->F, n, h, n, p[SMM_NORM_KV_WEIGHT], b->mean_h, b->rstd_h, d, n, d, n, g->at[SMM_NORM_KV_WEIGHT],

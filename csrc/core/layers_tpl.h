@@ -9,12 +9,17 @@ typedef struct {
     real *at[SMM_PARAMS];
 } SMM_T(grad_set);
 
-/* Y = W X + b    W (out,in), b (out) or NULL, X (in,n), Y (out,n) */
+/* Y = W X + b    W (out,in), b (out) or NULL, X (in,n), Y (out,n); and the same through a ReLU */
 static void SMM_T(linear_forward)(const KERNELS *k, size_t out, size_t in, size_t n, const real *W, const real *b, const real *X,
                                   real *Y)
 {
-    if (b) k->fill_rows(out, n, b, Y, n);
-    k->gemm(out, n, in, W, in, 1, X, n, Y, n, b != NULL);
+    k->linear(out, n, in, W, b, X, n, Y, n, 0);
+}
+
+static void SMM_T(linear_relu_forward)(const KERNELS *k, size_t out, size_t in, size_t n, const real *W, const real *b, const real *X,
+                                       real *Y)
+{
+    k->linear(out, n, in, W, b, X, n, Y, n, 1);
 }
 
 /* dX (+)= W' dY;  gW += dY X';  gb += sum of dY over lanes.
@@ -98,7 +103,7 @@ static void SMM_T(gru_forward)(const KERNELS *k, const smm_sizes *s, const real 
     const size_t D = s->D, n = s->Kp, c = D * n;
     SMM_T(linear_forward)(k, 3 * D, D, n, p[SMM_GRU_WEIGHT_IH], p[SMM_GRU_BIAS_IH], m, u->gates_in);
     SMM_T(linear_forward)(k, 3 * D, D, n, p[SMM_GRU_WEIGHT_HH], p[SMM_GRU_BIAS_HH], hidden, u->gates_hidden);
-    for (size_t i = 0; i < 2 * c; i++) u->gates_in[i] += u->gates_hidden[i];
+    k->add(2 * c, u->gates_hidden, u->gates_in);
     k->sigmoid(2 * c, u->gates_in);
     const real *r = u->gates_in, *z = r + c, *i_n = z + c, *g_n = u->gates_hidden + 2 * c;
     for (size_t i = 0; i < c; i++) u->candidate[i] = i_n[i] + r[i] * g_n[i];
@@ -133,11 +138,10 @@ static void SMM_T(update_forward)(const KERNELS *k, const smm_sizes *s, const re
     const size_t D = s->D, H = s->H, n = s->Kp;
     SMM_T(gru_forward)(k, s, p, m, hidden, u);
     k->norm(D, n, u->h, n, p[SMM_NORM_MLP_WEIGHT], p[SMM_NORM_MLP_BIAS], (real)s->cfg->norm_eps, u->normed, n, u->mean, u->rstd);
-    SMM_T(linear_forward)(k, H, D, n, p[SMM_MLP_0_WEIGHT], p[SMM_MLP_0_BIAS], u->normed, u->hidden);
-    k->relu(H, n, u->hidden, n);
+    SMM_T(linear_relu_forward)(k, H, D, n, p[SMM_MLP_0_WEIGHT], p[SMM_MLP_0_BIAS], u->normed, u->hidden);
     if (!out) return;
     SMM_T(linear_forward)(k, D, H, n, p[SMM_MLP_2_WEIGHT], p[SMM_MLP_2_BIAS], u->hidden, out);
-    for (size_t i = 0; i < D * n; i++) out[i] += u->h[i];
+    k->add(D * n, u->h, out);
 }
 
 /* From d_out: dm, d_hidden (overwritten) and parameter gradients; the forward pass is recomputed. */
@@ -152,6 +156,6 @@ static void SMM_T(update_backward)(const KERNELS *k, const smm_sizes *s, const r
     SMM_T(slots_linear_backward)(k, s, p, u->pending, SMM_MLP_0_WEIGHT, SMM_MLP_0_BIAS, u->normed, u->d_hidden, u->d_h, 0, g);
     k->norm_backward(D, n, u->h, n, p[SMM_NORM_MLP_WEIGHT], u->mean, u->rstd, u->d_h, n, u->d_h, n, g->at[SMM_NORM_MLP_WEIGHT],
                      g->at[SMM_NORM_MLP_BIAS]);
-    for (size_t i = 0; i < D * n; i++) u->d_h[i] += d_out[i];
+    k->add(D * n, d_out, u->d_h);
     SMM_T(gru_backward)(k, s, p, m, hidden, u, dm, d_hidden, g);
 }

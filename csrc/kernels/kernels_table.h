@@ -8,6 +8,10 @@ typedef struct {
     void (*gemm)(size_t m, size_t n, size_t k, const real *A, size_t a_row, size_t a_col, const real *B, size_t ldb,
                  real *C, size_t ldc, int accumulate);
 
+    /* Y = W X + b, and max(that, 0) if relu (a NaN stays).   W (out,in) packed, b (out) or NULL: 0, X (in,n), Y (out,n); X is not Y. */
+    void (*linear)(size_t out, size_t n, size_t in, const real *W, const real *b, const real *X, size_t ldx, real *Y, size_t ldy,
+                   int relu);
+
     /* out[k,i] = sum_d (scale[k,d] X[d,i] + shift[k,d])^2        squared distances, two operations per term.
      * scale and shift (K,D) have leading dimension ldp and are broadcast. */
     void (*sqdist)(size_t K, size_t D, size_t n, const real *X, size_t ldx, const real *scale, const real *shift, size_t ldp,
@@ -75,11 +79,10 @@ typedef struct {
     void (*affine)(size_t D, size_t n, const real *X, size_t ldx, const real *scale, const real *shift, real *Y, size_t ldy,
                    int accumulate);
 
-    /* X[r,:] = bias[r], or bias NULL: 0. */
-    void (*fill_rows)(size_t rows, size_t n, const real *bias, real *X, size_t ldx);
+    /* Y[i] += X[i] over n (a multiple of SMM_LANES). */
+    void (*add)(size_t n, const real *X, real *Y);
 
-    /* Y[r,i] = max(X[r,i], 0) in place (a NaN stays), and dX[r,i] = X[r,i] > 0 ? dX[r,i] : 0 in place (X: the output). */
-    void (*relu)(size_t rows, size_t n, real *X, size_t ldx);
+    /* dX[r,i] = X[r,i] > 0 ? dX[r,i] : 0 in place (X: what linear with relu gave). */
     void (*relu_backward)(size_t rows, size_t n, const real *X, size_t ldx, real *dX, size_t lddx);
 
     /* T[c,r] = A[r,c] (r < rows, c < cols), T's lanes rows..n-1 are set to 0. A's rows are read at A + r*lda, or, where index is

@@ -38,14 +38,23 @@ static inline size_t tile_rows(size_t left, size_t most)
     return (left + tiles - 1) / tiles;
 }
 
+/* What a product's sums begin with, and what is done to them at the end. */
+typedef struct {
+    int accumulate;   /* they begin with what C holds; else */
+    const real *bias; /* with bias[row], or NULL: 0 */
+    int relu;
+} ends;
+
 INLINE void gemm_tile(const size_t rows, const size_t vectors, size_t k, const real *A, size_t a_row, size_t a_col, const real *B,
-                      size_t ldb, real *C, size_t ldc, int accumulate)
+                      size_t ldb, real *C, size_t ldc, const ends e, size_t first_row)
 {
     vec c[ROWS_MOST][2];
     UNROLL
-    for (size_t i = 0; i < rows; i++)
+    for (size_t i = 0; i < rows; i++) {
+        const vec bias = vec_set(e.bias ? e.bias[first_row + i] : 0);
         UNROLL
-        for (size_t v = 0; v < vectors; v++) c[i][v] = accumulate ? vec_load(C + i * ldc + v * VEC_WIDTH) : vec_set(0);
+        for (size_t v = 0; v < vectors; v++) c[i][v] = e.accumulate ? vec_load(C + i * ldc + v * VEC_WIDTH) : bias;
+    }
     for (size_t p = 0; p < k; p++) {
         vec b[2];
         UNROLL
@@ -60,33 +69,49 @@ INLINE void gemm_tile(const size_t rows, const size_t vectors, size_t k, const r
     UNROLL
     for (size_t i = 0; i < rows; i++)
         UNROLL
-        for (size_t v = 0; v < vectors; v++) vec_store(C + i * ldc + v * VEC_WIDTH, c[i][v]);
+        for (size_t v = 0; v < vectors; v++) /* in this order a NaN stays */
+            vec_store(C + i * ldc + v * VEC_WIDTH, e.relu ? vec_max(vec_set(0), c[i][v]) : c[i][v]);
 }
 
 /* One strip of lanes, all rows. */
 INLINE void gemm_strip(const size_t vectors, size_t m, size_t k, const real *A, size_t a_row, size_t a_col, const real *B, size_t ldb,
-                       real *C, size_t ldc, int accumulate)
+                       real *C, size_t ldc, const ends e)
 {
     for (size_t i = 0, rows; i < m; i += rows) {
         rows = tile_rows(m - i, ROWS_MOST);
-#define CALL(r) gemm_tile(r, vectors, k, A + i * a_row, a_row, a_col, B, ldb, C + i * ldc, ldc, accumulate)
+#define CALL(r) gemm_tile(r, vectors, k, A + i * a_row, a_row, a_col, B, ldb, C + i * ldc, ldc, e, i)
         CASES(rows, CALL)
 #undef CALL
     }
 }
 
 /* In panels of the inner dimension, so that a strip of B stays in the first cache: its rows lie ldb apart and share few sets. */
+static void product(size_t m, size_t n, size_t k, const real *A, size_t a_row, size_t a_col, const real *B, size_t ldb, real *C,
+                    size_t ldc, const ends all)
+{
+    for (size_t p = 0, panel; p < k || p == 0; p += panel) {
+        panel = k ? tile_rows(k - p, PANEL) : 0;
+        const ends e = {p ? 1 : all.accumulate, all.bias, p + panel >= k && all.relu};
+        size_t j = 0;
+        for (; j + 2 * VEC_WIDTH <= n; j += 2 * VEC_WIDTH)
+            gemm_strip(2, m, panel, A + p * a_col, a_row, a_col, B + p * ldb + j, ldb, C + j, ldc, e);
+        if (j < n) gemm_strip(1, m, panel, A + p * a_col, a_row, a_col, B + p * ldb + j, ldb, C + j, ldc, e);
+        if (!k) return;
+    }
+}
+
 static void gemm(size_t m, size_t n, size_t k, const real *A, size_t a_row, size_t a_col, const real *B, size_t ldb, real *C,
                  size_t ldc, int accumulate)
 {
-    for (size_t p = 0, panel; p < k || p == 0; p += panel, accumulate = 1) {
-        panel = k ? tile_rows(k - p, PANEL) : 0;
-        size_t j = 0;
-        for (; j + 2 * VEC_WIDTH <= n; j += 2 * VEC_WIDTH)
-            gemm_strip(2, m, panel, A + p * a_col, a_row, a_col, B + p * ldb + j, ldb, C + j, ldc, accumulate);
-        if (j < n) gemm_strip(1, m, panel, A + p * a_col, a_row, a_col, B + p * ldb + j, ldb, C + j, ldc, accumulate);
-        if (!k) return;
-    }
+    const ends e = {accumulate, NULL, 0};
+    product(m, n, k, A, a_row, a_col, B, ldb, C, ldc, e);
+}
+
+static void linear(size_t out, size_t n, size_t in, const real *W, const real *b, const real *X, size_t ldx, real *Y, size_t ldy,
+                   int relu)
+{
+    const ends e = {0, b, relu};
+    product(out, n, in, W, in, 1, X, ldx, Y, ldy, e);
 }
 
 /* Sums over channels of a function of X[d,i] and constants of (k,d), two broadcasts or three: what E steps and their gradients
@@ -497,19 +522,9 @@ static void affine(size_t D, size_t n, const real *X, size_t ldx, const real *sc
     }
 }
 
-static void fill_rows(size_t rows, size_t n, const real *bias, real *X, size_t ldx)
+static void add(size_t n, const real *X, real *Y)
 {
-    for (size_t r = 0; r < rows; r++) {
-        const vec b = vec_set(bias ? bias[r] : 0);
-        for (size_t i = 0; i < n; i += VEC_WIDTH) vec_store(X + r * ldx + i, b);
-    }
-}
-
-static void relu(size_t rows, size_t n, real *X, size_t ldx)
-{
-    for (size_t r = 0; r < rows; r++)
-        for (size_t i = 0; i < n; i += VEC_WIDTH)
-            vec_store(X + r * ldx + i, vec_max(vec_set(0), vec_load(X + r * ldx + i))); /* in this order a NaN stays */
+    for (size_t i = 0; i < n; i += VEC_WIDTH) vec_store(Y + i, vec_add(vec_load(Y + i), vec_load(X + i)));
 }
 
 static void relu_backward(size_t rows, size_t n, const real *X, size_t ldx, real *dX, size_t lddx)
@@ -643,8 +658,7 @@ static void tanh_array(size_t n, real *x)
 }
 
 const TABLE_TYPE TABLE = {
-    SET_NAME,     gemm,         sqdist,        sqdist_exact, softmax,       softmax_linear, softmax_backward, moments,
-    moments_about, quad,        quad_about,    spread,       spread_about,  norm,           norm_backward,    row_sums,
-    affine,       fill_rows,    relu,         relu_backward, transpose_in, transpose_out, precision,      exp_array,        log_array,     sigmoid_array,
-    tanh_array,
+    SET_NAME,      gemm,       linear,     sqdist, sqdist_exact, softmax,       softmax_linear, softmax_backward, moments,
+    moments_about, quad,       quad_about, spread, spread_about, norm,          norm_backward,  row_sums,         affine,
+    add,           relu_backward, transpose_in, transpose_out, precision, exp_array, log_array, sigmoid_array, tanh_array,
 };

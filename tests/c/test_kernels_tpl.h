@@ -51,6 +51,24 @@ static void T(test_gemm)(const TABLE *k, size_t m, size_t n, size_t p, int accum
                 T(check)(k->name, "gemm", m, n, p, (double)C[i * ldc + j], sum, j < n ? size * (1 + (double)p / 8) : 0);
             }
     }
+    for (int relu = 0; relu < 2; relu++) {
+        const real *bias = accumulate ? C0 : NULL;
+        memcpy(C, C0, m * ldc * sizeof *C);
+        k->linear(m, n, p, A, bias, B, ldb, C, ldc, relu);
+        for (size_t i = 0; i < m; i++)
+            for (size_t j = 0; j < ldc; j++) {
+                double sum = j >= n ? (double)C0[i * ldc + j] : bias ? (double)bias[i] : 0, size = fabs(sum);
+                for (size_t q = 0; j < n && q < p; q++) {
+                    const double t = (double)A[i * p + q] * (double)B[q * ldb + j];
+                    sum += t, size += fabs(t);
+                }
+                if (relu && j < n && sum < 0) sum = 0;
+                T(check)(k->name, "linear", m, n, p, (double)C[i * ldc + j], sum, j < n ? size * (1 + (double)p / 8) : 0);
+            }
+    }
+    A[0] = (real)NAN;
+    k->linear(m, n, p, A, NULL, B, ldb, C, ldc, 1);
+    if (p && C[0] == C[0]) report(k->name, "linear NaN", m, n, p, 1, 0);
     T(drop)(A, m * (p + 3), k->name, "gemm"), T(drop)(B, (p + 1) * ldb, k->name, "gemm");
     T(drop)(C, m * ldc, k->name, "gemm"), T(drop)(C0, m * ldc, k->name, "gemm");
 }
@@ -244,11 +262,10 @@ static void T(test_copies)(const TABLE *k, size_t rows, size_t cols)
     real *sums = T(make)(cols), *copy = T(make)(cols * n);
     memset(sums, 0, cols * sizeof *sums);
     k->row_sums(cols, n, X, n, sums);
-    k->fill_rows(cols, n, sums, copy, n);
     for (size_t c = 0; c < cols; c++) {
         double sum = 0;
         for (size_t r = 0; r < n; r++) sum += (double)X[c * n + r];
-        T(check)(k->name, "row_sums", cols, n, 0, (double)copy[c * n + n - 1], sum, (double)n);
+        T(check)(k->name, "row_sums", cols, n, 0, (double)sums[c], sum, (double)n);
     }
     for (int form = 0; form < 4; form++) { /* shifted, or scaled and shifted; written over what was there, or added */
         memcpy(copy, X, cols * n * sizeof *copy);
@@ -259,11 +276,11 @@ static void T(test_copies)(const TABLE *k, size_t rows, size_t cols)
         }
     }
     memcpy(copy, X, cols * n * sizeof *copy);
-    copy[0] = (real)NAN;
-    k->relu(cols, n, copy, n);
-    if (copy[0] == copy[0]) report(k->name, "relu NaN", cols, n, 0, 1, 0);
-    for (size_t i = 1; i < cols * n; i++)
-        if (copy[i] != (X[i] > 0 ? X[i] : 0)) report(k->name, "relu", cols, n, i, 1, 0);
+    k->add(cols * n, X, copy);
+    for (size_t i = 0; i < cols * n; i++) {
+        if (copy[i] != 2 * X[i]) report(k->name, "add", cols, n, i, 1, 0);
+        copy[i] = X[i] > 0 ? X[i] : 0;
+    }
     k->relu_backward(cols, n, copy, n, X, n);
     for (size_t i = 1; i < cols * n; i++)
         if ((X[i] != 0) != (copy[i] > 0)) report(k->name, "relu_backward", cols, n, i, 1, 0);
