@@ -28,7 +28,7 @@ def core_config(spec: Spec) -> "_core.Config":
         hidden_dim=spec.hidden_dim, heads=spec.heads, qkv_bias=spec.qkv_bias,
         input_mlp=spec.input_mlp, norm_kv=spec.norm_kv, slot_norm=spec.slot_norm,
         uniform_prior=spec.prior == "uniform", reduce=spec.reduce, temperature=spec.temperature,
-        scale=spec.scale, eps=spec.eps, double_precision=spec.dtype == "float64")
+        scale=spec.scale, eps=spec.eps, tol=spec.tol, double_precision=spec.dtype == "float64")
 
 
 def show_config() -> None:
@@ -52,6 +52,7 @@ class Output:
     log_likelihood : (B,), sum over inputs of the log density at the last E step; mixtures but for
         the reference variant.
     attention : (B, N, K) where the call asked for it: the last step's responsibilities.
+    iterations : (B,) int64, steps done: num_iters, or fewer with `tol`.
 
     The output holds on to the call's input and parameters without copying them: do not change `x`
     in place between a call and its `backward`.
@@ -63,6 +64,7 @@ class Output:
     prior: np.ndarray | None
     log_likelihood: np.ndarray | None
     attention: np.ndarray | None
+    iterations: np.ndarray
     _call: dict[str, Any] = field(repr=False, compare=False)
 
     def __repr__(self):
@@ -70,7 +72,7 @@ class Output:
         return "Output(" + ", ".join(f"{n}={a.dtype}{list(a.shape)}" for n, a in shown if a is not None) + ")"
 
 
-_RESULTS = ("slots", "mean", "variance", "prior", "log_likelihood", "attention")
+_RESULTS = ("slots", "mean", "variance", "prior", "log_likelihood", "attention", "iterations")
 
 
 class Parameters(MutableMapping):
@@ -491,6 +493,8 @@ class SlotAttention(_Module):
     scale : float, optional. Of the logits; (dim / heads)^-1/2 if not given.
     heads : int. Each has its own softmax over slots; outputs are concatenated.
     qkv_bias : bool. Biases in the maps to queries, keys and values.
+    tol : float. Where no slot of an image has moved by more than this in a step (root mean square over
+        channels), the next step is that image's last; 0: all steps. `iterations` tells how many were done.
     start : "gaussian" or "inputs". Where slots start: drawn from a learned Gaussian, or at the
         values of distinct random inputs.
     gradient : "implicit" (through the last step; the initial state gets zeros), "full", or
@@ -504,18 +508,18 @@ class SlotAttention(_Module):
     >>> module = SlotAttention(dim=16, num_slots=3)
     >>> out = module(np.zeros((2, 9, 16), "float32"), seed=0, attention=True)
     >>> out
-    Output(slots=float32[2, 3, 16], attention=float32[2, 9, 3])
+    Output(slots=float32[2, 3, 16], attention=float32[2, 9, 3], iterations=int64[2])
     """
 
     _OPTIONS = ("dim", "num_slots", "num_iters", "hidden_dim", "input_dim", "eps", "start", "gradient",
-                "dtype", "scale", "heads", "qkv_bias")
+                "dtype", "scale", "heads", "qkv_bias", "tol")
 
     def __init__(self, dim=64, num_slots=7, num_iters=3, hidden_dim=128, input_dim=None, eps=1e-8,
                  start="gaussian", gradient="implicit", dtype="float32", seed=0, *, scale=None,
-                 heads=1, qkv_bias=False):
+                 heads=1, qkv_bias=False, tol=0.0):
         super().__init__(Spec("slot_attention", dim, num_slots, num_iters, hidden_dim, input_dim,
                               eps=eps, start=start, gradient=gradient, dtype=dtype, scale=scale,
-                              heads=heads, qkv_bias=qkv_bias), seed)
+                              heads=heads, qkv_bias=qkv_bias, tol=tol), seed)
 
 
 class SlotMixture(_Module):
@@ -540,6 +544,7 @@ class SlotMixture(_Module):
     dtype : "float32" or "float64".
     seed : int. Of the initial weights and of the states drawn without a seed of their own.
     eps : float. Added to the responsibilities before they are normalised over inputs.
+    tol : float. As in `SlotAttention`, of the means.
 
     Examples
     --------
@@ -552,16 +557,17 @@ class SlotMixture(_Module):
 
     _OPTIONS = ("dim", "num_slots", "num_iters", "hidden_dim", "input_dim", "variant", "slot_norm", "norm_kv",
                 "input_mlp", "prior", "temperature", "reduce", "weight_init", "start", "gradient",
-                "dtype", "eps", "scale", "qkv_bias")
+                "dtype", "eps", "scale", "qkv_bias", "tol")
 
     def __init__(self, dim=64, num_slots=10, num_iters=5, hidden_dim=128, input_dim=None,
                  variant="paper", slot_norm=False, norm_kv=False, input_mlp=True, prior="learned",
                  temperature=1.0, reduce=True, weight_init="em", start="gaussian",
-                 gradient="implicit", dtype="float32", seed=0, *, eps=1e-8, scale=None, qkv_bias=False):
+                 gradient="implicit", dtype="float32", seed=0, *, eps=1e-8, scale=None, qkv_bias=False,
+                 tol=0.0):
         super().__init__(Spec("slot_mixture", dim, num_slots, num_iters, hidden_dim, input_dim,
                               variant, slot_norm, norm_kv, input_mlp, prior, temperature, reduce,
                               weight_init=weight_init, start=start, gradient=gradient, dtype=dtype,
-                              eps=eps, scale=scale, qkv_bias=qkv_bias), seed)
+                              eps=eps, scale=scale, qkv_bias=qkv_bias, tol=tol), seed)
 
 
 class KMeans(_Module):
@@ -576,7 +582,7 @@ class KMeans(_Module):
     scale : float, optional. dim^-1/2 if not given; a large one gives Lloyd's algorithm.
     eps : float. Added to the responsibilities before they are normalised over inputs.
     start : "inputs" (distinct random inputs) or "gaussian" (standard normal).
-    gradient, dtype, seed : as in `SlotAttention`; the gradient is "full" by default.
+    gradient, dtype, seed, tol : as in `SlotAttention`; the gradient is "full" by default.
 
     Examples
     --------
@@ -587,12 +593,12 @@ class KMeans(_Module):
     [0.0, 1.0]
     """
 
-    _OPTIONS = ("dim", "num_slots", "num_iters", "scale", "eps", "start", "gradient", "dtype")
+    _OPTIONS = ("dim", "num_slots", "num_iters", "scale", "eps", "start", "gradient", "dtype", "tol")
 
     def __init__(self, dim=64, num_slots=7, num_iters=10, scale=None, eps=1e-8, start="inputs",
-                 gradient="full", dtype="float32", seed=0):
+                 gradient="full", dtype="float32", seed=0, *, tol=0.0):
         super().__init__(Spec("kmeans", dim, num_slots, num_iters, scale=scale, eps=eps, start=start,
-                              gradient=gradient, dtype=dtype), seed)
+                              gradient=gradient, dtype=dtype, tol=tol), seed)
 
 
 class GaussianMixture(_Module):
@@ -607,7 +613,7 @@ class GaussianMixture(_Module):
     prior : "learned" or "uniform". temperature : float. Factor of the log density.
     eps : float. Added to the responsibilities before they are normalised over inputs.
     start : "inputs" (distinct random inputs) or "gaussian" (standard normal).
-    gradient, dtype, seed : as in `SlotAttention`; the gradient is "full" by default.
+    gradient, dtype, seed, tol : as in `SlotAttention`; the gradient is "full" by default.
 
     Examples
     --------
@@ -618,10 +624,10 @@ class GaussianMixture(_Module):
     ((2, 2), 1.0)
     """
 
-    _OPTIONS = ("dim", "num_slots", "num_iters", "prior", "temperature", "eps", "start", "gradient", "dtype")
+    _OPTIONS = ("dim", "num_slots", "num_iters", "prior", "temperature", "eps", "start", "gradient", "dtype", "tol")
 
     def __init__(self, dim=64, num_slots=10, num_iters=10, prior="learned", temperature=1.0, eps=1e-8,
-                 start="inputs", gradient="full", dtype="float32", seed=0):
+                 start="inputs", gradient="full", dtype="float32", seed=0, *, tol=0.0):
         super().__init__(Spec("gaussian_mixture", dim, num_slots, num_iters, prior=prior,
                               temperature=temperature, eps=eps, start=start, gradient=gradient,
-                              dtype=dtype), seed)
+                              dtype=dtype, tol=tol), seed)

@@ -45,6 +45,7 @@ class Spec:
     scale: float = None  # type: ignore[assignment]  # None: (dim / heads)^-1/2
     heads: int = 1
     qkv_bias: bool = False
+    tol: float = 0.0
     weight_init: str = "em"
     start: str = "gaussian"
     gradient: str = "implicit"
@@ -65,6 +66,8 @@ class Spec:
             choice(name, getattr(self, name), choices)
         positive("temperature", self.temperature)
         positive("eps", self.eps)
+        if self.tol != 0:
+            positive("tol", self.tol)
         if self.scale is None:
             object.__setattr__(self, "scale", (self.dim // self.heads) ** -0.5)
         positive("scale", self.scale)

@@ -371,29 +371,32 @@ static void SMM_T(image_backward)(SMM_T(image) *im, const SMM_T(smm_inputs) *in,
                                   const real *d_attention, const SMM_T(smm_gradients) *grads, const SMM_T(grad_set) *sets, size_t b)
 {
     const smm_sizes *s = im->s;
-    const size_t c = s->D * s->Kp, cached = s->blocks * s->C * SMM_BLOCK, at = b * s->K * s->D, steps = s->steps_back;
+    const size_t c = s->D * s->Kp, cached = s->blocks * s->C * SMM_BLOCK, at = b * s->K * s->D;
     real *dx = grads->x ? grads->x + b * s->N * s->I : NULL;
     saved += b * s->saved_image;
     SMM_T(open_image)(im, in, b);
     if (dx && in->mask) memset(dx, 0, s->N * s->I * sizeof *dx);
     memcpy(im->trace, saved, s->records * s->record * sizeof *saved);
     memcpy(im->centre, saved + s->records * s->record, s->Cp * sizeof *saved);
+    const real done = saved[s->saved_image - 1];
+    im->steps = done >= 1 && done <= (real)s->T ? (size_t)done : s->T;
+    const size_t steps = smm_min(s->steps_back, im->steps);
     for (size_t d = 0; d < s->D; d++) im->minus_centre[d] = -im->centre[d];
-    if (steps > 1) {
+    if (s->steps_back > 1) {
         SMM_T(cache_inputs)(im, 1);
         memset(im->d_keys, 0, cached * sizeof *im->d_keys);
         memset(im->d_values, 0, cached * sizeof *im->d_values);
     }
     memset(im->eps_A, 0, s->Cp * sizeof *im->eps_A);
     memset(im->eps_E, 0, s->Cp * sizeof *im->eps_E);
-    const SMM_T(record) final = SMM_T(record_of)(im, s->T);
+    const SMM_T(record) final = SMM_T(saved_record_of)(im, im->steps);
     SMM_T(full_state)(im, in, b, &final);
     SMM_T(output_backward)(im, d_slots + b * s->K * s->W, &sets[0]);
     SMM_T(gather_slots)(im);
     memcpy(im->full_mean, im->d_cat, c * sizeof *im->d_cat); /* from here on: the gradients that inactive slots pass through */
     memcpy(im->full_log_std, im->d_cat + c, c * sizeof *im->d_cat);
     for (size_t i = 0; i < steps; i++) {
-        const SMM_T(record) r = SMM_T(record_of)(im, s->T - 1 - i), next = SMM_T(record_of)(im, s->T - i);
+        const SMM_T(record) r = SMM_T(saved_record_of)(im, im->steps - 1 - i), next = SMM_T(saved_record_of)(im, im->steps - i);
         SMM_T(step_backward)(im, &r, &next, sets, i == 0 && d_attention ? d_attention + b * s->N * s->K : NULL, i + 1 == steps, dx);
     }
     real *d_mean = in->indices || !grads->mean ? NULL : grads->mean + at;

@@ -74,7 +74,7 @@ smm_status smm_config_check(const smm_config *c)
     if (c->dim > most || c->input_dim > most || c->hidden_dim > most) return SMM_ERR_CONFIG;
     if (c->dim % c->heads || (c->heads > 1 && c->kind != SMM_SLOT_ATTENTION)) return SMM_ERR_CONFIG;
     if (!positive(c->temperature) || !positive(c->scale) || !positive(c->eps) || !positive(c->norm_eps)) return SMM_ERR_CONFIG;
-    if (!isfinite(c->var_floor) || c->var_floor < 0) return SMM_ERR_CONFIG;
+    if (!isfinite(c->var_floor) || c->var_floor < 0 || !isfinite(c->tol) || c->tol < 0) return SMM_ERR_CONFIG;
     int bare = !is_learned(c) || (c->kind == SMM_SLOT_MIXTURE && !c->input_mlp);
     if (bare && c->input_dim != c->dim) return SMM_ERR_CONFIG;
     for (size_t i = 0; i < sizeof c->reserved / sizeof *c->reserved; i++)
@@ -181,11 +181,13 @@ smm_status smm_sizes_init(smm_sizes *s, const smm_config *c, const smm_dims *dim
     s->norm_kv = s->reference || (c->kind == SMM_SLOT_MIXTURE && c->norm_kv);
     s->slot_norm = s->reference || (c->kind == SMM_SLOT_MIXTURE && c->slot_norm);
     s->T = dims->iters + (size_t)s->reference;
+    if (s->T > (size_t)1 << 20) return SMM_ERR_DIMS; /* a count of steps is saved as a real */
     s->D = c->dim, s->I = c->input_dim, s->H = c->hidden_dim, s->W = smm_slot_width(c);
     s->F = s->input_mlp ? s->D : s->I;
     s->heads = c->heads;
-    /* multiplications of an input: T (K I + K I) with the maps on the slots' side, 2 I D + T (K D + K D) without */
-    s->folded = s->dot && s->heads == 1 && (s->I <= s->D || s->T * s->K * (s->I - s->D) <= s->I * s->D);
+    /* multiplications of an input: 2 T K I with the maps on the slots' side, 2 I D + 2 T K D without; T taken as 4, so that it
+       is not the number of steps that decides which roundings a step has */
+    s->folded = s->dot && s->heads == 1 && (s->I <= s->D || 4 * s->K * (s->I - s->D) <= s->I * s->D);
     s->own_values = (s->dot && !s->folded) || s->reference;
     s->C = s->folded ? s->I : s->D, s->Ch = s->C / s->heads;
     s->Kp = smm_pad(s->K), s->Ip = smm_pad(s->I), s->Hp = smm_pad(s->H), s->Fp = smm_pad(s->F);
@@ -200,7 +202,7 @@ smm_status smm_sizes_init(smm_sizes *s, const smm_config *c, const smm_dims *dim
     s->pending_rows = smm_max(128, s->K);
     s->records = s->steps_back + 1;
     s->record = (3 * s->D + s->C) * s->Kp + s->Kp + smm_pad(s->heads * s->Kp);
-    s->saved_image = s->records * s->record + s->Cp;
+    s->saved_image = s->records * s->record + s->Cp + 1;
     if (too_big(s->records * s->B, s->record + s->Cp)) return SMM_ERR_DIMS;
     return SMM_OK;
 }

@@ -22,7 +22,7 @@ typedef struct {
     size_t pending_rows;        /* slots that the gradients of the slots' weights are summed over at a time, at most */
     size_t records;             /* states kept of an image: before each step that backward visits, and the last */
     size_t record;              /* elements of one state */
-    size_t saved_image;         /* elements that forward saves of an image */
+    size_t saved_image;         /* elements that forward saves of an image: records, centre, number of steps */
     int dot, variance, learned, reference; /* logits are products; slots have variances; there are parameters; the variant */
     int own_values;             /* v = W_v h rather than h itself */
     int folded;                 /* Slot Attention: W_k and W_v are applied to slots, not inputs; see inputs_tpl.h */

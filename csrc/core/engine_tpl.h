@@ -99,8 +99,8 @@ static int SMM_T(useful_threads)(const smm_sizes *s, int threads)
 {
     if (threads < 2) return 1;
     const int outer = s->B >= (size_t)threads;
-    const double weights = s->learned ? (double)(s->input_mlp ? s->H * (s->I + s->F) : 0) + (double)(s->F * s->D) : 0;
-    const double image = (double)s->N * (weights + 4.0 * (double)(s->K * s->D * s->T));
+    const double mlp = s->input_mlp ? (double)(s->H * (s->I + s->F)) : 0, maps = s->learned && !s->folded ? (double)(s->F * s->D) : 0;
+    const double image = (double)s->N * (mlp + maps + 4.0 * (double)(s->K * s->D * s->T));
     if ((outer ? (double)s->B * image : image / (double)(s->T + 1)) < 1 << 16) return 1;
     return (int)smm_min((size_t)threads, outer ? s->B : s->chunks);
 }

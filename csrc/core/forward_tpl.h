@@ -439,6 +439,35 @@ static void SMM_T(write_outputs)(SMM_T(image) *im, const SMM_T(smm_outputs) *out
     for (size_t j = 0; j < im->slots; j++) out->prior[b * s->K + im->active[j]] = last->prior[j];
 }
 
+/* Whether a step has moved an image by no more than the tolerance: see smm_typed.h. */
+static int SMM_T(settled)(const SMM_T(image) *im, const SMM_T(record) *r, const SMM_T(record) *next)
+{
+    const size_t D = im->s->D, n = im->s->Kp;
+    const double tol = im->s->cfg->tol;
+    if (tol == 0) return 0;
+    for (size_t j = 0; j < im->slots; j++) {
+        double sum = 0;
+        for (size_t d = 0; d < D; d++) {
+            const double moved = (double)next->mean[d * n + j] - (double)r->mean[d * n + j];
+            sum += moved * moved;
+        }
+        if (!(sum <= tol * tol * (double)D)) return 0;
+    }
+    return 1;
+}
+
+/* Records, centre and number of steps, for backward. */
+static void SMM_T(save_image)(const SMM_T(image) *im, real *saved)
+{
+    const smm_sizes *s = im->s;
+    const size_t swapped = s->records != s->T + 1 && im->steps % 2 == 0; /* the state before the last step is in record 1 */
+    if (!swapped) memcpy(saved, im->trace, s->records * s->record * sizeof *saved);
+    for (size_t i = 0; swapped && i < 2; i++) memcpy(saved + i * s->record, im->trace + (1 - i) * s->record, s->record * sizeof *saved);
+    saved += s->records * s->record;
+    memcpy(saved, im->centre, s->Cp * sizeof *saved);
+    saved[s->Cp] = (real)im->steps;
+}
+
 /* The whole forward pass of image b. */
 static void SMM_T(image_forward)(SMM_T(image) *im, const SMM_T(smm_inputs) *in, const SMM_T(smm_outputs) *out, size_t b)
 {
@@ -450,18 +479,18 @@ static void SMM_T(image_forward)(SMM_T(image) *im, const SMM_T(smm_inputs) *in, 
     const SMM_T(record) first = SMM_T(record_of)(im, 0);
     SMM_T(initial_state)(im, in, b, &first);
     if (attention) memset(attention, 0, s->N * s->K * sizeof *attention);
-    for (size_t t = 0; t < s->T; t++) {
-        const SMM_T(record) r = SMM_T(record_of)(im, t), next = SMM_T(record_of)(im, t + 1);
-        SMM_T(step_forward)(im, &r, &next, t + 1 == s->T, attention, out->log_likelihood ? out->log_likelihood + b : NULL);
+    im->steps = 0;
+    for (int last = 0, settled = 0; !last; im->steps++) {
+        const SMM_T(record) r = SMM_T(record_of)(im, im->steps), next = SMM_T(record_of)(im, im->steps + 1);
+        last = settled || im->steps + 1 == s->T;
+        SMM_T(step_forward)(im, &r, &next, last, attention, out->log_likelihood ? out->log_likelihood + b : NULL);
+        settled = SMM_T(settled)(im, &r, &next);
     }
-    const SMM_T(record) before = SMM_T(record_of)(im, s->T - 1), last = SMM_T(record_of)(im, s->T);
+    const SMM_T(record) before = SMM_T(record_of)(im, im->steps - 1), last = SMM_T(record_of)(im, im->steps);
     if (s->variance) memcpy(last.variance, im->full_variance, s->D * s->Kp * sizeof *last.variance);
     SMM_T(full_state)(im, in, b, &last);
     SMM_T(write_outputs)(im, out, b, &last);
-    if (out->saved) {
-        real *saved = out->saved + b * s->saved_image;
-        memcpy(saved, im->trace, s->records * s->record * sizeof *saved);
-        memcpy(saved + s->records * s->record, im->centre, s->Cp * sizeof *saved);
-    }
+    if (out->saved) SMM_T(save_image)(im, out->saved + b * s->saved_image);
+    if (out->iterations) out->iterations[b] = (int64_t)(im->steps - (size_t)s->reference);
     if (attention && in->mask) SMM_T(masked_attention)(im, &before, in->mask + b * s->N, attention);
 }

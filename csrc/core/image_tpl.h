@@ -44,6 +44,7 @@ typedef struct {
     real *m_rows, *variance_rows; /* (Kp,Vp) weighted mean and variance */
     int about_points;            /* the shared centre has proved too far from some slot */
     real *trace;                 /* records */
+    size_t steps;                /* done: T, or fewer with a tolerance */
     SMM_T(expectation) e;
     SMM_T(update_scratch) u;
     real *full_mean, *full_log_std, *full_variance; /* (D,Kp) of all slots */
@@ -151,11 +152,16 @@ static SMM_T(record) SMM_T(record_at)(const SMM_T(image) *im, size_t i)
     return r;
 }
 
-/* Where the state before step t stands (t = T: the last state): in its place, or, where only the last step is kept, alternating
- * so that the last step goes from record 0 to record 1. */
+/* Where the state before step t stands (t = steps: the last state): in its place, or, where only the last step is kept, alternating
+ * going forward, and in records 0 and 1 where they are saved. */
 static SMM_T(record) SMM_T(record_of)(const SMM_T(image) *im, size_t t)
 {
-    return SMM_T(record_at)(im, im->s->records == im->s->T + 1 ? t : (im->s->T + 1 - t) % 2);
+    return SMM_T(record_at)(im, im->s->records == im->s->T + 1 ? t : t % 2);
+}
+
+static SMM_T(record) SMM_T(saved_record_of)(const SMM_T(image) *im, size_t t)
+{
+    return SMM_T(record_at)(im, im->s->records == im->s->T + 1 ? t : t + 1 - im->steps);
 }
 
 /* The real inputs and active slots of image b. */

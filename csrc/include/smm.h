@@ -76,11 +76,12 @@ typedef struct {
     double eps;         /* added to the weights before they are normalised over inputs */
     double var_floor;   /* added to every variance (paper variant, Gaussian mixture) */
     double norm_eps;    /* of every LayerNorm */
-    double reserved[8];
+    double tol;         /* an image that moves no more than this in a step does one more, its last; 0: all T steps. See smm_typed.h */
+    double reserved[7];
 } smm_config;
 
 /* Defaults: gradient full, I = D = dim, H = 128, heads 1, input_mlp 1, reduce 1, temperature 1, scale D^-1/2, eps 1e-8,
- * var_floor 1e-4, norm_eps 1e-5, every other option off. */
+ * var_floor 1e-4, norm_eps 1e-5, tol 0, every other option off. */
 void smm_config_init(smm_config *config, smm_kind kind, size_t dim);
 
 /* Sizes of one call. */
@@ -88,7 +89,7 @@ typedef struct {
     size_t batch;  /* B */
     size_t inputs; /* N */
     size_t slots;  /* K */
-    size_t iters;  /* T, at least 1 */
+    size_t iters;  /* T, at least 1; at most, where config.tol > 0 */
 } smm_dims;
 
 /* Every parameter any kind has: name in the tables of pointers, name in files. Linear weights are (out, in); the GRU's three

@@ -20,6 +20,8 @@ typedef struct {
     real *log_likelihood; /* (B) paper variant and Gaussian mixture: sum_n log sum_k prior_k N_k at the last E step */
     real *attention;      /* (B,N,K) the last step's responsibilities, of masked inputs too; mean over heads */
     real *saved;          /* smm_saved_size elements, for backward */
+    int64_t *iterations;  /* (B) steps done: T, or fewer with config.tol, where an image's movement in a step is the largest, over its
+                             active slots, of the root mean square over channels of the change of the mean (Slot Attention: slot) */
 } SMM_T(smm_outputs);
 
 /* What backward writes (it overwrites; it does not accumulate); each may be NULL. */

@@ -139,13 +139,13 @@ static smm_status run_forward(const call_arguments *a, PyObject *const *out, siz
     const int threads = threads_now();
     if (a->config->type == NPY_FLOAT32) {
         const smm_inputs_f32 in = {a->x, a->state0, a->state1, a->indices, a->mask, a->slot_mask};
-        const smm_outputs_f32 to = {data(out[0]), data(out[1]), data(out[2]), data(out[3]), data(out[4]), data(out[5]), data(out[6])};
+        const smm_outputs_f32 to = {data(out[0]), data(out[1]), data(out[2]), data(out[3]), data(out[4]), data(out[5]), data(out[7]), data(out[6])};
         Py_BEGIN_ALLOW_THREADS
         status = smm_forward_f32(&a->config->config, &a->dims, (const float *const *)a->params, &in, &to, threads, image);
         Py_END_ALLOW_THREADS
     } else {
         const smm_inputs_f64 in = {a->x, a->state0, a->state1, a->indices, a->mask, a->slot_mask};
-        const smm_outputs_f64 to = {data(out[0]), data(out[1]), data(out[2]), data(out[3]), data(out[4]), data(out[5]), data(out[6])};
+        const smm_outputs_f64 to = {data(out[0]), data(out[1]), data(out[2]), data(out[3]), data(out[4]), data(out[5]), data(out[7]), data(out[6])};
         Py_BEGIN_ALLOW_THREADS
         status = smm_forward_f64(&a->config->config, &a->dims, (const double *const *)a->params, &in, &to, threads, image);
         Py_END_ALLOW_THREADS
@@ -156,7 +156,7 @@ static smm_status run_forward(const call_arguments *a, PyObject *const *out, siz
 PyObject *forward(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
     call_arguments a = {0};
-    PyObject *out[7] = {NULL}, *result = NULL;
+    PyObject *out[8] = {NULL}, *result = NULL; /* saved comes last */
     size_t image = 0;
     if (count != 11) {
         PyErr_Format(PyExc_TypeError, "forward takes 11 arguments, got %zd", count);
@@ -183,16 +183,17 @@ PyObject *forward(PyObject *module, PyObject *const *args, Py_ssize_t count)
         goto done;
     if (a.mixture && c->kind != SMM_SLOT_MIXTURE_REFERENCE && !(out[4] = new_array(type, 1, B, 0, 0))) goto done;
     if (attention && !(out[5] = new_array(type, 3, B, N, K))) goto done;
-    if (save && !(out[6] = new_array(type, 1, saved, 0, 0))) goto done;
+    if (!(out[6] = new_array(NPY_INT64, 1, B, 0, 0))) goto done;
+    if (save && !(out[7] = new_array(type, 1, saved, 0, 0))) goto done;
     const smm_status status = run_forward(&a, out, &image);
     if (status != SMM_OK) {
         raise_status(status, image);
         goto done;
     }
-    for (int i = 0; i < 7; i++) out[i] = or_none(out[i]);
-    result = PyTuple_Pack(7, out[0], out[1], out[2], out[3], out[4], out[5], out[6]);
+    for (int i = 0; i < 8; i++) out[i] = or_none(out[i]);
+    result = PyTuple_Pack(8, out[0], out[1], out[2], out[3], out[4], out[5], out[6], out[7]);
 done:
-    for (int i = 0; i < 7; i++) Py_XDECREF(out[i]);
+    for (int i = 0; i < 8; i++) Py_XDECREF(out[i]);
     return result;
 }
 

@@ -6,13 +6,13 @@
 static PyObject *config_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"kind", "gradient", "dim", "input_dim", "hidden_dim", "heads", "qkv_bias", "input_mlp", "norm_kv", "slot_norm",
-                            "uniform_prior", "reduce", "temperature", "scale", "eps", "double_precision", NULL};
+                            "uniform_prior", "reduce", "temperature", "scale", "eps", "tol", "double_precision", NULL};
     int kind, gradient, qkv_bias, input_mlp, norm_kv, slot_norm, uniform_prior, reduce, is_double;
     Py_ssize_t dim, input_dim, hidden_dim, heads;
-    double temperature, scale, eps;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iinnnnppppppdddp:Config", names, &kind, &gradient, &dim, &input_dim, &hidden_dim,
+    double temperature, scale, eps, tol;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iinnnnppppppddddp:Config", names, &kind, &gradient, &dim, &input_dim, &hidden_dim,
                                      &heads, &qkv_bias, &input_mlp, &norm_kv, &slot_norm, &uniform_prior, &reduce, &temperature,
-                                     &scale, &eps, &is_double))
+                                     &scale, &eps, &tol, &is_double))
         return NULL;
     config_object *self = (config_object *)type->tp_alloc(type, 0);
     if (!self) return NULL;
@@ -24,7 +24,7 @@ static PyObject *config_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     c->heads = heads > 0 ? (size_t)heads : 0;
     c->qkv_bias = qkv_bias, c->input_mlp = input_mlp, c->norm_kv = norm_kv, c->slot_norm = slot_norm;
     c->uniform_prior = uniform_prior, c->reduce = reduce;
-    c->temperature = temperature, c->scale = scale, c->eps = eps;
+    c->temperature = temperature, c->scale = scale, c->eps = eps, c->tol = tol;
     self->type = is_double ? NPY_FLOAT64 : NPY_FLOAT32;
     const smm_status status = smm_config_check(c);
     if (status != SMM_OK) {

@@ -29,6 +29,7 @@ class Result(NamedTuple):
     prior: Optional[Tensor] = None
     log_likelihood: Optional[Tensor] = None
     attention: Optional[Tensor] = None
+    iterations: Optional[Tensor] = None
 
 
 def run(spec: Spec, x, params, state0, state1, indices, mask, slot_mask, num_iters, attention) -> Result:
@@ -96,19 +97,22 @@ class _Run:
             state0 = self.values.detach().gather(1, rows)
         self.active = torch.ones(state0.shape[:2], dtype=torch.bool, device=state0.device) \
             if slot_mask is None else slot_mask
-        mean, log_std = state0, state1
-        prior = self.active.to(self.keys.dtype) / self.active.sum(1, keepdim=True)
-        uniform = prior
-        steps = num_iters + spec.is_reference
-        for t in range(steps):
-            if t == steps - 1 and spec.gradient != "full":
-                mean, prior = mean.detach(), prior.detach()
-                log_std = None if log_std is None else log_std.detach()
-            before = (mean, log_std, prior)
-            gamma, hidden, density = self.e_step(*before)
-            mean, log_std = self.m_step(gamma, hidden, mean, log_std)
-            if spec.prior == "learned" and spec.is_mixture and not spec.is_reference:
-                prior = self.new_prior(gamma)
+        uniform = self.active.to(self.keys.dtype) / self.active.sum(1, keepdim=True)
+        state, steps = (state0, state1, uniform), num_iters + spec.is_reference
+        moving = torch.ones(len(uniform), dtype=torch.bool, device=uniform.device)
+        iterations = torch.full_like(moving, 1 - spec.is_reference, dtype=torch.int64)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and spec.gradient == "full"):
+            for _ in range(steps - 1):
+                new, *_ = self.step(*state)
+                iterations = iterations + moving
+                if spec.tol:
+                    still = self.movement(new[0], state[0]) > spec.tol
+                    new = [a if a is None else torch.where(moving.view(-1, *[1] * (a.dim() - 1)), a, b) for a, b in zip(new, state)]
+                    moving = moving & still
+                state = new
+        if spec.gradient != "full":
+            state = [a if a is None else a.detach() for a in state]
+        (mean, log_std, prior), gamma, density = self.step(*state)
         if spec.is_reference:
             prior = uniform / (1 + spec.eps * uniform.amax(1, keepdim=True))
         elif spec.prior == "uniform":
@@ -116,7 +120,20 @@ class _Run:
         if spec.gradient == "straight-through":
             mean = mean + (state0 - state0.detach())
             log_std = None if log_std is None else log_std + (state1 - state1.detach())
-        return self.result(mean, log_std, prior, gamma if attention else None, density)
+        return self.result(mean, log_std, prior, gamma if attention else None, density, iterations)
+
+    def step(self, mean, log_std, prior):
+        """The next state, and this step's responsibilities and log prior + log density."""
+        gamma, hidden, density = self.e_step(mean, log_std, prior)
+        mean, log_std = self.m_step(gamma, hidden, mean, log_std)
+        if self.spec.prior == "learned" and self.spec.is_mixture and not self.spec.is_reference:
+            prior = self.new_prior(gamma)
+        return (mean, log_std, prior), gamma, density
+
+    def movement(self, new, old):
+        """The largest movement of an image's active slots, root mean square over channels: (B,)."""
+        moved = (new - old).detach().square().mean(-1).sqrt()
+        return torch.where(self.active, moved, 0).amax(1)
 
     def new_prior(self, gamma):
         """Mean responsibility of each slot (B,K)."""
@@ -204,13 +221,13 @@ class _Run:
         h = n + z * (hidden - n)
         return h + _mlp(p, "mlp", _norm(p, "norm_mlp", h))
 
-    def result(self, mean, log_std, prior, gamma, density):
+    def result(self, mean, log_std, prior, gamma, density, iterations):
         spec, p = self.spec, self.p
         if gamma is not None:
             gamma = gamma.mean(1) if gamma.dim() == 4 else gamma
             gamma = gamma if self.real is None else torch.where(self.real, gamma, gamma.detach())
         if not spec.is_mixture:
-            return Result(mean, attention=gamma)
+            return Result(mean, attention=gamma, iterations=iterations)
         variance = torch.exp(2 * log_std)
         slots = torch.cat([mean, variance], -1)
         if spec.has_network and spec.reduce:
@@ -219,4 +236,4 @@ class _Run:
         if density is not None:
             density = torch.logsumexp(density, -1, keepdim=True)
             density = self._real(density).sum((1, 2))
-        return Result(slots, mean, variance, prior.to(mean.dtype), density, gamma)
+        return Result(slots, mean, variance, prior.to(mean.dtype), density, gamma, iterations)

@@ -81,8 +81,9 @@ def _forward_fake(x, params, state0, state1, indices, mask, slot_mask, config, n
     shapes = [(batch, slots, spec.slot_dim), state if mixture else none, state if mixture else none,
               (batch, slots) if mixture else none,
               (batch,) if mixture and not spec.is_reference else none,
-              (batch, inputs, slots) if attention else none, (batch * each,) if save else none]
-    return [x.new_empty(s) for s in shapes]
+              (batch, inputs, slots) if attention else none]
+    return [*(x.new_empty(s) for s in shapes), x.new_empty(batch, dtype=torch.int64),
+            x.new_empty((batch * each,) if save else none)]
 
 
 @torch.library.register_fake("smm_py::backward")
@@ -113,7 +114,7 @@ class _Run(torch.autograd.Function):
             x, params, state0, state1, indices, mask, slot_mask, config, num_iters, attention, True)
         ctx.save_for_backward(x, state0, state1, indices, mask, slot_mask, saved, *params)
         ctx.config, ctx.num_iters, ctx.attention = config, num_iters, attention
-        ctx.mark_non_differentiable(*results[1:5], *(() if attention else results[5:]))
+        ctx.mark_non_differentiable(*results[1:5], *results[6 if attention else 5:])
         return tuple(results)
 
     @staticmethod
@@ -151,4 +152,4 @@ def run(spec: Spec, config: str, x, params: tuple[Tensor, ...], state0, state1, 
     mixture = spec.is_mixture
     return Result(results[0], *(r if mixture else None for r in results[1:4]),
                   results[4] if mixture and not spec.is_reference else None,
-                  results[5] if attention else None)
+                  results[5] if attention else None, results[6])
