@@ -138,15 +138,16 @@ def _check_array(name, value, dtype):
         raise TypeError(f"{name} must be a {dtype} array, got an array of {value.dtype}")
 
 
+def _first_nonfinite(value):
+    """Index of the first infinity or NaN of an array, or None."""
+    at = _core.first_nonfinite(value if value.flags.c_contiguous and value.flags.aligned else np.array(value, order="C"))
+    return None if at < 0 else tuple(map(int, np.unravel_index(at, value.shape)))
+
+
 def _check_finite(name, value):
-    if value.size <= 4096:
-        if np.isfinite(value).all():
-            return
-    with np.errstate(all="ignore"):  # a finite sum shows that all is finite, at the price of one reading
-        if np.isfinite(value.sum()) or np.isfinite(value).all():
-            return
-    bad = np.argwhere(~np.isfinite(value))[0]
-    raise ValueError(f"{name} must be finite, got {value[tuple(bad)]} at index {tuple(map(int, bad))}")
+    at = _first_nonfinite(value)
+    if at is not None:
+        raise ValueError(f"{name} must be finite, got {value[at]} at index {at}")
 
 
 def _check_indices(indices, mask, inputs):
@@ -296,7 +297,7 @@ class _Module:
             for name in ("x", *spec.state_names):
                 grads[name] = grads[name][0]
         for name, value in grads.items():
-            if not np.isfinite(value).all():
+            if _first_nonfinite(value) is not None:
                 raise ValueError(f"the gradient of {name} is not finite: the numbers are too large "
                                  f"for {spec.dtype}")
         return grads
@@ -366,7 +367,7 @@ class _Module:
         return state
 
     def _check_result(self, slots):
-        if not np.isfinite(slots).all():
+        if _first_nonfinite(slots) is not None:
             raise ValueError(f"the slots are not finite: x, init or the parameters hold numbers too "
                              f"large for {self._spec.dtype}")
 

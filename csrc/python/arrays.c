@@ -1,6 +1,8 @@
 /* arrays.c - every check of an array argument and every message about one. */
 #include "binding.h"
 
+#include <string.h>
+
 static const char *type_name(int type)
 {
     switch (type) {
@@ -24,46 +26,102 @@ static PyObject *shape_text(int rank, const npy_intp *shape)
     return text;
 }
 
-static void raise_shape(const char *name, int rank, const npy_intp *shape, PyArrayObject *array)
+static void raise_shape(const char *name, int rank, const npy_intp *shape, int given_rank, const npy_intp *given)
 {
-    PyObject *wanted = shape_text(rank, shape), *came = shape_text(PyArray_NDIM(array), PyArray_DIMS(array));
+    PyObject *wanted = shape_text(rank, shape), *came = shape_text(given_rank, given);
     if (wanted && came) PyErr_Format(PyExc_ValueError, "%s must have shape %U, got %U", name, wanted, came);
     Py_XDECREF(wanted);
     Py_XDECREF(came);
 }
 
-PyArrayObject *checked_array(PyObject *object, const char *name, int type, int rank, const npy_intp *shape)
+static int check_shape(const char *name, int rank, const npy_intp *shape, int given_rank, const npy_intp *given, view *v)
 {
+    int fits = given_rank == rank;
+    for (int i = 0; fits && i < rank; i++) {
+        fits = shape[i] == ANY || given[i] == shape[i];
+        v->shape[i] = (size_t)given[i];
+    }
+    if (!fits) raise_shape(name, rank, shape, given_rank, given);
+    return fits ? 0 : -1;
+}
+
+/* (address, shape) */
+static int described_view(PyObject *pair, const char *name, int rank, const npy_intp *shape, view *v)
+{
+    npy_intp given[NPY_MAXDIMS];
+    PyObject *sizes = PyTuple_GET_SIZE(pair) == 2 ? PyTuple_GET_ITEM(pair, 1) : NULL;
+    if (!sizes || !PyTuple_Check(sizes) || PyTuple_GET_SIZE(sizes) > NPY_MAXDIMS) {
+        PyErr_Format(PyExc_TypeError, "%s must be an array or (address, shape)", name);
+        return -1;
+    }
+    const int given_rank = (int)PyTuple_GET_SIZE(sizes);
+    for (int i = 0; i < given_rank; i++) given[i] = PyLong_AsSsize_t(PyTuple_GET_ITEM(sizes, i));
+    v->data = PyLong_AsVoidPtr(PyTuple_GET_ITEM(pair, 0));
+    if (PyErr_Occurred()) return -1;
+    return check_shape(name, rank, shape, given_rank, given, v);
+}
+
+int checked_view(PyObject *object, const char *name, int type, int rank, const npy_intp *shape, view *v)
+{
+    if (PyTuple_Check(object)) return described_view(object, name, rank, shape, v);
     if (!PyArray_Check(object)) {
         PyErr_Format(PyExc_TypeError, "%s must be a %s array, got %s", name, type_name(type), Py_TYPE(object)->tp_name);
-        return NULL;
+        return -1;
     }
     PyArrayObject *array = (PyArrayObject *)object;
     if (PyArray_TYPE(array) != type || !PyArray_ISNOTSWAPPED(array)) {
         PyErr_Format(PyExc_TypeError, "%s must be a %s array, got an array of %S", name, type_name(type),
                      (PyObject *)PyArray_DESCR(array));
-        return NULL;
+        return -1;
     }
-    int fits = PyArray_NDIM(array) == rank;
-    for (int i = 0; fits && i < rank; i++) fits = shape[i] == ANY || PyArray_DIM(array, i) == shape[i];
-    if (!fits) {
-        raise_shape(name, rank, shape, array);
-        return NULL;
-    }
+    if (check_shape(name, rank, shape, PyArray_NDIM(array), PyArray_DIMS(array), v) < 0) return -1;
     if (!PyArray_IS_C_CONTIGUOUS(array) || !PyArray_ISALIGNED(array)) {
         PyErr_Format(PyExc_ValueError, "%s must be C-contiguous and aligned", name);
-        return NULL;
+        return -1;
     }
-    return array;
+    v->data = PyArray_DATA(array);
+    return 0;
 }
 
-PyArrayObject *optional_array(PyObject *object, const char *name, int type, int rank, const npy_intp *shape, int *ok)
+int optional_view(PyObject *object, const char *name, int type, int rank, const npy_intp *shape, view *v)
 {
-    *ok = 1;
-    if (object == Py_None) return NULL;
-    PyArrayObject *array = checked_array(object, name, type, rank, shape);
-    *ok = array != NULL;
-    return array;
+    v->data = NULL;
+    return object == Py_None ? 0 : checked_view(object, name, type, rank, shape, v);
+}
+
+/* An exponent of ones, for a whole stretch at a time, so that the compiler uses vectors; the stretch tells where to look. */
+#define FIRST_NONFINITE(bits, ones)                                    \
+    static Py_ssize_t first_nonfinite_##bits(const char *at, size_t n) \
+    {                                                                  \
+        uint##bits##_t part[256];                                      \
+        for (size_t i = 0, m; i < n; i += m) {                         \
+            unsigned found = 0;                                        \
+            m = n - i < 256 ? n - i : 256;                             \
+            memcpy(part, at + i * sizeof *part, m * sizeof *part);     \
+            for (size_t j = 0; j < m; j++) found |= (part[j] & ones) == ones; \
+            for (size_t j = 0; found && j < m; j++)                    \
+                if ((part[j] & ones) == ones) return (Py_ssize_t)(i + j); \
+        }                                                              \
+        return -1;                                                     \
+    }
+FIRST_NONFINITE(32, UINT32_C(0x7f800000))
+FIRST_NONFINITE(64, UINT64_C(0x7ff0000000000000))
+
+PyObject *first_nonfinite(PyObject *module, PyObject *object)
+{
+    (void)module;
+    const int type = PyArray_Check(object) ? PyArray_TYPE((PyArrayObject *)object) : -1;
+    if ((type != NPY_FLOAT32 && type != NPY_FLOAT64) || !PyArray_ISCARRAY_RO((PyArrayObject *)object)) {
+        PyErr_SetString(PyExc_TypeError, "array must be a contiguous array of float32 or float64");
+        return NULL;
+    }
+    const size_t n = (size_t)PyArray_SIZE((PyArrayObject *)object);
+    const char *at = PyArray_DATA((PyArrayObject *)object);
+    Py_ssize_t found;
+    Py_BEGIN_ALLOW_THREADS
+    found = type == NPY_FLOAT32 ? first_nonfinite_32(at, n) : first_nonfinite_64(at, n);
+    Py_END_ALLOW_THREADS
+    return PyLong_FromSsize_t(found);
 }
 
 void raise_status(smm_status status, size_t image)

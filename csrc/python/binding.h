@@ -32,12 +32,22 @@ extern PyType_Spec config_spec;
 /* Any dimension, in a wanted shape. */
 #define ANY ((npy_intp)-1)
 
-/* `object` as a C-contiguous, aligned, native array of the given type and shape (borrowed), or NULL and TypeError or ValueError
- * that names the argument. Nothing is converted. */
-PyArrayObject *checked_array(PyObject *object, const char *name, int type, int rank, const npy_intp *shape);
+/* Memory of an argument, borrowed. data is NULL for None. */
+typedef struct {
+    void *data;
+    size_t shape[3];
+} view;
 
-/* The same, or NULL without an error for None: *ok tells the two apart. */
-PyArrayObject *optional_array(PyObject *object, const char *name, int type, int rank, const npy_intp *shape, int *ok);
+/* `object` is a C-contiguous, aligned, native array of the given type and shape; or a tuple (address, shape) of such memory, whose
+ * type its maker vouches for: a tensor takes longer to become an array than a small call takes. 0, or -1 and TypeError or
+ * ValueError that names the argument. Nothing is converted. */
+int checked_view(PyObject *object, const char *name, int type, int rank, const npy_intp *shape, view *v);
+
+/* The same, or None. */
+int optional_view(PyObject *object, const char *name, int type, int rank, const npy_intp *shape, view *v);
+
+/* first_nonfinite(array): flat index of the first infinity or NaN of a contiguous array of float32 or float64, or -1. */
+PyObject *first_nonfinite(PyObject *module, PyObject *object);
 
 /* Raise for a status other than SMM_OK. */
 void raise_status(smm_status status, size_t image);

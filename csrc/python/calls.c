@@ -49,73 +49,67 @@ static int parse_params(PyObject *object, call_arguments *a)
         size_t shape[2] = {0, 0};
         const int rank = smm_param_shape(&c->config, c->param[i], shape);
         const npy_intp wanted[2] = {(npy_intp)shape[0], (npy_intp)shape[1]};
-        PyArrayObject *array = checked_array(PyTuple_GET_ITEM(object, i), smm_param_name(c->param[i]), c->type, rank, wanted);
-        if (!array) return -1;
-        a->params[c->param[i]] = PyArray_DATA(array);
+        view v;
+        if (checked_view(PyTuple_GET_ITEM(object, i), smm_param_name(c->param[i]), c->type, rank, wanted, &v) < 0) return -1;
+        a->params[c->param[i]] = v.data;
     }
     return 0;
 }
 
-/* The number of images, inputs and slots, from x and whichever array gives the initial state. */
-static int parse_inputs(call_arguments *a, PyObject *x, PyObject *indices, PyObject *mask, PyObject *slot_mask)
+/* The numbers of images and inputs, from x. */
+static int parse_inputs(call_arguments *a, PyObject *x, PyObject *mask)
 {
-    int ok;
+    view v;
     const npy_intp x_shape[3] = {ANY, ANY, (npy_intp)a->config->config.input_dim};
-    PyArrayObject *array = checked_array(x, "x", a->config->type, 3, x_shape);
-    if (!array) return -1;
-    a->x = PyArray_DATA(array);
-    a->dims.batch = (size_t)PyArray_DIM(array, 0);
-    a->dims.inputs = (size_t)PyArray_DIM(array, 1);
+    if (checked_view(x, "x", a->config->type, 3, x_shape, &v) < 0) return -1;
+    a->x = v.data, a->dims.batch = v.shape[0], a->dims.inputs = v.shape[1];
     if (!a->dims.batch || !a->dims.inputs) {
         PyErr_Format(PyExc_ValueError, "x must hold at least one image of at least one input, got %zu images of %zu inputs",
                      a->dims.batch, a->dims.inputs);
         return -1;
     }
-    const npy_intp B = (npy_intp)a->dims.batch;
-    const npy_intp index_shape[2] = {B, ANY}, mask_shape[2] = {B, (npy_intp)a->dims.inputs};
-    array = optional_array(indices, "indices", NPY_INT64, 2, index_shape, &ok);
-    if (!ok) return -1;
-    a->indices = array ? PyArray_DATA(array) : NULL;
-    if (array) a->dims.slots = (size_t)PyArray_DIM(array, 1);
-    array = optional_array(mask, "mask", NPY_BOOL, 2, mask_shape, &ok);
-    if (!ok) return -1;
-    a->mask = array ? PyArray_DATA(array) : NULL;
-    const npy_intp slot_shape[2] = {B, a->dims.slots ? (npy_intp)a->dims.slots : ANY};
-    array = optional_array(slot_mask, "slot_mask", NPY_BOOL, 2, slot_shape, &ok);
-    if (!ok) return -1;
-    a->slot_mask = array ? PyArray_DATA(array) : NULL;
+    const npy_intp mask_shape[2] = {(npy_intp)a->dims.batch, (npy_intp)a->dims.inputs};
+    if (optional_view(mask, "mask", NPY_BOOL, 2, mask_shape, &v) < 0) return -1;
+    a->mask = v.data;
     return 0;
 }
 
-static int parse_states(call_arguments *a, PyObject *state0, PyObject *state1, PyObject *slot_mask)
+/* The number of slots, from whichever array gives the initial state. */
+static int parse_states(call_arguments *a, PyObject *state0, PyObject *state1, PyObject *indices, PyObject *slot_mask)
 {
-    int ok;
+    view v;
     const char *first = a->mixture ? "mean" : "slots";
-    npy_intp shape[3] = {(npy_intp)a->dims.batch, a->dims.slots ? (npy_intp)a->dims.slots : ANY, (npy_intp)a->config->config.dim};
-    if ((state0 == Py_None) == (a->indices == NULL)) {
+    const int type = a->config->type;
+    npy_intp shape[3] = {(npy_intp)a->dims.batch, ANY, (npy_intp)a->config->config.dim};
+    if ((state0 == Py_None) == (indices == Py_None)) {
         PyErr_Format(PyExc_TypeError, "exactly one of %s and indices must be given", first);
         return -1;
     }
-    PyArrayObject *array = optional_array(state0, first, a->config->type, 3, shape, &ok);
-    if (!ok) return -1;
-    if (array) {
-        a->state0 = PyArray_DATA(array);
-        a->dims.slots = (size_t)(shape[1] = PyArray_DIM(array, 1));
-    }
+    if (indices != Py_None && checked_view(indices, "indices", NPY_INT64, 2, shape, &v) < 0) return -1;
+    if (state0 != Py_None && checked_view(state0, first, type, 3, shape, &v) < 0) return -1;
+    if (indices != Py_None) a->indices = v.data;
+    else a->state0 = v.data;
+    a->dims.slots = v.shape[1];
     if (!a->dims.slots) {
         PyErr_Format(PyExc_ValueError, "%s must hold at least one slot, got none", a->indices ? "indices" : first);
         return -1;
     }
-    if (a->slot_mask && PyArray_DIM((PyArrayObject *)slot_mask, 1) != (npy_intp)a->dims.slots) {
-        PyErr_Format(PyExc_ValueError, "slot_mask must have shape (%zu, %zu), got (%zu, %zd)", a->dims.batch, a->dims.slots,
-                     a->dims.batch, (Py_ssize_t)PyArray_DIM((PyArrayObject *)slot_mask, 1));
-        return -1;
-    }
+    shape[1] = (npy_intp)a->dims.slots;
+    if (optional_view(slot_mask, "slot_mask", NPY_BOOL, 2, shape, &v) < 0) return -1;
+    a->slot_mask = v.data;
     if (!a->mixture) return 0;
-    array = checked_array(state1, "log_std", a->config->type, 3, shape);
-    if (!array) return -1;
-    a->state1 = PyArray_DATA(array);
+    if (checked_view(state1, "log_std", type, 3, shape, &v) < 0) return -1;
+    a->state1 = v.data;
     return 0;
+}
+
+/* The arguments that both calls begin with, args[0] to args[8]. */
+static int parse_call(PyObject *module, PyObject *const *args, call_arguments *a)
+{
+    if (parse_config(module, args[0], a) < 0 || parse_inputs(a, args[1], args[6]) < 0 || parse_params(args[2], a) < 0 ||
+        parse_states(a, args[3], args[4], args[5], args[7]) < 0)
+        return -1;
+    return parse_count(args[8], "num_iters", &a->dims.iters);
 }
 
 static PyObject *new_array(int type, int rank, size_t d0, size_t d1, size_t d2)
@@ -162,10 +156,7 @@ PyObject *forward(PyObject *module, PyObject *const *args, Py_ssize_t count)
         PyErr_Format(PyExc_TypeError, "forward takes 11 arguments, got %zd", count);
         return NULL;
     }
-    if (parse_config(module, args[0], &a) < 0 || parse_inputs(&a, args[1], args[5], args[6], args[7]) < 0 ||
-        parse_params(args[2], &a) < 0 || parse_states(&a, args[3], args[4], args[7]) < 0 ||
-        parse_count(args[8], "num_iters", &a.dims.iters) < 0)
-        return NULL;
+    if (parse_call(module, args, &a) < 0) return NULL;
     const int attention = PyObject_IsTrue(args[9]), save = PyObject_IsTrue(args[10]);
     if (attention < 0 || save < 0) return NULL;
 
@@ -246,32 +237,28 @@ PyObject *backward(PyObject *module, PyObject *const *args, Py_ssize_t count)
     PyObject *out[4] = {NULL}, *result = NULL;
     void *params[SMM_PARAMS] = {NULL};
     size_t image = 0;
-    int ok;
     if (count != 12) {
         PyErr_Format(PyExc_TypeError, "backward takes 12 arguments, got %zd", count);
         return NULL;
     }
-    if (parse_config(module, args[0], &a) < 0 || parse_inputs(&a, args[1], args[5], args[6], args[7]) < 0 ||
-        parse_params(args[2], &a) < 0 || parse_states(&a, args[3], args[4], args[7]) < 0 ||
-        parse_count(args[8], "num_iters", &a.dims.iters) < 0)
-        return NULL;
+    if (parse_call(module, args, &a) < 0) return NULL;
     const smm_config *c = &a.config->config;
     const size_t B = a.dims.batch, N = a.dims.inputs, K = a.dims.slots, D = c->dim;
     const int type = a.config->type;
     const npy_intp saved_shape[1] = {(npy_intp)smm_saved_size(c, &a.dims)};
     const npy_intp slots_shape[3] = {(npy_intp)B, (npy_intp)K, (npy_intp)smm_slot_width(c)};
     const npy_intp attention_shape[3] = {(npy_intp)B, (npy_intp)N, (npy_intp)K};
-    PyArrayObject *saved = checked_array(args[9], "saved", type, 1, saved_shape);
-    PyArrayObject *d_slots = saved ? checked_array(args[10], "d_slots", type, 3, slots_shape) : NULL;
-    if (!d_slots) return NULL;
-    PyArrayObject *d_attention = optional_array(args[11], "d_attention", type, 3, attention_shape, &ok);
-    if (!ok) return NULL;
+    view saved, d_slots, d_attention;
+    if (checked_view(args[9], "saved", type, 1, saved_shape, &saved) < 0 ||
+        checked_view(args[10], "d_slots", type, 3, slots_shape, &d_slots) < 0 ||
+        optional_view(args[11], "d_attention", type, 3, attention_shape, &d_attention) < 0)
+        return NULL;
 
     if (!(out[0] = new_array(type, 3, B, N, c->input_dim))) goto done;
     if (a.state0 && !(out[1] = new_array(type, 3, B, K, D))) goto done;
     if (a.state1 && !(out[2] = new_array(type, 3, B, K, D))) goto done;
     if (!(out[3] = new_gradients(a.config, params))) goto done;
-    const smm_status status = run_backward(&a, PyArray_DATA(saved), PyArray_DATA(d_slots), data((PyObject *)d_attention), out, params, &image);
+    const smm_status status = run_backward(&a, saved.data, d_slots.data, d_attention.data, out, params, &image);
     if (status != SMM_OK) {
         raise_status(status, image);
         goto done;

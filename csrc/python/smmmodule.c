@@ -32,11 +32,13 @@ static PyObject *select_simd(PyObject *module, PyObject *name)
 static PyMethodDef methods[] = {
     {"forward", FAST(forward), METH_FASTCALL,
      "forward(config, x, params, state0, state1, indices, mask, slot_mask, num_iters, attention, save)\n"
-     "-> (slots, mean, variance, prior, log_likelihood, attention, saved); see smm_forward in smm_typed.h"},
+     "-> (slots, mean, variance, prior, log_likelihood, attention, iterations, saved); see smm_forward in smm_typed.h"},
     {"backward", FAST(backward), METH_FASTCALL,
      "backward(config, x, params, state0, state1, indices, mask, slot_mask, num_iters, saved, d_slots, d_attention)\n"
      "-> (dx, d_state0, d_state1, d_params); see smm_backward in smm_typed.h"},
     {"saved_size", FAST(saved_size), METH_FASTCALL, "saved_size(config, B, N, K, num_iters) -> elements of `saved`"},
+    {"first_nonfinite", first_nonfinite, METH_O,
+     "first_nonfinite(array) -> flat index of the first infinity or NaN of a contiguous array of floats, or -1"},
     {"set_num_threads", set_num_threads, METH_O,
      "set_num_threads(n)\n--\n\nUse at most n threads (1 to 4096) in every later call.\n\n"
      "Results do not depend on it. Threads of other libraries are not touched."},
@@ -91,7 +93,8 @@ static PyModuleDef_Slot slots[] = {
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT,
     .m_name = "smm_py._core",
-    .m_doc = "The C core on NumPy arrays, unwrapped: arguments are checked, nothing is converted.",
+    .m_doc = "The C core on NumPy arrays, unwrapped: arguments are checked, nothing is converted. In place of an array there may be\n"
+             "(address, shape) of contiguous memory whose type the caller vouches for.",
     .m_size = sizeof(module_state),
     .m_methods = methods,
     .m_slots = slots,

@@ -63,6 +63,11 @@ class _Module(nn.Module):
             for name in initial_state_names(spec)[:2]:
                 getattr(self, name).requires_grad_(False)
 
+    def _named(self):
+        """Name -> parameter, whatever stands in its place (functional_call, a parametrization)."""
+        return {name: owner._parameters[leaf] if leaf in owner._parameters else getattr(owner, leaf)
+                for name, owner, leaf in self._owners}
+
     def extra_repr(self) -> str:
         values = asdict(self._spec)
         return ", ".join(f"{name}={values[name]!r}" for name in self._OPTIONS)
@@ -98,12 +103,13 @@ class _Module(nn.Module):
         [mean, variance]).
         """
         spec = self._spec
-        params = {name: getattr(owner, leaf) for name, owner, leaf in self._owners}
+        params = self._named()
         dtype = next(iter(params.values())).dtype if params else _DTYPES[spec.dtype]
         if dtype not in self._specs:
             raise TypeError(f"the module must be of float32 or float64, its parameters are {dtype}")
         spec = self._specs[dtype]
-        if isinstance(x, Tensor) and x.dtype != dtype and torch.is_autocast_enabled(x.device.type):
+        autocast = isinstance(x, Tensor) and torch.is_autocast_enabled(x.device.type)
+        if autocast and x.dtype != dtype:
             x = x.to(dtype)
         _check("x", x, dtype)
         if x.dim() != 3 or x.shape[2] != spec.input_dim:
@@ -112,7 +118,7 @@ class _Module(nn.Module):
         count("num_iters", iters)
         if not torch.compiler.is_compiling():
             _check_masks(x, mask, slot_mask)
-        with torch.autocast(x.device.type, enabled=False):
+        with torch.autocast(x.device.type, enabled=False) if autocast else contextlib.nullcontext():
             if init is None:
                 slots = spec.num_slots if num_slots is None else num_slots
                 count("num_slots", slots)
@@ -127,7 +133,7 @@ class _Module(nn.Module):
 
     def initial_state(self, x, mask=None, slot_mask=None, num_slots=None, generator=None):
         """An initial state for x, drawn as a call without `init` draws it: the dict that `init` takes."""
-        params = {name: getattr(owner, leaf) for name, owner, leaf in self._owners}
+        params = self._named()
         slots = self._spec.num_slots if num_slots is None else num_slots
         count("num_slots", slots)
         return self._draw(self._spec, params, x, mask, slot_mask, slots, generator)

@@ -10,7 +10,6 @@ import functools
 import json
 from dataclasses import asdict
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,11 +37,25 @@ def _spec(config: str) -> Spec:
     return Spec(**json.loads(config))
 
 
-def _array(tensor):
+def _memory(tensor, dtype, keep):
+    """(address, shape), what the core takes without a copy; `keep` holds what must live until it is done."""
     if tensor is None:
         return None
-    array = tensor.numpy(force=True)
-    return array if array.flags.c_contiguous else np.ascontiguousarray(array)
+    if tensor.dtype is not dtype:
+        raise TypeError(f"expected tensors of {dtype}, got one of {tensor.dtype}")
+    if not tensor.is_contiguous():
+        tensor = tensor.contiguous()
+        keep.append(tensor)
+    return tensor.data_ptr(), tensor.shape
+
+
+def _arguments(x, params, state0, state1, indices, mask, slot_mask, config, num_iters, keep):
+    """The arguments that both calls of the core begin with."""
+    spec = _spec(config)
+    dtype = torch.float32 if spec.dtype == "float32" else torch.float64
+    return (core_config(spec), _memory(x, dtype, keep), tuple([_memory(p, dtype, keep) for p in params]),
+            _memory(state0, dtype, keep), _memory(state1, dtype, keep), _memory(indices, torch.int64, keep),
+            _memory(mask, torch.bool, keep), _memory(slot_mask, torch.bool, keep), num_iters)
 
 
 def _tensors(arrays, like):
@@ -50,18 +63,18 @@ def _tensors(arrays, like):
 
 
 def _forward_cpu(x, params, state0, state1, indices, mask, slot_mask, config, num_iters, attention, save):
-    results = _core.forward(
-        core_config(_spec(config)), _array(x), tuple(map(_array, params)), _array(state0), _array(state1),
-        _array(indices), _array(mask), _array(slot_mask), num_iters, attention, save)
+    keep = []
+    results = _core.forward(*_arguments(x, params, state0, state1, indices, mask, slot_mask, config, num_iters, keep),
+                            attention, save)
     return _tensors(results, x)
 
 
 def _backward_cpu(x, params, state0, state1, indices, mask, slot_mask, config, num_iters, saved, d_slots,
                   d_attention):
+    keep = []
     dx, d_state0, d_state1, d_params = _core.backward(
-        core_config(_spec(config)), _array(x), tuple(map(_array, params)), _array(state0), _array(state1),
-        _array(indices), _array(mask), _array(slot_mask), num_iters, _array(saved), _array(d_slots),
-        _array(d_attention))
+        *_arguments(x, params, state0, state1, indices, mask, slot_mask, config, num_iters, keep),
+        *(_memory(t, x.dtype, keep) for t in (saved, d_slots, d_attention)))
     return _tensors((dx, d_state0, d_state1, *d_params), x)
 
 
