@@ -9,7 +9,7 @@ __version__: str
 class Config:
     def __new__(cls, kind: int, gradient: int, dim: int, input_dim: int, hidden_dim: int, heads: int,
                 qkv_bias: bool, input_mlp: bool, norm_kv: bool, slot_norm: bool, uniform_prior: bool,
-                reduce: bool, temperature: float, scale: float, eps: float, tol: float,
+                reduce: bool, recompute: bool, temperature: float, scale: float, eps: float, tol: float,
                 double_precision: bool) -> Config: ...
     def parameters(self) -> list[tuple[str, tuple[int, ...]]]: ...
 

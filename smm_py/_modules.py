@@ -27,7 +27,7 @@ def core_config(spec: Spec) -> "_core.Config":
         gradient=GRADIENTS.index(spec.gradient), dim=spec.dim, input_dim=spec.input_dim,
         hidden_dim=spec.hidden_dim, heads=spec.heads, qkv_bias=spec.qkv_bias,
         input_mlp=spec.input_mlp, norm_kv=spec.norm_kv, slot_norm=spec.slot_norm,
-        uniform_prior=spec.prior == "uniform", reduce=spec.reduce, temperature=spec.temperature,
+        uniform_prior=spec.prior == "uniform", reduce=spec.reduce, recompute=spec.recompute, temperature=spec.temperature,
         scale=spec.scale, eps=spec.eps, tol=spec.tol, double_precision=spec.dtype == "float64")
 
 
@@ -471,14 +471,13 @@ _DRAWN_FROM: dict[str, dict[str, tuple[str, str]]] = {
 
 def _spread(x, mask, slots):
     """Log standard deviation of each image's real inputs, for every slot: where a mixture starts."""
-    weights = np.ones(x.shape[:2]) if mask is None else mask.astype(float)
-    weights = (weights / weights.sum(1, keepdims=True))[..., None]
-    mean = (weights * x).sum(1, keepdims=True)
-    variance = (weights * (x - mean) ** 2).sum(1, keepdims=True)
-    log_std = 0.5 * np.log(variance + 1e-4)
-    return np.ascontiguousarray(np.repeat(log_std, slots, axis=1), x.dtype)
-
-
+    variance = np.empty((x.shape[0], 1, x.shape[2]))
+    for b, rows in enumerate(x):
+        rows = rows if mask is None else rows[mask[b]]
+        mean = rows.mean(0, dtype=float)
+        parts = (np.square(rows[i:i + 4096] - mean).sum(0) for i in range(0, len(rows), 4096))  # so that no copy is large
+        variance[b] = sum(parts) / len(rows)
+    return np.ascontiguousarray(np.repeat(0.5 * np.log(variance + 1e-4), slots, axis=1), x.dtype)
 
 
 class SlotAttention(_Module):
@@ -496,6 +495,9 @@ class SlotAttention(_Module):
     qkv_bias : bool. Biases in the maps to queries, keys and values.
     tol : float. Where no slot of an image has moved by more than this in a step (root mean square over
         channels), the next step is that image's last; 0: all steps. `iterations` tells how many were done.
+    recompute : bool. Make keys and values again in every step rather than keep them: the memory of a call
+        no longer grows with N. Where that is cheap (here, and for K-Means and Gaussian mixtures) large
+        images are always worked on so; a `SlotMixture` takes 2 to 4 times as long.
     start : "gaussian" or "inputs". Where slots start: drawn from a learned Gaussian, or at the
         values of distinct random inputs.
     gradient : "implicit" (through the last step; the initial state gets zeros), "full", or
@@ -513,14 +515,14 @@ class SlotAttention(_Module):
     """
 
     _OPTIONS = ("dim", "num_slots", "num_iters", "hidden_dim", "input_dim", "eps", "start", "gradient",
-                "dtype", "scale", "heads", "qkv_bias", "tol")
+                "dtype", "scale", "heads", "qkv_bias", "tol", "recompute")
 
     def __init__(self, dim=64, num_slots=7, num_iters=3, hidden_dim=128, input_dim=None, eps=1e-8,
                  start="gaussian", gradient="implicit", dtype="float32", seed=0, *, scale=None,
-                 heads=1, qkv_bias=False, tol=0.0):
+                 heads=1, qkv_bias=False, tol=0.0, recompute=False):
         super().__init__(Spec("slot_attention", dim, num_slots, num_iters, hidden_dim, input_dim,
                               eps=eps, start=start, gradient=gradient, dtype=dtype, scale=scale,
-                              heads=heads, qkv_bias=qkv_bias, tol=tol), seed)
+                              heads=heads, qkv_bias=qkv_bias, tol=tol, recompute=recompute), seed)
 
 
 class SlotMixture(_Module):
@@ -545,7 +547,7 @@ class SlotMixture(_Module):
     dtype : "float32" or "float64".
     seed : int. Of the initial weights and of the states drawn without a seed of their own.
     eps : float. Added to the responsibilities before they are normalised over inputs.
-    tol : float. As in `SlotAttention`, of the means.
+    tol, recompute : as in `SlotAttention`; `tol` is of the means.
 
     Examples
     --------
@@ -558,17 +560,17 @@ class SlotMixture(_Module):
 
     _OPTIONS = ("dim", "num_slots", "num_iters", "hidden_dim", "input_dim", "variant", "slot_norm", "norm_kv",
                 "input_mlp", "prior", "temperature", "reduce", "weight_init", "start", "gradient",
-                "dtype", "eps", "scale", "qkv_bias", "tol")
+                "dtype", "eps", "scale", "qkv_bias", "tol", "recompute")
 
     def __init__(self, dim=64, num_slots=10, num_iters=5, hidden_dim=128, input_dim=None,
                  variant="paper", slot_norm=False, norm_kv=False, input_mlp=True, prior="learned",
                  temperature=1.0, reduce=True, weight_init="em", start="gaussian",
                  gradient="implicit", dtype="float32", seed=0, *, eps=1e-8, scale=None, qkv_bias=False,
-                 tol=0.0):
+                 tol=0.0, recompute=False):
         super().__init__(Spec("slot_mixture", dim, num_slots, num_iters, hidden_dim, input_dim,
                               variant, slot_norm, norm_kv, input_mlp, prior, temperature, reduce,
                               weight_init=weight_init, start=start, gradient=gradient, dtype=dtype,
-                              eps=eps, scale=scale, qkv_bias=qkv_bias, tol=tol), seed)
+                              eps=eps, scale=scale, qkv_bias=qkv_bias, tol=tol, recompute=recompute), seed)
 
 
 class KMeans(_Module):
@@ -583,7 +585,7 @@ class KMeans(_Module):
     scale : float, optional. dim^-1/2 if not given; a large one gives Lloyd's algorithm.
     eps : float. Added to the responsibilities before they are normalised over inputs.
     start : "inputs" (distinct random inputs) or "gaussian" (standard normal).
-    gradient, dtype, seed, tol : as in `SlotAttention`; the gradient is "full" by default.
+    gradient, dtype, seed, tol, recompute : as in `SlotAttention`; the gradient is "full" by default.
 
     Examples
     --------
@@ -594,12 +596,12 @@ class KMeans(_Module):
     [0.0, 1.0]
     """
 
-    _OPTIONS = ("dim", "num_slots", "num_iters", "scale", "eps", "start", "gradient", "dtype", "tol")
+    _OPTIONS = ("dim", "num_slots", "num_iters", "scale", "eps", "start", "gradient", "dtype", "tol", "recompute")
 
     def __init__(self, dim=64, num_slots=7, num_iters=10, scale=None, eps=1e-8, start="inputs",
-                 gradient="full", dtype="float32", seed=0, *, tol=0.0):
+                 gradient="full", dtype="float32", seed=0, *, tol=0.0, recompute=False):
         super().__init__(Spec("kmeans", dim, num_slots, num_iters, scale=scale, eps=eps, start=start,
-                              gradient=gradient, dtype=dtype, tol=tol), seed)
+                              gradient=gradient, dtype=dtype, tol=tol, recompute=recompute), seed)
 
 
 class GaussianMixture(_Module):
@@ -614,7 +616,7 @@ class GaussianMixture(_Module):
     prior : "learned" or "uniform". temperature : float. Factor of the log density.
     eps : float. Added to the responsibilities before they are normalised over inputs.
     start : "inputs" (distinct random inputs) or "gaussian" (standard normal).
-    gradient, dtype, seed, tol : as in `SlotAttention`; the gradient is "full" by default.
+    gradient, dtype, seed, tol, recompute : as in `SlotAttention`; the gradient is "full" by default.
 
     Examples
     --------
@@ -625,10 +627,10 @@ class GaussianMixture(_Module):
     ((2, 2), 1.0)
     """
 
-    _OPTIONS = ("dim", "num_slots", "num_iters", "prior", "temperature", "eps", "start", "gradient", "dtype", "tol")
+    _OPTIONS = ("dim", "num_slots", "num_iters", "prior", "temperature", "eps", "start", "gradient", "dtype", "tol", "recompute")
 
     def __init__(self, dim=64, num_slots=10, num_iters=10, prior="learned", temperature=1.0, eps=1e-8,
-                 start="inputs", gradient="full", dtype="float32", seed=0, *, tol=0.0):
+                 start="inputs", gradient="full", dtype="float32", seed=0, *, tol=0.0, recompute=False):
         super().__init__(Spec("gaussian_mixture", dim, num_slots, num_iters, prior=prior,
                               temperature=temperature, eps=eps, start=start, gradient=gradient,
-                              dtype=dtype, tol=tol), seed)
+                              dtype=dtype, tol=tol, recompute=recompute), seed)

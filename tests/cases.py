@@ -21,7 +21,11 @@ CASES = {
                                            weight_init="default")),
     "reference-bare": (smm_py.SlotMixture, dict(dim=7, hidden_dim=9, input_dim=5, variant="reference",
                                                 input_mlp=False, reduce=False)),
+    "sa-recompute": (smm_py.SlotAttention, dict(dim=7, hidden_dim=9, input_dim=5, recompute=True)),
+    "smm-recompute": (smm_py.SlotMixture, dict(dim=7, hidden_dim=9, input_dim=5, norm_kv=True, recompute=True)),
+    "reference-recompute": (smm_py.SlotMixture, dict(dim=7, hidden_dim=9, input_dim=5, variant="reference", recompute=True)),
     "kmeans": (smm_py.KMeans, dict(dim=5, scale=0.5)),
+    "gmm-recompute": (smm_py.GaussianMixture, dict(dim=5, temperature=0.7, recompute=True)),
     "gmm": (smm_py.GaussianMixture, dict(dim=5, temperature=0.7)),
     "gmm-uniform": (smm_py.GaussianMixture, dict(dim=5, prior="uniform")),
 }

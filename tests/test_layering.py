@@ -26,7 +26,7 @@ def includes(path):
 def test_c_includes(folder, own):
     system = {"include": {"stddef.h", "stdint.h"},
               "kernels": {"stddef.h", "stdint.h", "stdlib.h", "string.h", "math.h", "immintrin.h", "arm_neon.h"},
-              "core": {"stddef.h", "stdint.h", "stdlib.h", "string.h", "math.h", "omp.h"},
+              "core": {"stddef.h", "stdint.h", "stdlib.h", "string.h", "math.h", "omp.h", "sys/mman.h"},
               "python": {"Python.h", "numpy/arrayobject.h", "stdlib.h", "string.h", "pthread.h", "unistd.h", "sched.h"}}[folder]
     files = list((CSRC / folder).glob("*.[ch]"))
     assert files

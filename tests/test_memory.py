@@ -62,11 +62,12 @@ def test_counts_stay_flat():
 
 
 MEASURE = """
-import numpy as np, smm_py
+import sys, numpy as np, smm_py
 from test_memory import kibibytes
 smm_py.set_num_threads(2)
-module = smm_py.SlotMixture(dim=64, num_slots=11, num_iters=3, gradient="full")
-x = np.random.default_rng(0).standard_normal((8, 16384, 64), dtype="float32")
+kind, recompute, batch, count = sys.argv[1], sys.argv[2] == "recompute", int(sys.argv[3]), int(sys.argv[4])
+module = getattr(smm_py, kind)(dim=64, num_slots=11, num_iters=3, gradient="full", recompute=recompute)
+x = np.random.default_rng(0).standard_normal((batch, count, 64), dtype="float32")
 small = module(x[:, :64].copy(), seed=0)
 module.backward(small, np.ones_like(small.slots))
 before = kibibytes("VmHWM")
@@ -76,8 +77,10 @@ print((kibibytes("VmHWM") - before) * 1024 - sum(g.nbytes for g in grads.values(
 """
 
 
-def test_peak_of_a_large_call():
-    """B=8 N=16384 K=11 D=64, forward and backward: at most 64 MiB beyond inputs, outputs and gradients."""
-    done = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, cwd=Path(__file__).parent)
+@pytest.mark.parametrize("case", ["SlotMixture keep 8 16384", "SlotMixture recompute 1 300000", "SlotAttention keep 1 300000",
+                                  "GaussianMixture keep 1 300000", "KMeans keep 1 300000"])
+def test_peak_of_a_large_call(case):
+    """Forward and backward through every step, K=11 D=64: at most 64 MiB beyond inputs, outputs and gradients."""
+    done = subprocess.run([sys.executable, "-c", MEASURE, *case.split()], capture_output=True, text=True, cwd=Path(__file__).parent)
     assert done.returncode == 0, done.stderr
     assert 0 < int(done.stdout) <= 64 * 2**20, f"{int(done.stdout) / 2**20:.1f} MiB"

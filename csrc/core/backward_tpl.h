@@ -135,7 +135,8 @@ typedef struct {
     const SMM_T(record) *r;
     const real *d_attention; /* (N,K) or NULL */
     int about;               /* values are taken about the slots' means */
-    int last;                /* the step that backward ends with */
+    int inputs;              /* the pass goes on to the inputs: the step that backward ends with, or every one, if nothing is kept */
+    int add;                 /* what goes to the inputs is added to what other steps gave */
 } SMM_T(pass);
 
 /* d_gamma of one block from d_attention, then through the softmax to the logits. */
@@ -238,7 +239,7 @@ static void SMM_T(segment_backward)(const SMM_T(image) *im, const SMM_T(pass) *p
         for (size_t i = SMM_T(chunk_begin)(im, c); i < SMM_T(chunk_begin)(im, c + 1); i++) {
             real *keys = b->keys, *values = s->folded ? keys : b->centred;
             real *d_values = b->d_values, *d_keys = s->folded ? d_values : b->d_keys;
-            if (s->steps_back > 1) {
+            if (s->keep_backward) {
                 keys = im->keys + i * size, values = im->values + i * size;
                 d_keys = im->d_keys + i * size, d_values = im->d_values + i * size;
                 SMM_T(kept_block)(im, i, values, b);
@@ -250,18 +251,18 @@ static void SMM_T(segment_backward)(const SMM_T(image) *im, const SMM_T(pass) *p
             }
             SMM_T(block_backward)(im, pass, i, keys, values, d_keys, d_values, &m, b);
             SMM_T(eps_backward)(im, smm_min(n, im->in.n - i * n), values, d_values);
-            SMM_T(inputs_backward)(im->k, s, im->p, &im->in, i * n, b, d_keys, d_values, g, dx);
+            SMM_T(inputs_backward)(im->k, s, im->p, &im->in, i * n, b, d_keys, d_values, g, dx, pass->add);
         }
     }
     b->hidden = b->own_hidden;
 }
 
-/* Either pass over all chunks, on several threads if there are; the last one has a set of parameter gradients and a share of
- * the chunks for each segment. Returns the sum over chunks, in their order. */
+/* Either pass over all chunks, on several threads if there are; one that goes on to the inputs has a set of parameter gradients
+ * and a share of the chunks for each segment. Returns the sum over chunks, in their order. */
 static SMM_T(moments) SMM_T(inputs_pass)(SMM_T(image) *im, const SMM_T(pass) *pass, const SMM_T(grad_set) *sets, real *dx)
 {
     const ptrdiff_t chunks = (ptrdiff_t)SMM_T(image_chunks)(im), segments = (ptrdiff_t)im->s->segments;
-    if (pass->last) {
+    if (pass->inputs) {
         SMM_PARALLEL_FOR(im->threads)
         for (ptrdiff_t i = 0; i < segments; i++)
             SMM_T(segment_backward)(im, pass, (size_t)(chunks * i / segments), (size_t)(chunks * (i + 1) / segments),
@@ -311,9 +312,10 @@ static void SMM_T(query_gradients)(SMM_T(image) *im, const SMM_T(record) *r, con
 }
 
 /* One step backward: im->d_mean, d_log_std, d_prior go from the state after the step to the state before it. The last step's
- * pass goes on to the inputs: dx, and parameter gradients to a set for each segment; the slots' side has the first. */
+ * pass (with nothing kept: every step's) goes on to the inputs: dx, and parameter gradients to a set for each segment; the slots'
+ * side has the first. */
 static void SMM_T(step_backward)(SMM_T(image) *im, const SMM_T(record) *r, const SMM_T(record) *next, const SMM_T(grad_set) *sets,
-                                 const real *d_attention, int last, real *dx)
+                                 const real *d_attention, int first, int last, real *dx)
 {
     const smm_sizes *s = im->s;
     const size_t c = s->D * s->Kp;
@@ -329,7 +331,12 @@ static void SMM_T(step_backward)(SMM_T(image) *im, const SMM_T(record) *r, const
         memcpy(im->dm, im->d_mean, c * sizeof *im->dm);
         memset(im->d_state, 0, c * sizeof *im->d_state);
     }
-    const SMM_T(pass) pass = {r, d_attention, SMM_T(pass_constants)(im, r, next), last};
+    if (!s->keep_backward) { /* each step hands on its own share of what every input gets */
+        memset(im->eps_A, 0, s->Cp * sizeof *im->eps_A);
+        memset(im->eps_E, 0, s->Cp * sizeof *im->eps_E);
+    }
+    const int about = SMM_T(pass_constants)(im, r, next);
+    const SMM_T(pass) pass = {r, d_attention, about, last || !s->keep_backward, !first && !s->keep_backward};
     const SMM_T(moments) total = SMM_T(inputs_pass)(im, &pass, sets, dx);
     SMM_T(query_gradients)(im, r, &total);
     SMM_T(expectation_backward)(im, r, &sets[0]);
@@ -382,7 +389,7 @@ static void SMM_T(image_backward)(SMM_T(image) *im, const SMM_T(smm_inputs) *in,
     im->steps = done >= 1 && done <= (real)s->T ? (size_t)done : s->T;
     const size_t steps = smm_min(s->steps_back, im->steps);
     for (size_t d = 0; d < s->D; d++) im->minus_centre[d] = -im->centre[d];
-    if (s->steps_back > 1) {
+    if (s->keep_backward) {
         SMM_T(cache_inputs)(im, 1);
         memset(im->d_keys, 0, cached * sizeof *im->d_keys);
         memset(im->d_values, 0, cached * sizeof *im->d_values);
@@ -397,7 +404,8 @@ static void SMM_T(image_backward)(SMM_T(image) *im, const SMM_T(smm_inputs) *in,
     memcpy(im->full_log_std, im->d_cat + c, c * sizeof *im->d_cat);
     for (size_t i = 0; i < steps; i++) {
         const SMM_T(record) r = SMM_T(saved_record_of)(im, im->steps - 1 - i), next = SMM_T(saved_record_of)(im, im->steps - i);
-        SMM_T(step_backward)(im, &r, &next, sets, i == 0 && d_attention ? d_attention + b * s->N * s->K : NULL, i + 1 == steps, dx);
+        SMM_T(step_backward)(im, &r, &next, sets, i == 0 && d_attention ? d_attention + b * s->N * s->K : NULL, i == 0,
+                             i + 1 == steps, dx);
     }
     real *d_mean = in->indices || !grads->mean ? NULL : grads->mean + at;
     real *d_log_std = s->variance && grads->log_std ? grads->log_std + at : NULL;

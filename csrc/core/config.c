@@ -1,7 +1,11 @@
 /* config.c - configurations, sizes, parameter shapes, statuses: everything that is the same for both precisions. */
+#define _DEFAULT_SOURCE /* madvise */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
 
 #include "core.h"
 
@@ -198,7 +202,12 @@ smm_status smm_sizes_init(smm_sizes *s, const smm_config *c, const smm_dims *dim
         return SMM_ERR_DIMS;
     split_work(s);
     s->steps_back = c->gradient == SMM_GRADIENT_FULL ? s->T : 1;
-    s->keep_hidden = s->input_mlp && s->steps_back > 1 && s->blocks * SMM_BLOCK * s->H <= (size_t)1 << 21;
+    /* Keys and values of large images are made again where that is little work, or where the caller wants it. */
+    const size_t rows = s->blocks * SMM_BLOCK, most = (size_t)6 << 20;
+    const int cheap = s->folded || !s->learned;
+    s->keep = !c->recompute && (!cheap || rows * (s->C + s->Vp) <= most);
+    s->keep_backward = s->steps_back > 1 && !c->recompute && (!cheap || rows * 4 * s->C <= most);
+    s->keep_hidden = s->input_mlp && s->keep_backward && rows * s->H <= (size_t)1 << 21;
     s->pending_rows = smm_max(128, s->K);
     s->records = s->steps_back + 1;
     s->record = (3 * s->D + s->C) * s->Kp + s->Kp + smm_pad(s->heads * s->Kp);
@@ -227,10 +236,14 @@ void *smm_carve(smm_arena *arena, size_t count, size_t size)
 
 void *smm_reserve(size_t bytes, void **block)
 {
-    *block = malloc(bytes + SMM_ALIGN);
+    const size_t huge = (size_t)1 << 21, align = bytes < 4 * huge ? SMM_ALIGN : huge;
+    *block = malloc(bytes + align);
     if (!*block) return NULL;
-    const uintptr_t at = (uintptr_t)*block;
-    return (void *)((at + SMM_ALIGN - 1) / SMM_ALIGN * SMM_ALIGN);
+    const uintptr_t at = ((uintptr_t)*block + align - 1) / align * align;
+#ifdef MADV_HUGEPAGE
+    if (align == huge) madvise((void *)at, bytes / huge * huge, MADV_HUGEPAGE); /* small pages can take as long as the work in them */
+#endif
+    return (void *)at;
 }
 
 void smm_release(void *block) { free(block); }

@@ -18,6 +18,7 @@ typedef struct {
     size_t blocks, chunk_blocks, chunks; /* of an image: sums over its inputs are taken per chunk, then over chunks */
     size_t segments, groups;    /* parameter gradients are summed per group of images or per segment of an image, then over groups */
     size_t steps_back;          /* steps that backward goes through */
+    int keep, keep_backward;    /* keys and values (backward: and their gradients) of an image are kept from step to step */
     int keep_hidden;            /* backward keeps the hidden layer of the inputs' MLP */
     size_t pending_rows;        /* slots that the gradients of the slots' weights are summed over at a time, at most */
     size_t records;             /* states kept of an image: before each step that backward visits, and the last */

@@ -86,6 +86,8 @@ static smm_status SMM_T(open_call)(SMM_T(call) *call, const smm_sizes *s, const 
     if (!arena.base) return SMM_ERR_NOMEM;
     arena.used = 0;
     SMM_T(layout_call)(call, s, threads, masked, backward, &arena);
+    for (int i = 0; i < threads; i++)
+        for (size_t j = 0; j < SMM_BLOCK; j++) call->blocks[i].ones[j] = 1;
     for (size_t i = 0; i < call->workers; i++) {
         SMM_T(image) *im = &call->images[i];
         im->k = KERNELS_GET(), im->s = s, im->p = params, im->threads = call->inner, im->blocks = &call->blocks[i];

@@ -123,6 +123,7 @@ static real SMM_T(likelihood)(const SMM_T(image) *im, const real *keys, size_t v
 typedef struct {
     real *sums;     /* (heads, slots) */
     real *m1, *m2;  /* (slots, Vp): about the shared centre, or about im->point */
+    real *values;   /* 2 Vp: sums of values and of their squares, in the first step */
     real *loglik;   /* 1 */
 } SMM_T(moments);
 
@@ -130,9 +131,10 @@ static SMM_T(moments) SMM_T(moments_of)(const SMM_T(image) *im, size_t chunk)
 {
     const smm_sizes *s = im->s;
     real *at = im->partials + chunk * im->partial;
-    SMM_T(moments) m = {at, at + smm_pad(s->heads * s->Kp), NULL, NULL};
+    SMM_T(moments) m = {at, at + smm_pad(s->heads * s->Kp), NULL, NULL, NULL};
     m.m2 = m.m1 + s->Kp * s->Vp;
-    m.loglik = m.m2 + s->Kp * s->Vp;
+    m.values = m.m2 + s->Kp * s->Vp;
+    m.loglik = m.values + 2 * s->Vp;
     return m;
 }
 
@@ -147,8 +149,18 @@ static size_t SMM_T(chunk_begin)(const SMM_T(image) *im, size_t chunk)
     return smm_min(chunk * im->s->chunk_blocks, SMM_T(image_blocks)(im));
 }
 
-/* E and M step of one chunk. `last` asks for the log-likelihood, attention (N,K) for the responsibilities. */
-static void SMM_T(step_chunk)(const SMM_T(image) *im, const SMM_T(record) *r, size_t chunk, SMM_T(block) *b, int last,
+/* Values of block i, minus the centre, as rows (SMM_BLOCK, Vp). */
+static void SMM_T(value_rows)(const SMM_T(image) *im, size_t i, const SMM_T(block) *b, real *rows)
+{
+    const smm_sizes *s = im->s;
+    const size_t n = SMM_BLOCK, valid = smm_min(n, im->in.n - i * n);
+    for (size_t h = 0; h < s->heads; h++)
+        im->k->transpose_out(valid, s->Ch, s->Chp, b->values + h * s->Ch * n, n, im->centre + h * s->Ch, rows + h * s->Chp, s->Vp);
+}
+
+/* E and M step of one chunk. `first` asks for the sums of values, `last` for the log-likelihood, attention (N,K) for the
+ * responsibilities. */
+static void SMM_T(step_chunk)(const SMM_T(image) *im, const SMM_T(record) *r, size_t chunk, SMM_T(block) *b, int first, int last,
                               real *attention)
 {
     const smm_sizes *s = im->s;
@@ -157,9 +169,15 @@ static void SMM_T(step_chunk)(const SMM_T(image) *im, const SMM_T(record) *r, si
     memset(m.sums, 0, im->partial * sizeof *m.sums);
     const int likelihood = last && s->variance && !s->reference;
     for (size_t i = SMM_T(chunk_begin)(im, chunk); i < SMM_T(chunk_begin)(im, chunk + 1); i++) {
-        const real *keys = im->keys + i * s->C * n, *values = im->values + i * n * Vp;
         const size_t valid = smm_min(n, im->in.n - i * n);
-        real *gamma = im->gamma ? im->gamma + i * s->K * n : b->gamma;
+        const real *keys = im->keys + i * s->C * n, *values = im->values + i * n * Vp;
+        real *gamma = b->gamma;
+        if (!s->keep) {
+            SMM_T(inputs_forward)(im->k, s, im->p, &im->in, i * n, n, b, b->keys);
+            SMM_T(value_rows)(im, i, b, b->value_rows);
+            keys = b->keys, values = b->value_rows;
+        }
+        if (first) im->k->moments(1, valid, Vp, b->ones, n, values, Vp, m.values, m.values + Vp, Vp);
         if (likelihood) *m.loglik += SMM_T(likelihood)(im, keys, valid, gamma, m.sums, b);
         else SMM_T(responsibilities)(im, r, keys, valid, gamma, m.sums, NULL);
         if (last && attention) SMM_T(write_attention)(im, gamma, i * n, valid, im->in.index, attention);
@@ -174,47 +192,25 @@ static void SMM_T(step_chunk)(const SMM_T(image) *im, const SMM_T(record) *r, si
 }
 
 /* Every chunk, on several threads if there are; then the sum over chunks, in their order. */
-static SMM_T(moments) SMM_T(step_sums)(SMM_T(image) *im, const SMM_T(record) *r, int last, real *attention)
+static SMM_T(moments) SMM_T(step_sums)(SMM_T(image) *im, const SMM_T(record) *r, int first, int last, real *attention)
 {
     const ptrdiff_t chunks = (ptrdiff_t)SMM_T(image_chunks)(im);
     SMM_PARALLEL_FOR(im->threads)
     for (ptrdiff_t c = 0; c < chunks; c++)
-        SMM_T(step_chunk)(im, r, (size_t)c, &im->blocks[SMM_THREAD], last, attention);
-    const size_t used = smm_pad(im->s->heads * im->s->Kp) + im->s->Kp * im->s->Vp * (im->s->variance ? 2 : 1);
+        SMM_T(step_chunk)(im, r, (size_t)c, &im->blocks[SMM_THREAD], first, last, attention);
     const SMM_T(moments) total = SMM_T(moments_of)(im, 0);
     for (ptrdiff_t c = 1; c < chunks; c++) {
         const SMM_T(moments) m = SMM_T(moments_of)(im, (size_t)c);
-        im->k->add(used, m.sums, total.sums);
-        *total.loglik += *m.loglik;
+        im->k->add(im->partial, m.sums, total.sums);
     }
+    if (first) memcpy(im->value_sums, total.values, 2 * im->s->Vp * sizeof *im->value_sums);
     return total;
-}
-
-/* Moments of slot j again, about its point, with the responsibilities that the step has left. */
-static void SMM_T(slot_sums)(SMM_T(image) *im, const SMM_T(moments) *total, size_t j)
-{
-    const smm_sizes *s = im->s;
-    const size_t n = SMM_BLOCK, Vp = s->Vp;
-    const ptrdiff_t chunks = (ptrdiff_t)SMM_T(image_chunks)(im);
-    SMM_PARALLEL_FOR(im->threads)
-    for (ptrdiff_t c = 0; c < chunks; c++) {
-        const SMM_T(moments) m = SMM_T(moments_of)(im, (size_t)c);
-        memset(m.m1 + j * Vp, 0, Vp * sizeof *m.m1);
-        memset(m.m2 + j * Vp, 0, Vp * sizeof *m.m2);
-        for (size_t i = SMM_T(chunk_begin)(im, (size_t)c); i < SMM_T(chunk_begin)(im, (size_t)c + 1); i++)
-            im->k->moments_about(1, smm_min(n, im->in.n - i * n), Vp, im->gamma + (i * s->K + j) * n, n, im->values + i * n * Vp, Vp,
-                                 im->point + j * Vp, m.m1 + j * Vp, m.m2 + j * Vp, Vp);
-    }
-    for (ptrdiff_t c = 1; c < chunks; c++) {
-        const SMM_T(moments) m = SMM_T(moments_of)(im, (size_t)c);
-        for (size_t v = j * Vp; v < (j + 1) * Vp; v++) total->m1[v] += m.m1[v], total->m2[v] += m.m2[v];
-    }
 }
 
 /* Weighted mean of slot j and variance about it, rows im->m_rows and im->variance_rows; returns whether they are exact enough.
  *
  * With moments about a point p, variance = m2/S - (m1/S)^2 loses digits where the mean is far from p beside the spread: then
- * the mean just found becomes the slot's point and the caller sums again. The eps that every weight gets enters through the
+ * the means just found become the slots' points and the caller sums again. The eps that every weight gets enters through the
  * sums of all values. */
 static int SMM_T(slot_moments)(SMM_T(image) *im, const SMM_T(moments) *t, size_t j, int about)
 {
@@ -244,24 +240,23 @@ static int SMM_T(slot_moments)(SMM_T(image) *im, const SMM_T(moments) *t, size_t
     return exact;
 }
 
-/* Weighted means and variances of all slots into r->m, r->variance, r->sums. */
-static void SMM_T(weighted_moments)(SMM_T(image) *im, const SMM_T(moments) *t, const SMM_T(record) *r)
+/* The pass over inputs: weighted means and variances of all slots into r->m, r->variance, r->sums. Returns the sums. */
+static SMM_T(moments) SMM_T(weighted_moments)(SMM_T(image) *im, const SMM_T(record) *r, int first, int last, real *attention)
 {
     const smm_sizes *s = im->s;
-    const int about = im->about_points;
-    for (size_t j = 0; j < im->slots; j++) {
-        int exact = SMM_T(slot_moments)(im, t, j, about);
-        for (int again = 0; !exact && again < 2; again++) {
-            im->about_points = 1; /* from the next step on, every slot about its own */
-            SMM_T(slot_sums)(im, t, j);
-            exact = SMM_T(slot_moments)(im, t, j, 1);
-        }
+    SMM_T(moments) t;
+    for (int exact = 0, tries = 0; !exact && tries < 3; tries++) {
+        t = SMM_T(step_sums)(im, r, first, last, attention);
+        exact = 1;
+        for (size_t j = 0; j < im->slots; j++) exact &= SMM_T(slot_moments)(im, &t, j, im->about_points);
+        im->about_points |= !exact; /* from then on, every slot about its own */
     }
-    memcpy(r->sums, t->sums, s->heads * im->slots * sizeof *r->sums);
+    memcpy(r->sums, t.sums, s->heads * im->slots * sizeof *r->sums);
     for (size_t h = 0; h < s->heads; h++)
         im->k->transpose_in(im->slots, s->Ch, s->Kp, im->m_rows + h * s->Chp, s->Vp, NULL, r->m + h * s->Ch * s->Kp, s->Kp);
     if (s->variance) im->k->transpose_in(im->slots, s->D, s->Kp, im->variance_rows, s->Vp, NULL, r->variance, s->Kp);
     else memset(r->variance, 0, s->D * s->Kp * sizeof *r->variance);
+    return t;
 }
 
 /* The weighted means that the GRU gets (D,Kp): those of the record, or W_v m + b_v where W_v is folded. */
@@ -275,14 +270,13 @@ static const real *SMM_T(mapped_means)(SMM_T(image) *im, const SMM_T(record) *r)
 }
 
 /* One step from record `r` to record `next`. */
-static void SMM_T(step_forward)(SMM_T(image) *im, const SMM_T(record) *r, const SMM_T(record) *next, int last, real *attention,
-                                real *loglik)
+static void SMM_T(step_forward)(SMM_T(image) *im, const SMM_T(record) *r, const SMM_T(record) *next, int first, int last,
+                                real *attention, real *loglik)
 {
     const smm_sizes *s = im->s;
     const size_t D = s->D, n = s->Kp, c = D * n, K = im->slots;
     SMM_T(expectation_forward)(im, r);
-    const SMM_T(moments) total = SMM_T(step_sums)(im, r, last, attention);
-    SMM_T(weighted_moments)(im, &total, r);
+    const SMM_T(moments) total = SMM_T(weighted_moments)(im, r, first, last, attention);
     if (last && loglik) *loglik = *total.loglik;
     if (s->learned) {
         const real *hidden = s->reference ? im->e.normed : r->mean;
@@ -310,55 +304,45 @@ static void SMM_T(step_forward)(SMM_T(image) *im, const SMM_T(record) *r, const 
 static void SMM_T(store_values)(const SMM_T(image) *im, size_t i, const SMM_T(block) *b, int channels)
 {
     const smm_sizes *s = im->s;
-    const size_t n = SMM_BLOCK, valid = smm_min(n, im->in.n - i * n);
+    const size_t n = SMM_BLOCK;
     if (channels && im->values == im->keys) return;
     if (channels) im->k->affine(s->C, n, b->values, n, NULL, im->minus_centre, im->values + i * s->C * n, n, 0);
-    else
-        for (size_t h = 0; h < s->heads; h++)
-            im->k->transpose_out(valid, s->Ch, s->Chp, b->values + h * s->Ch * n, n, im->centre + h * s->Ch,
-                                 im->values + i * n * s->Vp + h * s->Chp, s->Vp);
+    else SMM_T(value_rows)(im, i, b, im->values + i * n * s->Vp);
 }
 
-/* Keys and values of all blocks. The centre, the mean of the first block's values, is found first (`channels`: it is given). */
+/* The first block: its keys and values if they are kept, and the centre, the mean of its values; 0 where no second moments are
+ * taken. */
+static void SMM_T(first_block)(SMM_T(image) *im)
+{
+    const smm_sizes *s = im->s;
+    SMM_T(block) *b = &im->blocks[0];
+    const size_t n = SMM_BLOCK, valid = smm_min(n, im->in.n);
+    memset(im->centre, 0, s->Cp * sizeof *im->centre);
+    SMM_T(inputs_forward)(im->k, s, im->p, &im->in, 0, n, b, s->keep ? im->keys : b->keys);
+    for (size_t d = 0; s->variance && d < s->D; d++) {
+        real sum = 0;
+        for (size_t j = 0; j < valid; j++) sum += b->values[d * n + j];
+        im->centre[d] = sum / (real)valid;
+    }
+    if (s->keep) SMM_T(store_values)(im, 0, b, 0);
+}
+
+/* Keys and values of all blocks but the first; going backward (`channels`) of all, and the hidden layer. */
 static void SMM_T(cache_inputs)(SMM_T(image) *im, int channels)
 {
     const smm_sizes *s = im->s;
-    const size_t n = SMM_BLOCK, valid = smm_min(n, im->in.n);
+    const size_t n = SMM_BLOCK;
     const ptrdiff_t chunks = (ptrdiff_t)SMM_T(image_chunks)(im);
-    if (channels && im->hidden) im->blocks[0].hidden = im->hidden;
-    SMM_T(inputs_forward)(im->k, s, im->p, &im->in, 0, n, &im->blocks[0], im->keys);
-    im->blocks[0].hidden = im->blocks[0].own_hidden;
-    if (!channels) {
-        memset(im->centre, 0, s->Cp * sizeof *im->centre);
-        for (size_t d = 0; s->variance && d < s->D; d++) {
-            real sum = 0;
-            for (size_t j = 0; j < valid; j++) sum += im->blocks[0].values[d * n + j];
-            im->centre[d] = sum / (real)valid;
-        }
-    }
-    SMM_T(store_values)(im, 0, &im->blocks[0], channels);
     SMM_PARALLEL_FOR(im->threads)
     for (ptrdiff_t c = 0; c < chunks; c++) {
         SMM_T(block) *b = &im->blocks[SMM_THREAD];
-        for (size_t i = smm_max(1, SMM_T(chunk_begin)(im, (size_t)c)); i < SMM_T(chunk_begin)(im, (size_t)c + 1); i++) {
+        for (size_t i = smm_max(!channels, SMM_T(chunk_begin)(im, (size_t)c)); i < SMM_T(chunk_begin)(im, (size_t)c + 1); i++) {
             if (channels && im->hidden) b->hidden = im->hidden + i * s->H * n;
             SMM_T(inputs_forward)(im->k, s, im->p, &im->in, i * n, n, b, im->keys + i * s->C * n);
             SMM_T(store_values)(im, i, b, channels);
         }
         b->hidden = b->own_hidden;
     }
-}
-
-/* Sums of values and of their squares over the image, for the eps that every weight gets. */
-static void SMM_T(sum_values)(SMM_T(image) *im)
-{
-    const smm_sizes *s = im->s;
-    const size_t n = SMM_BLOCK, Vp = s->Vp;
-    memset(im->value_sums, 0, 2 * Vp * sizeof *im->value_sums);
-    for (size_t j = 0; j < n; j++) im->blocks[0].ones[j] = 1;
-    for (size_t i = 0; i < SMM_T(image_blocks)(im); i++)
-        im->k->moments(1, smm_min(n, im->in.n - i * n), Vp, im->blocks[0].ones, n, im->values + i * n * Vp, Vp, im->value_sums,
-                       im->value_sums + Vp, Vp);
 }
 
 /* Attention of masked inputs, which no sum ever sees: their keys against the last step's queries. */
@@ -474,8 +458,8 @@ static void SMM_T(image_forward)(SMM_T(image) *im, const SMM_T(smm_inputs) *in, 
     const smm_sizes *s = im->s;
     real *attention = out->attention ? out->attention + b * s->N * s->K : NULL;
     SMM_T(open_image)(im, in, b);
-    SMM_T(cache_inputs)(im, 0);
-    SMM_T(sum_values)(im);
+    SMM_T(first_block)(im);
+    if (s->keep) SMM_T(cache_inputs)(im, 0);
     const SMM_T(record) first = SMM_T(record_of)(im, 0);
     SMM_T(initial_state)(im, in, b, &first);
     if (attention) memset(attention, 0, s->N * s->K * sizeof *attention);
@@ -483,7 +467,7 @@ static void SMM_T(image_forward)(SMM_T(image) *im, const SMM_T(smm_inputs) *in, 
     for (int last = 0, settled = 0; !last; im->steps++) {
         const SMM_T(record) r = SMM_T(record_of)(im, im->steps), next = SMM_T(record_of)(im, im->steps + 1);
         last = settled || im->steps + 1 == s->T;
-        SMM_T(step_forward)(im, &r, &next, last, attention, out->log_likelihood ? out->log_likelihood + b : NULL);
+        SMM_T(step_forward)(im, &r, &next, im->steps == 0, last, attention, out->log_likelihood ? out->log_likelihood + b : NULL);
         settled = SMM_T(settled)(im, &r, &next);
     }
     const SMM_T(record) before = SMM_T(record_of)(im, im->steps - 1), last = SMM_T(record_of)(im, im->steps);

@@ -31,12 +31,11 @@ typedef struct {
     size_t *index, *active;      /* lists of real inputs and active slots */
     size_t slots, slot_count;    /* active slots; all slots */
     int masked_slots;
-    real *keys;                  /* (blocks, C, SMM_BLOCK) */
+    real *keys;                  /* (blocks, C, SMM_BLOCK) if s->keep, or s->keep_backward going backward; so the next four */
     real *values;                /* minus `centre`: forward (blocks, SMM_BLOCK, Vp), backward (blocks, C, SMM_BLOCK) */
-    real *d_keys, *d_values;     /* (blocks, C, SMM_BLOCK), backward through several steps; through one, none of these four */
-    real *hidden;                /* (blocks, H, SMM_BLOCK) of the inputs' MLP, backward through several steps; or NULL */
+    real *d_keys, *d_values;     /* (blocks, C, SMM_BLOCK), backward */
+    real *hidden;                /* (blocks, H, SMM_BLOCK) of the inputs' MLP, backward; or NULL */
     real *centre, *minus_centre; /* Cp: a point shared by all slots, amid the values; its negative: backward */
-    real *gamma;                 /* (blocks, K, SMM_BLOCK) responsibilities of mixtures going forward */
     real *value_sums;            /* 2 Vp: sums of values and of their squares */
     real *partials;              /* (chunks, partial) */
     size_t partial;
@@ -76,6 +75,7 @@ static void SMM_T(layout_block)(SMM_T(block) *b, const smm_sizes *s, int backwar
     b->ratio = backward && s->reference ? CARVE(s->Kp * n) : NULL;
     b->d_wide = backward ? CARVE(widest * n) : NULL;
     b->d_features = backward ? CARVE(widest * n) : NULL;
+    b->value_rows = backward || s->keep ? NULL : CARVE(s->Vp * n);
     b->centred = backward ? CARVE(s->C * n) : NULL;
     b->d_keys = backward ? CARVE(s->C * n) : NULL;
     b->d_values = backward ? CARVE(s->C * n) : NULL;
@@ -99,7 +99,7 @@ static void SMM_T(layout_expectation)(SMM_T(expectation) *e, const smm_sizes *s,
 
 static void SMM_T(layout_backward)(SMM_T(image) *im, const smm_sizes *s, smm_arena *arena)
 {
-    const size_t c = s->D * s->Kp, r = s->Kp * s->Cp, cached = s->steps_back > 1 ? s->blocks * s->C * SMM_BLOCK : 0;
+    const size_t c = s->D * s->Kp, r = s->Kp * s->Cp, cached = s->keep_backward ? s->blocks * s->C * SMM_BLOCK : 0;
     im->minus_centre = CARVE(s->Cp);
     im->d_keys = CARVE(cached), im->d_values = s->folded ? im->d_keys : CARVE(cached);
     im->hidden = s->keep_hidden ? CARVE(s->blocks * s->H * SMM_BLOCK) : NULL;
@@ -110,7 +110,8 @@ static void SMM_T(layout_backward)(SMM_T(image) *im, const smm_sizes *s, smm_are
     im->u.pending = smm_carve(arena, SMM_PARAMS, sizeof *im->u.pending);
     for (size_t i = 0; i < SMM_PARAMS; i++) {
         size_t shape[2];
-        const int slots = i == SMM_TO_Q_WEIGHT || i >= SMM_NORM_SLOTS_WEIGHT || (s->folded && i >= SMM_TO_K_WEIGHT), matrix = smm_param_shape(s->cfg, i, shape) == 2;
+        const int slots = i == SMM_TO_Q_WEIGHT || i >= SMM_NORM_SLOTS_WEIGHT || (s->folded && i >= SMM_TO_K_WEIGHT);
+        const int matrix = smm_param_shape(s->cfg, i, shape) == 2;
         SMM_T(pending) q = {NULL, NULL, 0};
         if (slots && matrix) q.x = CARVE(s->pending_rows * smm_pad(shape[1])), q.dy = CARVE(s->pending_rows * smm_pad(shape[0]));
         if (im->u.pending) im->u.pending[i] = q;
@@ -125,14 +126,13 @@ static void SMM_T(layout_image)(SMM_T(image) *im, const smm_sizes *s, int masked
     const size_t c = s->D * s->Kp;
     im->index = masked ? smm_carve(arena, s->N, sizeof(size_t)) : NULL;
     im->active = smm_carve(arena, s->K, sizeof(size_t));
-    const size_t cached = backward && s->steps_back == 1 ? 0 : s->blocks * SMM_BLOCK;
+    const size_t cached = (backward ? s->keep_backward : s->keep) ? s->blocks * SMM_BLOCK : 0;
     im->keys = CARVE(cached * s->C), im->values = backward && s->folded ? im->keys : CARVE(cached * (backward ? s->C : s->Vp));
     im->mapped = s->folded ? CARVE(c) : NULL;
     im->centre = CARVE(s->Cp), im->value_sums = CARVE(2 * s->Vp);
-    im->partial = smm_pad(s->heads * s->Kp) + 2 * s->Kp * s->Vp + SMM_LANES;
+    im->partial = smm_pad(s->heads * s->Kp) + 2 * (s->Kp + 1) * s->Vp + SMM_LANES;
     im->partials = CARVE(s->chunks * im->partial);
     im->point = CARVE(s->Kp * s->Vp), im->m_rows = CARVE(s->Kp * s->Vp), im->variance_rows = CARVE(s->Kp * s->Vp);
-    im->gamma = !backward && s->variance ? CARVE(s->blocks * s->K * SMM_BLOCK) : NULL;
     im->trace = CARVE(s->records * s->record);
     SMM_T(layout_expectation)(&im->e, s, arena);
     SMM_T(layout_update)(&im->u, s, arena);

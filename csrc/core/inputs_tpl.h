@@ -27,7 +27,7 @@ typedef struct {
     real *lse;                  /* SMM_BLOCK */
     real *ones;                 /* SMM_BLOCK */
     real *discarded;            /* heads * Kp, sums that nobody reads */
-    real *keys;                 /* C */
+    real *keys, *value_rows;    /* C; (SMM_BLOCK, Vp) where values are not kept, going forward */
     real *centred;              /* C: values minus the image's centre; backward */
     real *d_keys, *d_values;    /* C; backward */
 } SMM_T(block);
@@ -83,7 +83,7 @@ static void SMM_T(inputs_forward)(const KERNELS *k, const smm_sizes *s, const re
 /* From d_keys and d_values (C, SMM_BLOCK; zero in lanes beyond the real inputs; d_values is overwritten; folded: d_values is the
  * gradient of both) to parameter gradients and, where dx is not NULL, rows of dx (N,I). Follows inputs_features of the same block. */
 static void SMM_T(inputs_backward)(const KERNELS *k, const smm_sizes *s, const real *const *p, const SMM_T(rows_in) *in, size_t first,
-                                   SMM_T(block) *b, const real *d_keys, real *d_values, const SMM_T(grad_set) *g, real *dx)
+                                   SMM_T(block) *b, const real *d_keys, real *d_values, const SMM_T(grad_set) *g, real *dx, int add)
 {
     const size_t n = SMM_BLOCK, valid = smm_min(n, in->n - first);
     real *d = d_values; /* gradient of the features, which are the values themselves, */
@@ -113,13 +113,13 @@ static void SMM_T(inputs_backward)(const KERNELS *k, const smm_sizes *s, const r
         k->norm_backward(s->I, n, b->x, n, p[SMM_NORM_INPUT_WEIGHT], b->mean_x, b->rstd_x, d, n, d, n,
                          g->at[SMM_NORM_INPUT_WEIGHT], g->at[SMM_NORM_INPUT_BIAS]);
     if (!dx) return;
-    if (!in->index && s->I == s->Ip) {
+    if (!in->index && s->I == s->Ip && !add) {
         k->transpose_out(valid, s->I, s->I, d, n, NULL, dx + first * s->I, s->I);
         return;
     }
     k->transpose_out(valid, s->I, s->Ip, d, n, NULL, b->rows, s->Ip);
     for (size_t i = 0; i < valid; i++) {
         const size_t row = in->index ? in->index[first + i] : first + i;
-        memcpy(dx + row * s->I, b->rows + i * s->Ip, s->I * sizeof *dx);
+        for (size_t c = 0; c < s->I; c++) dx[row * s->I + c] = b->rows[i * s->Ip + c] + (add ? dx[row * s->I + c] : 0);
     }
 }

@@ -71,6 +71,7 @@ typedef struct {
     int slot_norm;      /* paper variant: query and log standard deviation from LN([mean, log_std]) (always in the reference) */
     int uniform_prior;  /* paper variant: prior stays 1/K */
     int reduce;         /* mixtures with parameters: slots = [mean, variance] W_o' + b_o, (B,K,D); else (B,K,2D) */
+    int recompute;      /* keys and values are made again in every step, not kept: memory of a call does not grow with N */
     double temperature; /* factor of the log density in the responsibilities (paper variant, Gaussian mixture) */
     double scale;       /* factor of the logits (Slot Attention, K-Means) or distances (reference) */
     double eps;         /* added to the weights before they are normalised over inputs */

@@ -133,13 +133,15 @@ static smm_status run_forward(const call_arguments *a, PyObject *const *out, siz
     const int threads = threads_now();
     if (a->config->type == NPY_FLOAT32) {
         const smm_inputs_f32 in = {a->x, a->state0, a->state1, a->indices, a->mask, a->slot_mask};
-        const smm_outputs_f32 to = {data(out[0]), data(out[1]), data(out[2]), data(out[3]), data(out[4]), data(out[5]), data(out[7]), data(out[6])};
+        const smm_outputs_f32 to = {data(out[0]), data(out[1]), data(out[2]), data(out[3]),
+                                    data(out[4]), data(out[5]), data(out[7]), data(out[6])};
         Py_BEGIN_ALLOW_THREADS
         status = smm_forward_f32(&a->config->config, &a->dims, (const float *const *)a->params, &in, &to, threads, image);
         Py_END_ALLOW_THREADS
     } else {
         const smm_inputs_f64 in = {a->x, a->state0, a->state1, a->indices, a->mask, a->slot_mask};
-        const smm_outputs_f64 to = {data(out[0]), data(out[1]), data(out[2]), data(out[3]), data(out[4]), data(out[5]), data(out[7]), data(out[6])};
+        const smm_outputs_f64 to = {data(out[0]), data(out[1]), data(out[2]), data(out[3]),
+                                    data(out[4]), data(out[5]), data(out[7]), data(out[6])};
         Py_BEGIN_ALLOW_THREADS
         status = smm_forward_f64(&a->config->config, &a->dims, (const double *const *)a->params, &in, &to, threads, image);
         Py_END_ALLOW_THREADS

@@ -6,12 +6,12 @@
 static PyObject *config_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"kind", "gradient", "dim", "input_dim", "hidden_dim", "heads", "qkv_bias", "input_mlp", "norm_kv", "slot_norm",
-                            "uniform_prior", "reduce", "temperature", "scale", "eps", "tol", "double_precision", NULL};
-    int kind, gradient, qkv_bias, input_mlp, norm_kv, slot_norm, uniform_prior, reduce, is_double;
+                            "uniform_prior", "reduce", "recompute", "temperature", "scale", "eps", "tol", "double_precision", NULL};
+    int kind, gradient, qkv_bias, input_mlp, norm_kv, slot_norm, uniform_prior, reduce, recompute, is_double;
     Py_ssize_t dim, input_dim, hidden_dim, heads;
     double temperature, scale, eps, tol;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iinnnnppppppddddp:Config", names, &kind, &gradient, &dim, &input_dim, &hidden_dim,
-                                     &heads, &qkv_bias, &input_mlp, &norm_kv, &slot_norm, &uniform_prior, &reduce, &temperature,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iinnnnpppppppddddp:Config", names, &kind, &gradient, &dim, &input_dim, &hidden_dim,
+                                     &heads, &qkv_bias, &input_mlp, &norm_kv, &slot_norm, &uniform_prior, &reduce, &recompute, &temperature,
                                      &scale, &eps, &tol, &is_double))
         return NULL;
     config_object *self = (config_object *)type->tp_alloc(type, 0);
@@ -23,7 +23,7 @@ static PyObject *config_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     c->hidden_dim = hidden_dim > 0 ? (size_t)hidden_dim : 0;
     c->heads = heads > 0 ? (size_t)heads : 0;
     c->qkv_bias = qkv_bias, c->input_mlp = input_mlp, c->norm_kv = norm_kv, c->slot_norm = slot_norm;
-    c->uniform_prior = uniform_prior, c->reduce = reduce;
+    c->uniform_prior = uniform_prior, c->reduce = reduce, c->recompute = recompute;
     c->temperature = temperature, c->scale = scale, c->eps = eps, c->tol = tol;
     self->type = is_double ? NPY_FLOAT64 : NPY_FLOAT32;
     const smm_status status = smm_config_check(c);

@@ -21,7 +21,7 @@ static int fit_mixture(const double *points)
     smm_config_init(&config, SMM_GAUSSIAN_MIXTURE, D);
     const smm_dims dims = {1, N, K, 20};
     const smm_inputs_f64 in = {points, NULL, log_std, starts, NULL, NULL};
-    const smm_outputs_f64 out = {slots, NULL, NULL, prior, log_likelihood, NULL, NULL};
+    const smm_outputs_f64 out = {.slots = slots, .prior = prior, .log_likelihood = log_likelihood};
     const smm_status status = smm_forward_f64(&config, &dims, NULL, &in, &out, 1, NULL);
     if (status != SMM_OK) {
         fprintf(stderr, "%s\n", smm_status_str(status));
@@ -54,7 +54,7 @@ static int differentiate(const double *points)
     double *saved = malloc(smm_saved_size(&config, &dims) * sizeof *saved);
     for (int i = 0; i < K * 8; i++) mean[i] = uniform(), d_slots[i] = 1;
     const smm_inputs_f64 in = {points, mean, log_std, NULL, NULL, NULL};
-    const smm_outputs_f64 out = {slots, NULL, NULL, NULL, NULL, NULL, saved};
+    const smm_outputs_f64 out = {.slots = slots, .saved = saved};
     const smm_gradients_f64 grads = {dx, NULL, NULL, {NULL}};
     smm_status status = smm_forward_f64(&config, &dims, params, &in, &out, 1, NULL);
     if (status == SMM_OK) status = smm_backward_f64(&config, &dims, params, &in, saved, d_slots, NULL, &grads, 1, NULL);

@@ -242,14 +242,14 @@ class SlotAttention(_Module):
     """
 
     _OPTIONS = ("dim", "num_slots", "num_iters", "hidden_dim", "input_dim", "eps", "start", "gradient",
-                "dtype", "scale", "heads", "qkv_bias", "tol")
+                "dtype", "scale", "heads", "qkv_bias", "tol", "recompute")
 
     def __init__(self, dim=64, num_slots=7, num_iters=3, hidden_dim=128, input_dim=None, eps=1e-8,
                  start="gaussian", gradient="implicit", dtype="float32", seed=None, *, scale=None,
-                 heads=1, qkv_bias=False, tol=0.0):
+                 heads=1, qkv_bias=False, tol=0.0, recompute=False):
         super().__init__(Spec("slot_attention", dim, num_slots, num_iters, hidden_dim, input_dim, eps=eps,
                               start=start, gradient=gradient, dtype=_dtype_name(dtype), scale=scale,
-                              heads=heads, qkv_bias=qkv_bias, tol=tol), seed)
+                              heads=heads, qkv_bias=qkv_bias, tol=tol, recompute=recompute), seed)
 
 
 class SlotMixture(_Module):
@@ -260,36 +260,36 @@ class SlotMixture(_Module):
 
     _OPTIONS = ("dim", "num_slots", "num_iters", "hidden_dim", "input_dim", "variant", "slot_norm", "norm_kv",
                 "input_mlp", "prior", "temperature", "reduce", "weight_init", "start", "gradient", "dtype",
-                "eps", "scale", "qkv_bias", "tol")
+                "eps", "scale", "qkv_bias", "tol", "recompute")
 
     def __init__(self, dim=64, num_slots=10, num_iters=5, hidden_dim=128, input_dim=None, variant="paper",
                  slot_norm=False, norm_kv=False, input_mlp=True, prior="learned", temperature=1.0,
                  reduce=True, weight_init="em", start="gaussian", gradient="implicit", dtype="float32",
-                 seed=None, *, eps=1e-8, scale=None, qkv_bias=False, tol=0.0):
+                 seed=None, *, eps=1e-8, scale=None, qkv_bias=False, tol=0.0, recompute=False):
         super().__init__(Spec("slot_mixture", dim, num_slots, num_iters, hidden_dim, input_dim, variant,
                               slot_norm, norm_kv, input_mlp, prior, temperature, reduce,
                               weight_init=weight_init, start=start, gradient=gradient,
-                              dtype=_dtype_name(dtype), eps=eps, scale=scale, qkv_bias=qkv_bias, tol=tol), seed)
+                              dtype=_dtype_name(dtype), eps=eps, scale=scale, qkv_bias=qkv_bias, tol=tol, recompute=recompute), seed)
 
 
 class KMeans(_Module):
     """Differentiable soft K-Means; arguments as `smm_py.KMeans`. Takes (B, N, dim)."""
 
-    _OPTIONS = ("dim", "num_slots", "num_iters", "scale", "eps", "start", "gradient", "dtype", "tol")
+    _OPTIONS = ("dim", "num_slots", "num_iters", "scale", "eps", "start", "gradient", "dtype", "tol", "recompute")
 
     def __init__(self, dim=64, num_slots=7, num_iters=10, scale=None, eps=1e-8, start="inputs",
-                 gradient="full", dtype="float32", *, tol=0.0):
+                 gradient="full", dtype="float32", *, tol=0.0, recompute=False):
         super().__init__(Spec("kmeans", dim, num_slots, num_iters, scale=scale, eps=eps, start=start,
-                              gradient=gradient, dtype=_dtype_name(dtype), tol=tol), 0)
+                              gradient=gradient, dtype=_dtype_name(dtype), tol=tol, recompute=recompute), 0)
 
 
 class GaussianMixture(_Module):
     """Differentiable EM for a Gaussian mixture; arguments as `smm_py.GaussianMixture`. Takes (B, N, dim)."""
 
-    _OPTIONS = ("dim", "num_slots", "num_iters", "prior", "temperature", "eps", "start", "gradient", "dtype", "tol")
+    _OPTIONS = ("dim", "num_slots", "num_iters", "prior", "temperature", "eps", "start", "gradient", "dtype", "tol", "recompute")
 
     def __init__(self, dim=64, num_slots=10, num_iters=10, prior="learned", temperature=1.0, eps=1e-8,
-                 start="inputs", gradient="full", dtype="float32", *, tol=0.0):
+                 start="inputs", gradient="full", dtype="float32", *, tol=0.0, recompute=False):
         super().__init__(Spec("gaussian_mixture", dim, num_slots, num_iters, prior=prior,
                               temperature=temperature, eps=eps, start=start, gradient=gradient,
-                              dtype=_dtype_name(dtype), tol=tol), 0)
+                              dtype=_dtype_name(dtype), tol=tol, recompute=recompute), 0)

@@ -72,7 +72,7 @@ static int failures;
 static smm_status run(const problem *p, double *slots, double *saved, int threads)
 {
     const smm_inputs_f64 in = {p->x, p->mean, p->log_std, NULL, NULL, NULL};
-    const smm_outputs_f64 out = {slots, NULL, NULL, NULL, NULL, NULL, saved};
+    const smm_outputs_f64 out = {slots, NULL, NULL, NULL, NULL, NULL, saved, NULL};
     return smm_forward_f64(&p->config, &p->dims, (const double *const *)p->params, &in, &out, threads, NULL);
 }
 
@@ -151,7 +151,7 @@ static void check_errors(void)
     const uint8_t none[3] = {0, 0, 0};
     size_t image = 99;
     smm_inputs_f64 in = {p.x, NULL, p.log_std, indices, NULL, NULL};
-    const smm_outputs_f64 out = {slots, NULL, NULL, NULL, NULL, NULL, NULL};
+    const smm_outputs_f64 out = {slots, NULL, NULL, NULL, NULL, NULL, NULL, NULL};
     const double *const *params = (const double *const *)p.params;
     EXPECT(smm_forward_f64(&p.config, &p.dims, params, &in, &out, 1, &image) == SMM_ERR_INDEX && image == 0, "index");
     in.indices = NULL;
