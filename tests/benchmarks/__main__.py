@@ -13,7 +13,7 @@ import re
 import sys
 from pathlib import Path
 
-SECTIONS = ("limit", "peers", "sweep", "threads", "small", "memory", "step")
+SECTIONS = ("limit", "peers", "sweep", "threads", "small", "warm", "memory", "step")
 PAGE = Path("docs/benchmarks.md")
 
 
@@ -24,7 +24,8 @@ def options():
     parser.add_argument("--shapes", nargs="+", metavar="SHAPE", help="of limit and peers; default: all five")
     parser.add_argument("--threads", type=int, default=2, help="of everything that is compared with peers (2)")
     parser.add_argument("--seconds", type=float, help="for each comparison, beside its first three rounds (15; quick: 1.5)")
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"), help="folder for results.json, tables and pictures")
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"),
+                        help="folder for results.json, tables and pictures; with --only, what it has of other sections stays")
     parser.add_argument("--replay", type=Path, metavar="JSON", help="tables and pictures of an earlier run, nothing timed")
     parser.add_argument("--page", action="store_true", help=f"put the tables into {PAGE} and the pictures beside it")
     chosen = parser.parse_args()
@@ -43,7 +44,7 @@ def keep_to_cores(count):
 
 
 def measure_all(chosen):
-    from . import measure, memory, step
+    from . import measure, memory, step, warm
     from .problem import SHAPES
 
     quick, seconds, threads = chosen.quick, chosen.seconds, chosen.threads
@@ -57,11 +58,14 @@ def measure_all(chosen):
         "sweep": lambda: listed(measure.sweep(measure.QUICK_AXES if quick else measure.AXES, threads, seconds / 5)),
         "threads": lambda: listed(measure.threads_sweep(threads, seconds / 3)),
         "small": lambda: listed(measure.small_calls(0.05 if quick else 0.5)),
+        "warm": lambda: listed(warm.frame_by_frame(threads)),
         "memory": lambda: listed(memory.against_inputs(2**14 if quick else 2**20)),
         "step": lambda: step.whole_step(threads, 2 * seconds),
     }
     names = {"threads": "threads sweep", "small": "small calls"}
-    results = {"machine": measure.machine(), "threads": threads, "peaks": [measure.measure_peak()]}
+    earlier = chosen.out / "results.json"
+    results = json.loads(earlier.read_text()) if earlier.exists() and set(chosen.only) < set(SECTIONS) else {}
+    results |= {"machine": measure.machine(), "threads": threads, "peaks": [measure.measure_peak()]}
     for name in SECTIONS:
         if name in chosen.only and not (quick and name == "step"):
             print(f"{name} ...", file=sys.stderr, flush=True)

@@ -114,6 +114,17 @@ def small_calls(results):
     return "Forward, us:\n\n" + table(["shape", "", "threads", *names], rows)
 
 
+def warm(results):
+    rows = []
+    for name in dict.fromkeys(row["kind"] for row in results["warm"]):
+        cold, kept = (select(results["warm"], kind=name, warm=w)[0] for w in (False, True))
+        rows.append([name, *(f"{r['steps']:.1f} steps, {1e3 * r['seconds']:.3g} ms" for r in (cold, kept)),
+                     f"{cold['seconds'] / kept['seconds']:.1f}"])
+    first = results["warm"][0]
+    return f"A frame of N=1024 D=64 K=7, centres drifting, tol {first['tol']}, at most {first['most']} steps:\n\n" + table(
+        ["", "each frame afresh", "from the last frame's slots", "times as fast"], rows)
+
+
 def memory(results):
     rows = results["memory"]
     names = list(dict.fromkeys(row["name"] for row in rows))
@@ -132,7 +143,8 @@ def step(results):
 
 
 SECTIONS = {"limit": ("Fraction of the limit", limit), "peers": ("Against the peers", peers), "sweep": ("Growth with N", growth),
-            "threads sweep": ("Threads", threads), "small calls": ("Small calls", small_calls), "memory": ("Memory", memory),
+            "threads sweep": ("Threads", threads), "small calls": ("Small calls", small_calls), "warm": ("Video", warm),
+            "memory": ("Memory", memory),
             "step": ("A whole training step", step)}
 
 
