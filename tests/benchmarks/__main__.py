@@ -65,15 +65,21 @@ def measure_all(chosen):
     names = {"threads": "threads sweep", "small": "small calls"}
     earlier = chosen.out / "results.json"
     results = json.loads(earlier.read_text()) if earlier.exists() and set(chosen.only) < set(SECTIONS) else {}
-    results |= {"machine": measure.machine(), "threads": threads, "peaks": [measure.measure_peak()]}
+    results |= {"machine": measure.machine(), "threads": threads}
+    peaks = [measure.measure_peak()]
+    results |= note_peaks(peaks)
     for name in SECTIONS:
         if name in chosen.only and not (quick and name == "step"):
             print(f"{name} ...", file=sys.stderr, flush=True)
             results[names.get(name, name)] = sections[name]()
             save(results, chosen.out)
-    results["peaks"].append(measure.measure_peak())
-    results["peak"] = None if None in results["peaks"] else max(results["peaks"])
+    peaks.append(measure.measure_peak())
+    results |= note_peaks(peaks)
     return results
+
+
+def note_peaks(peaks):
+    return {"peaks": peaks, "peak": None if None in peaks else max(peaks)}
 
 
 def save(results, folder):

@@ -40,7 +40,7 @@ def fractions(results, path):
         axes.bar([g + 0.27 * (i - 1) for g in range(len(groups))], heights, 0.25,
                  label=way if way == "forward" else f"{way}, {gradient}")
     axes.set_xticks(range(len(groups)), [f"{label}\n{SHORT[kind]}" for label, kind in groups], fontsize=8)
-    axes.set_ylim(0, 1)
+    axes.axhline(1, color="black", linewidth=1)
     axes.set_ylabel("fraction of the limit, one thread")
     axes.grid(axis="y", alpha=0.3)
     axes.legend(fontsize=8)
