@@ -170,12 +170,13 @@ static void SMM_T(step_chunk)(const SMM_T(image) *im, const SMM_T(record) *r, si
     const int likelihood = last && s->variance && !s->reference;
     for (size_t i = SMM_T(chunk_begin)(im, chunk); i < SMM_T(chunk_begin)(im, chunk + 1); i++) {
         const size_t valid = smm_min(n, im->in.n - i * n);
-        const real *keys = im->keys + i * s->C * n, *values = im->values + i * n * Vp;
+        const real *keys = b->keys, *values = b->value_rows;
         real *gamma = b->gamma;
-        if (!s->keep) {
+        if (s->keep) {
+            keys = im->keys + i * s->C * n, values = im->values + i * n * Vp;
+        } else {
             SMM_T(inputs_forward)(im->k, s, im->p, &im->in, i * n, n, b, b->keys);
             SMM_T(value_rows)(im, i, b, b->value_rows);
-            keys = b->keys, values = b->value_rows;
         }
         if (first) im->k->moments(1, valid, Vp, b->ones, n, values, Vp, m.values, m.values + Vp, Vp);
         if (likelihood) *m.loglik += SMM_T(likelihood)(im, keys, valid, gamma, m.sums, b);
