@@ -178,8 +178,8 @@ def over(figures, function):
     return float(function(figures))
 
 
-def main(pipeline, arguments=None):
-    """Run a command; returns the exit status. A user's mistake is one line on stderr and status 2."""
+def run(pipeline, arguments=None):
+    """Do what the command line says; the figures, in the first process. A user's mistake is an error that tells it."""
     options = make_parser(pipeline).parse_args(arguments)
     try:
         device = start_processes(options.device)
@@ -193,13 +193,24 @@ def main(pipeline, arguments=None):
             options.out = box[0]
         if options.seeds and options.out is None:
             raise ValueError("--seeds needs --out")
-        figures = (several_seeds if options.seeds else one_run)(pipeline, options, device)
-        if figures is not None:
-            print(json.dumps(figures))
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return (several_seeds if options.seeds else one_run)(pipeline, options, device)
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def main(pipeline, arguments=None):
+    """`run`, and its figures on stdout; returns the exit status. A user's mistake is one line on stderr and status 2."""
+    return tell(lambda: run(pipeline, arguments))
+
+
+def tell(work):
+    """Print what work() returns, if anything, as JSON; the exit status."""
+    try:
+        figures = work()
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if figures is not None:
+        print(json.dumps(figures))
     return 0

@@ -78,7 +78,7 @@ class Loop:
         self.start()
 
     def start(self):
-        self.step = 0
+        self.step, self.seconds = 0, 0.0
         self.optimizer = torch.optim.Adam([{"params": parameters} for parameters, _ in self.groups], lr=self.config.lr)
 
     # -- a step --------------------------------------------------------------------------------
@@ -132,7 +132,9 @@ class Loop:
         result, begin, since = {}, time.perf_counter(), self.step
         bar = tqdm(total=self.config.steps, initial=self.step, disable=self.rank > 0, unit="step", smoothing=0.05)
         while self.step < self.config.steps:
+            before = time.perf_counter()
             loss = self.one_step()
+            self.seconds += time.perf_counter() - before
             bar.update()
             last = self.step == self.config.steps
             if self.step % self.config.log_every == 0 or last:
@@ -163,7 +165,8 @@ class Loop:
         """Checkpoint and weights, each complete at any moment."""
         if self.rank:
             return
-        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}
+        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step,
+                 "seconds": self.seconds}  # spent in steps
         write_atomically(self.out / "checkpoint.pt", lambda path: torch.save(state, path))
         weights = {k: v.contiguous() for k, v in state["model"].items()}
         write_atomically(self.out / "model.safetensors", lambda path: save_file(weights, path))
@@ -175,7 +178,7 @@ class Loop:
             state = torch.load(path, map_location="cpu", weights_only=True)
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
-            self.step = state["step"]
+            self.step, self.seconds = state["step"], state["seconds"]
         metrics = self.out / "metrics.jsonl"
         if metrics.exists() and self.rank == 0:
             lines = [line for line in metrics.read_text().splitlines(keepends=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from .. import plots
@@ -17,25 +19,42 @@ def curves(out):
     plots.curves(out, {"cross_entropy": "cross-entropy", "dvae_mse": "MSE of the dVAE"}, "a picture's sum, 100 pictures", (0, None))
 
 
+class Written(NamedTuple):
+    """Pictures (n, S, S, 3) uint8 and what a model makes of them."""
+
+    input: np.ndarray
+    reconstruction: np.ndarray  # of the dVAE alone
+    generated: np.ndarray       # from the slots
+    slots: torch.Tensor         # (n, K, D)
+    attention: torch.Tensor     # (n, N, K)
+
+
 @torch.no_grad()
+def write(model, pictures, config) -> Written:
+    """Read all `pictures` and write them again."""
+    (images,) = pictures.batch(list(range(len(pictures))))
+    model.eval()
+    inputs = to_input(images, next(model.parameters()).device)
+    tokens, slots, attention = model.encode(inputs, [seed_of(1_000_000, i) for i in range(len(images))], config.eval_iters)
+    written = Written(images, to_pixels(model.dvae.picture(tokens)), to_pixels(model.generate(slots)), slots, attention)
+    model.train()
+    return written
+
+
 def samples(model, pictures, config, out):
     """DIR/samples.png: input, the dVAE's picture, the one written from the slots, every slot's attention.
 
     DIR/mixed.png: pictures written from the slots of two pictures; see `mix`.
     """
-    device = next(model.parameters()).device
-    (images,) = pictures.batch(list(range(len(pictures))))
-    model.eval()
-    seeds = [seed_of(1_000_000, i) for i in range(len(images))]
-    tokens, slots, attention = model.encode(to_input(images, device), seeds, config.eval_iters)
-    beside = {"dVAE": to_pixels(model.dvae.picture(tokens)), "written": to_pixels(model.generate(slots))}
-    plots.attention_figure(images, attention.float().cpu().numpy(), Path(out) / "samples.png", beside=beside)
-    if len(images) > 1:
-        mixed = {name: to_pixels(model.generate(both)) for name, both in mix(slots, attention).items()}
-        _grid({"first": images[0::2], "second": images[1::2],
-               "first, written": beside["written"][0::2], "second, written": beside["written"][1::2], **mixed},
-              Path(out) / "mixed.png")
-    model.train()
+    written = write(model, pictures, config)
+    beside = {"dVAE": written.reconstruction, "written": written.generated}
+    plots.attention_figure(written.input, written.attention.float().cpu().numpy(), Path(out) / "samples.png", beside=beside)
+    if len(written.input) > 1:
+        mixed = {name: to_pixels(model.eval().generate(both)) for name, both in mix(written.slots, written.attention).items()}
+        grid({"first": written.input[0::2], "second": written.input[1::2],
+              "first, written": written.generated[0::2], "second, written": written.generated[1::2], **mixed},
+             Path(out) / "mixed.png")
+        model.train()
 
 
 def mix(slots, attention):
@@ -56,7 +75,8 @@ def mix(slots, attention):
             "every other slot": from_second(set(ranks[1::2]))}
 
 
-def _grid(columns, path):
+def grid(columns, path):
+    """A column of pictures for each name."""
     rows = min(len(pictures) for pictures in columns.values())
     figure, axes = plt.subplots(rows, len(columns), figsize=(1.3 * len(columns), 1.4 * rows), layout="constrained", squeeze=False)
     for line, (name, pictures) in zip(axes.T, columns.items()):

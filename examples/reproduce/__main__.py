@@ -1,0 +1,117 @@
+"""Command line of the reproduction; `python -m examples.reproduce --help`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..command import tell
+from ..data import find_reader
+from .items import ITEMS, Item
+from .trainings import RESULT, SEEDS, Result, load, obtain
+
+ABOUT = """Train what a table or figure of the paper needs and is not in --out yet, and make it.
+Other options go to the pipelines' command lines (--threads, --device, --cache, --inception, ...)."""
+
+
+def data_sets_of(item: Item, name, preset, folders):
+    """The folders that an item is made from; [None], the built-in scenes, where none are given."""
+    if not item.trainings or not folders and preset == "tiny":
+        return [None]
+    of = {find_reader(folder).name: folder for folder in folders}
+    chosen = [of[data] for data in item.data_sets if data in of]
+    if not chosen:
+        raise ValueError(f"{name} needs --data with the folder of {' or '.join(item.data_sets)}, got {', '.join(of) or 'none'}")
+    return chosen
+
+
+def make(name, options, rest) -> str:
+    """The item's Markdown, also written beside its pictures in --out."""
+    item = ITEMS[name]
+    results = [obtain(training, options.out, options.preset, data, options.seeds or SEEDS[options.preset], rest)
+               for data in data_sets_of(item, name, options.preset, options.data) for training in item.trainings]
+    folder = options.out / options.preset
+    folder.mkdir(parents=True, exist_ok=True)
+    text = f"## {heading(name)}\n\n{item.make(results, folder)}\n"
+    (folder / f"{name}.md").write_text(text)
+    return text
+
+
+def heading(name):
+    kind = name.rstrip("0123456789")
+    return f"{kind.capitalize()} {name[len(kind):]}. {ITEMS[name].title}"
+
+
+def page(out, path, preset="tiny") -> str:
+    """The page of all items from the results that there are; pictures go to images/ beside it."""
+    path, images = Path(path), Path(path).parent / "images" / "results"
+    images.mkdir(parents=True, exist_ok=True)
+    found = [load(file.parent) for file in sorted((Path(out) / preset).glob(f"*/*/{RESULT}"))]
+    parts = [PAGE]
+    for name, item in ITEMS.items():
+        results = [r for training in item.trainings for r in found if r.training == training]
+        parts.append(f"## {heading(name)}")
+        if item.trainings and not results:
+            parts.append("Not run yet.")
+        else:
+            parts.append(item.make(results, images).replace("](figure", "](images/results/figure"))
+        parts.append(f"`python -m examples.reproduce {name}`" + ("" if not item.trainings else paper_command(name, item)))
+    parts += ["## Trainings", *map(facts, found)]
+    text = "\n\n".join(parts) + "\n"
+    path.write_text(text)
+    return text
+
+
+def paper_command(name, item):
+    return (f"; with the paper's data and settings, which has not been run here: `python -m examples.reproduce {name} --preset paper "
+            + " ".join(f"--data {data.upper()}" for data in item.data_sets) + "`")
+
+
+PAGE = """# Results: the paper's tables and figures
+
+Made by `python -m examples.reproduce --page docs/results.md` from trainings on a small machine: the preset `tiny`, built-in scenes
+unless another data set is named, equal steps for the models of a table. The paper's figures stand beside ours, not against them: its
+models are larger, its data sets others, its trainings a hundred times as long. What `tiny` shows is whether the order of the models is the same.
+Figures are mean ± standard deviation over the seeds. The text of the paper at hand has no number for Table 3."""
+
+
+def facts(result: Result):
+    minutes = ", ".join(f"{s / 60:.0f}" for s in result.seconds)
+    config = result.config
+    return (f"**{result.label}, {result.data}**: `{result.command}`; {len(result.seconds)} runs of {config.steps:,} steps at batch "
+            f"{config.batch_size}, {config.image_size} x {config.image_size}; {minutes} minutes of training; {result.hardware}.")
+
+
+def make_parser():
+    parser = argparse.ArgumentParser(prog="python -m examples.reproduce", description=ABOUT)
+    parser.add_argument("items", nargs="*", metavar="ITEM", help=f"{', '.join(ITEMS)}, or all")
+    parser.add_argument("--preset", choices=tuple(SEEDS), default="tiny")
+    parser.add_argument("--data", type=Path, action="append", default=[],
+                        help="folder of a data set in its official layout, again for each; default of tiny: built-in scenes")
+    parser.add_argument("--seeds", type=int, help=f"runs of each training (default: {SEEDS})")
+    parser.add_argument("--out", type=Path, default=Path("runs", "reproduce"), help="folder of the trainings and what is made of them")
+    parser.add_argument("--page", type=Path, help="write this Markdown page of the results that are there")
+    return parser
+
+
+def work(arguments=None):
+    options, rest = make_parser().parse_known_args(arguments)
+    names = list(ITEMS) if options.items == ["all"] else options.items
+    for name in names:
+        if name not in ITEMS:
+            raise ValueError(f"ITEM must be one of {', '.join(ITEMS)} or all, got {name!r}")
+    if not names and options.page is None:
+        raise ValueError("name a table or figure, or all, or give --page")
+    if rest and not any(ITEMS[name].trainings for name in names):
+        raise ValueError(f"nothing is trained that these options could be for: {' '.join(rest)}")
+    for name in names:
+        print(make(name, options, rest), flush=True)
+    if options.page:
+        page(options.out, options.page, options.preset)
+        print(f"page: {options.page}")
+
+
+if __name__ == "__main__":
+    sys.exit(tell(work))

@@ -1,0 +1,135 @@
+"""The trainings that the paper's tables and figures are made from, and their results on disk."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shlex
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from pathlib import Path
+
+import torch
+
+from ..command import run
+from ..data import find_reader
+from ..training import write_atomically
+
+RESULT = "result.json"
+
+
+@dataclass(frozen=True)
+class Training:
+    """`label` is its row in tables; `options` are settings in place of the preset's, `paper` of the preset "paper" alone."""
+
+    label: str
+    pipeline: str
+    options: tuple[str, ...] = ()
+    paper: tuple[str, ...] = ()
+
+
+SA, AT_INPUTS, GAUSSIAN = ("--model", "sa"), ("--start", "inputs"), ("--start", "gaussian")
+TRAININGS = {
+    "sets-sa": Training("Slot Attention", "set_prediction", SA + GAUSSIAN),
+    "sets-smm": Training("SMM", "set_prediction"),
+    "sets-kmeans": Training("K-Means", "set_prediction", ("--model", "kmeans"), ("--steps", "100000")),
+    "sets-gmm": Training("GMM", "set_prediction", ("--model", "gmm"), ("--steps", "100000")),
+    "discovery-sa": Training("Slot Attention, Gaussian start", "object_discovery", SA + GAUSSIAN),
+    "discovery-sa-inputs": Training("Slot Attention, start at inputs", "object_discovery", SA + AT_INPUTS),
+    "discovery-smm": Training("SMM", "object_discovery"),
+    "slate-sa": Training("Slot Attention", "slate", SA + AT_INPUTS),
+    "slate-smm": Training("SMM", "slate"),
+}
+# of `tiny`: what two cores do in 5, 15 and 20 minutes, as equal steps are what compares; of `paper` the preset says it
+STEPS = {"set_prediction": 4600, "object_discovery": 7000, "slate": 7000}
+SEEDS = {"tiny": 3, "paper": 4}
+
+
+@dataclass
+class Result:
+    """What a training, of several seeds, came to. `folder` holds a run in seed-0, seed-1, ..."""
+
+    training: str
+    preset: str
+    data: str
+    command: str
+    figures: dict
+    hardware: str
+    seconds: list[float]
+    folder: Path
+
+    @property
+    def label(self):
+        return TRAININGS[self.training].label
+
+    @property
+    def runs(self):
+        return sorted(self.folder.glob("seed-*"))
+
+    @property
+    def config(self):
+        """Of its first run."""
+        return import_module(f"examples.{TRAININGS[self.training].pipeline}.config").Config.load(self.runs[0] / "config.json")
+
+    def metrics(self, key):
+        """For each run: the steps at which `key` was measured, and its values."""
+        for out in self.runs:
+            lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+            yield [x["step"] for x in lines if key in x], [x[key] for x in lines if key in x]
+
+
+def folder_of(out, preset, data, name):
+    return Path(out) / preset / data / name
+
+
+def obtain(name, out, preset, data, seeds, options=()) -> Result:
+    """The result of a training: as it is on disk, or after training what is missing.
+
+    data : folder of a data set, or None for built-in scenes. options : further settings for the pipeline's command line.
+
+    Raises ValueError if the folder holds the result of another command.
+    """
+    training = TRAININGS[name]
+    pipeline = import_module(f"examples.{training.pipeline}.__main__").PIPELINE
+    of = "scenes" if data is None else find_reader(data).name
+    folder = folder_of(out, preset, of, name)
+    arguments = [*training.options, "--preset", preset, "--seeds", str(seeds), "--out", str(folder)]
+    arguments += ["--steps", str(STEPS[training.pipeline])] if preset == "tiny" else training.paper
+    arguments += [] if data is None else ["--data", str(data)]
+    arguments += options
+    command = f"python -m examples.{training.pipeline} {shlex.join(arguments)}"
+    if (folder / RESULT).exists():
+        result = load(folder)
+        if result.command != command:
+            raise ValueError(f"{folder} holds the result of another command:\n{result.command}\ninstead of\n{command}")
+        return result
+    figures = run(pipeline, [*arguments, "--resume"] if folder.exists() else arguments)
+    seconds = [torch.load(out / "checkpoint.pt", map_location="cpu", weights_only=True)["seconds"]
+               for out in sorted(folder.glob("seed-*"))]
+    result = Result(name, preset, of, command, figures, hardware(), seconds, folder)
+    kept = {key: value for key, value in asdict(result).items() if key != "folder"}
+    write_atomically(folder / RESULT, lambda path: Path(path).write_text(json.dumps(kept, indent=1) + "\n"))
+    return result
+
+
+def load(folder) -> Result:
+    """The result in a folder; ValueError, naming its file, if that is damaged."""
+    path = Path(folder) / RESULT
+    try:
+        return Result(**json.loads(path.read_text()), folder=Path(folder))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is not a training's result: {error}") from error
+
+
+def hardware() -> str:
+    """Processor or accelerator, threads, PyTorch."""
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
+    return f"{name}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}"
+
+
+def processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,90 @@
+"""The command for each table and figure of the paper."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("matplotlib")
+pytest.importorskip("safetensors")
+
+from examples.command import tell  # noqa: E402
+from examples.reproduce.__main__ import work  # noqa: E402
+from examples.reproduce.items import ITEMS, layers  # noqa: E402
+from examples.reproduce.trainings import TRAININGS, load, obtain  # noqa: E402
+
+SHORT = ("--steps", "2", "--pictures", "12", "--batch-size", "4", "--image-size", "16", "--images", "4", "--draws", "1", "--log-every", "1",
+         "--evaluate-every", "1", "--slots", "6")
+
+
+def test_every_table_and_figure_is_there():
+    assert list(ITEMS) == [*(f"table{i}" for i in range(1, 8)), *(f"figure{i}" for i in range(1, 7))]
+    assert {name for item in ITEMS.values() for name in item.trainings} == set(TRAININGS)
+
+
+def test_trainings_are_made_once_and_shown(tmp_path, capsys):
+    """The clustering table over two seeds; a second call reads what is there, and the page shows it."""
+    work(["table4", "--seeds", "2", "--out", str(tmp_path), *SHORT])
+    shown = capsys.readouterr().out
+    results = [load(tmp_path / "tiny" / "scenes" / name) for name in ITEMS["table4"].trainings]
+    for result in results:
+        assert len(result.seconds) == 2 and min(result.seconds) > 0
+        values = [run["ap"]["inf"] for run in result.figures["seeds"].values()]
+        assert f"| {result.label}, `tiny`, scenes | {np.mean(values):.1f} ± {np.std(values):.1f} |" in shown
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
+    assert len(written) == 4
+    work(["table4", "--seeds", "2", "--out", str(tmp_path), *SHORT, "--page", str(tmp_path / "page.md")])
+    assert written == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
+    page = (tmp_path / "page.md").read_text()
+    assert all(f"`{result.command}`" in page for result in results) and page.count("Not run yet.") == 9
+    with pytest.raises(ValueError, match="result of another command"):
+        work(["table4", "--seeds", "1", "--out", str(tmp_path), *SHORT])
+
+
+def test_figures_link_to_pictures_that_are_there(tmp_path):
+    """SLATE's and object discovery's, from runs of two steps."""
+    names = ["table2", "table3", "figure2", "figure3", "figure4", "figure5", "figure6"]
+    work([*names, "--seeds", "1", "--out", str(tmp_path), *SHORT, "--page", str(tmp_path / "page.md")])
+    page = (tmp_path / "page.md").read_text()
+    links = re.findall(r"\]\((.*?)\)", page)
+    assert len(links) == 5 and all((tmp_path / link).stat().st_size > 1000 for link in links)
+    result = load(tmp_path / "tiny" / "scenes" / "discovery-smm")
+    assert [steps for steps, _ in result.metrics("mse")] == [[1, 2]]
+    assert f"{100 * result.figures['fg_ari']:.1f} ± 0.0" in page
+
+
+def test_layers_are_told_as_they_are():
+    import torch
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 5, 3, 2), torch.nn.ReLU(), torch.nn.Conv2d(5, 2, 1))
+    assert layers(net, lambda: net(torch.zeros(1, 3, 9, 9))) == [["`0`", "Conv2d 3x3, 5, stride 2", "5x4x4", "140"],
+                                                                   ["`2`", "Conv2d 1x1, 2, stride 1", "2x4x4", "12"]]
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["table8"], "ITEM must be one of table1, "),
+    ([], "name a table or figure"),
+    (["table5", "--bogus", "1"], "--bogus 1"),
+    (["table1", "--preset", "paper"], "table1 needs --data with the folder of clevr, got none"),
+    (["figure2", "--preset", "paper", "--data", "nowhere"], "folder nowhere is missing"),
+])
+def test_errors_are_one_line(arguments, message, tmp_path, capsys):
+    assert tell(lambda: work([*arguments, "--out", str(tmp_path)])) == 2
+    line = capsys.readouterr().err
+    assert line.startswith("error: ") and message in line and line.count("\n") == 1
+
+
+def test_a_damaged_result_is_named(tmp_path):
+    folder = tmp_path / "tiny" / "scenes" / "sets-smm"
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(json.dumps({"training": "sets-smm"}))
+    with pytest.raises(ValueError, match=f"{re.escape(str(folder / 'result.json'))} is not a training's result"):
+        obtain("sets-smm", tmp_path, "tiny", None, 1)
+
+
+def test_the_page_in_docs_is_of_these_items():
+    page = (Path(__file__).resolve().parents[1] / "docs" / "results.md").read_text()
+    assert [line for line in page.splitlines() if line.startswith("## ")][:len(ITEMS)] == [
+        f"## {name[:-1].capitalize()} {name[-1]}. {item.title}" for name, item in ITEMS.items()]
