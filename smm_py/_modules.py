@@ -203,7 +203,7 @@ class _Module:
     # -- calls ---------------------------------------------------------------------------------
 
     def __call__(self, x, init=None, mask=None, slot_mask=None, num_iters=None, num_slots=None,
-                 seed=None, attention=False) -> Output:
+                 seed=None, attention=False, grad=True) -> Output:
         """Slots of a batch.
 
         Parameters
@@ -218,6 +218,7 @@ class _Module:
         num_iters, num_slots : int, optional. In place of the module's own, for this call.
         seed : int, optional. Fixes the drawn state; else the module's generator goes on.
         attention : bool. Return the responsibilities (B, N, K) too.
+        grad : bool. False: keep nothing for `backward`, which then refuses the result.
 
         Returns
         -------
@@ -235,8 +236,9 @@ class _Module:
         mask = self._check_mask("mask", mask, x.shape[:2], single)
         iters = spec.num_iters if num_iters is None else num_iters
         count("num_iters", iters)
-        if not isinstance(attention, (bool, np.bool_)):
-            raise TypeError(f"attention must be True or False, got {attention!r}")
+        for name, value in (("attention", attention), ("grad", grad)):
+            if not isinstance(value, (bool, np.bool_)):
+                raise TypeError(f"{name} must be True or False, got {value!r}")
         slots = self._count_slots(init, num_slots, single)
         slot_mask = self._check_mask("slot_mask", slot_mask, (batch, slots), single)
         if init is None:
@@ -253,7 +255,7 @@ class _Module:
                     drawn=self._parameters.of_draw())
         *results, call["saved"] = _core.forward(
             core_config(spec), call["x"], arrays, call["state0"], call["state1"], call["indices"],
-            mask, slot_mask, iters, bool(attention), True)
+            mask, slot_mask, iters, bool(attention), bool(grad))
         self._check_result(results[0])
         if single:
             results = [a if a is None else a[0] for a in results]
@@ -279,6 +281,8 @@ class _Module:
         if not isinstance(out, Output):
             raise TypeError(f"out must be an Output of this module, got {type(out).__name__}")
         spec, call = self._spec, out._call
+        if call["saved"] is None:
+            raise ValueError("out must be of a call with grad=True, got one with grad=False, which keeps nothing for gradients")
         _check_array("d_slots", d_slots, spec.dtype)
         if d_slots.shape != out.slots.shape:
             raise ValueError(f"d_slots must have shape {out.slots.shape}, got {d_slots.shape}")

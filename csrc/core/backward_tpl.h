@@ -207,17 +207,6 @@ static void SMM_T(chunk_backward)(const SMM_T(image) *im, const SMM_T(pass) *pas
     }
 }
 
-/* Block i for the pass that goes on to the inputs, where it has been kept: b->features and what led to them. */
-static void SMM_T(kept_block)(const SMM_T(image) *im, size_t i, const real *values, SMM_T(block) *b)
-{
-    const smm_sizes *s = im->s;
-    const size_t n = SMM_BLOCK;
-    const int kept = im->hidden != NULL;
-    if (kept) b->hidden = im->hidden + i * s->H * n;
-    if (kept && !s->norm_kv) im->k->affine(s->D, n, values, n, NULL, im->centre, b->h, n, 0); /* values are h - centre */
-    if (s->learned) SMM_T(inputs_features)(im->k, s, im->p, &im->in, i * n, n, b, kept);
-}
-
 /* d_values += what the eps of every weight gives them, in lanes of real inputs. */
 static void SMM_T(eps_backward)(const SMM_T(image) *im, size_t valid, const real *values, real *d_values)
 {
@@ -242,9 +231,9 @@ static void SMM_T(segment_backward)(const SMM_T(image) *im, const SMM_T(pass) *p
             if (s->keep_backward) {
                 keys = im->keys + i * size, values = im->values + i * size;
                 d_keys = im->d_keys + i * size, d_values = im->d_values + i * size;
-                SMM_T(kept_block)(im, i, values, b);
+                if (s->learned) SMM_T(inputs_features)(im->k, s, im->p, &im->in, i * n, n, b, SMM_T(saved_block)(im, i));
             } else {
-                SMM_T(inputs_forward)(im->k, s, im->p, &im->in, i * n, n, b, keys);
+                SMM_T(inputs_forward)(im->k, s, im->p, &im->in, i * n, n, b, SMM_T(saved_block)(im, i), keys);
                 if (!s->folded) im->k->affine(s->C, n, b->values, n, NULL, im->minus_centre, values, n, 0);
                 memset(d_keys, 0, size * sizeof *d_keys);
                 memset(d_values, 0, size * sizeof *d_values);
@@ -254,7 +243,6 @@ static void SMM_T(segment_backward)(const SMM_T(image) *im, const SMM_T(pass) *p
             SMM_T(inputs_backward)(im->k, s, im->p, &im->in, i * n, b, d_keys, d_values, g, dx, pass->add);
         }
     }
-    b->hidden = b->own_hidden;
 }
 
 /* Either pass over all chunks, on several threads if there are; one that goes on to the inputs has a set of parameter gradients
@@ -385,7 +373,8 @@ static void SMM_T(image_backward)(SMM_T(image) *im, const SMM_T(smm_inputs) *in,
     if (dx && in->mask) memset(dx, 0, s->N * s->I * sizeof *dx);
     memcpy(im->trace, saved, s->records * s->record * sizeof *saved);
     memcpy(im->centre, saved + s->records * s->record, s->Cp * sizeof *saved);
-    const real done = saved[s->saved_image - 1];
+    const real done = saved[s->records * s->record + s->Cp];
+    im->saved = s->saved_block ? saved + s->records * s->record + s->Cp + 1 : NULL;
     im->steps = done >= 1 && done <= (real)s->T ? (size_t)done : s->T;
     const size_t steps = smm_min(s->steps_back, im->steps);
     for (size_t d = 0; d < s->D; d++) im->minus_centre[d] = -im->centre[d];

@@ -207,11 +207,11 @@ smm_status smm_sizes_init(smm_sizes *s, const smm_config *c, const smm_dims *dim
     const int cheap = s->folded || !s->learned;
     s->keep = !c->recompute && (!cheap || rows * (s->C + s->Vp) <= most);
     s->keep_backward = s->steps_back > 1 && !c->recompute && (!cheap || rows * 4 * s->C <= most);
-    s->keep_hidden = s->input_mlp && s->keep_backward && rows * s->H <= (size_t)1 << 21;
+    s->saved_block = s->input_mlp && s->keep && s->B * rows <= SMM_SAVED_MOST / (s->H + s->F) ? SMM_BLOCK * (s->H + s->F) : 0;
     s->pending_rows = smm_max(128, s->K);
     s->records = s->steps_back + 1;
     s->record = (3 * s->D + s->C) * s->Kp + s->Kp + smm_pad(s->heads * s->Kp);
-    s->saved_image = s->records * s->record + s->Cp + 1;
+    s->saved_image = s->records * s->record + s->Cp + 1 + s->blocks * s->saved_block;
     if (too_big(s->records * s->B, s->record + s->Cp)) return SMM_ERR_DIMS;
     return SMM_OK;
 }

@@ -19,11 +19,11 @@ typedef struct {
     size_t segments, groups;    /* parameter gradients are summed per group of images or per segment of an image, then over groups */
     size_t steps_back;          /* steps that backward goes through */
     int keep, keep_backward;    /* keys and values (backward: and their gradients) of an image are kept from step to step */
-    int keep_hidden;            /* backward keeps the hidden layer of the inputs' MLP */
+    size_t saved_block;         /* elements that forward saves of a block of inputs: both layers of their MLP, or none */
     size_t pending_rows;        /* slots that the gradients of the slots' weights are summed over at a time, at most */
     size_t records;             /* states kept of an image: before each step that backward visits, and the last */
     size_t record;              /* elements of one state */
-    size_t saved_image;         /* elements that forward saves of an image: records, centre, number of steps */
+    size_t saved_image;         /* elements that forward saves of an image: records, centre, number of steps, blocks */
     int dot, variance, learned, reference; /* logits are products; slots have variances; there are parameters; the variant */
     int own_values;             /* v = W_v h rather than h itself */
     int folded;                 /* Slot Attention: W_k and W_v are applied to slots, not inputs; see inputs_tpl.h */

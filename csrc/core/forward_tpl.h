@@ -175,7 +175,7 @@ static void SMM_T(step_chunk)(const SMM_T(image) *im, const SMM_T(record) *r, si
         if (s->keep) {
             keys = im->keys + i * s->C * n, values = im->values + i * n * Vp;
         } else {
-            SMM_T(inputs_forward)(im->k, s, im->p, &im->in, i * n, n, b, b->keys);
+            SMM_T(inputs_forward)(im->k, s, im->p, &im->in, i * n, n, b, NULL, b->keys);
             SMM_T(value_rows)(im, i, b, b->value_rows);
         }
         if (first) im->k->moments(1, valid, Vp, b->ones, n, values, Vp, m.values, m.values + Vp, Vp);
@@ -319,7 +319,8 @@ static void SMM_T(first_block)(SMM_T(image) *im)
     SMM_T(block) *b = &im->blocks[0];
     const size_t n = SMM_BLOCK, valid = smm_min(n, im->in.n);
     memset(im->centre, 0, s->Cp * sizeof *im->centre);
-    SMM_T(inputs_forward)(im->k, s, im->p, &im->in, 0, n, b, s->keep ? im->keys : b->keys);
+    SMM_T(inputs_forward)(im->k, s, im->p, &im->in, 0, n, b, NULL, s->keep ? im->keys : b->keys);
+    if (im->save) SMM_T(save_block)(s, b, im->save);
     for (size_t d = 0; s->variance && d < s->D; d++) {
         real sum = 0;
         for (size_t j = 0; j < valid; j++) sum += b->values[d * n + j];
@@ -328,7 +329,13 @@ static void SMM_T(first_block)(SMM_T(image) *im)
     if (s->keep) SMM_T(store_values)(im, 0, b, 0);
 }
 
-/* Keys and values of all blocks but the first; going backward (`channels`) of all, and the hidden layer. */
+/* What forward has saved of block i, or NULL. */
+static const real *SMM_T(saved_block)(const SMM_T(image) *im, size_t i)
+{
+    return im->saved ? im->saved + i * im->s->saved_block : NULL;
+}
+
+/* Keys and values of all blocks but the first; going backward (`channels`) of all. */
 static void SMM_T(cache_inputs)(SMM_T(image) *im, int channels)
 {
     const smm_sizes *s = im->s;
@@ -338,11 +345,10 @@ static void SMM_T(cache_inputs)(SMM_T(image) *im, int channels)
     for (ptrdiff_t c = 0; c < chunks; c++) {
         SMM_T(block) *b = &im->blocks[SMM_THREAD];
         for (size_t i = smm_max(!channels, SMM_T(chunk_begin)(im, (size_t)c)); i < SMM_T(chunk_begin)(im, (size_t)c + 1); i++) {
-            if (channels && im->hidden) b->hidden = im->hidden + i * s->H * n;
-            SMM_T(inputs_forward)(im->k, s, im->p, &im->in, i * n, n, b, im->keys + i * s->C * n);
+            SMM_T(inputs_forward)(im->k, s, im->p, &im->in, i * n, n, b, SMM_T(saved_block)(im, i), im->keys + i * s->C * n);
+            if (im->save) SMM_T(save_block)(s, b, im->save + i * s->saved_block);
             SMM_T(store_values)(im, i, b, channels);
         }
-        b->hidden = b->own_hidden;
     }
 }
 
@@ -356,7 +362,7 @@ static void SMM_T(masked_attention)(SMM_T(image) *im, const SMM_T(record) *r, co
         if (i < s->N && !mask[i]) rows[count++] = i;
         if (!count || (count < SMM_BLOCK && i < s->N)) continue;
         const SMM_T(rows_in) in = {im->in.x, rows, count};
-        SMM_T(inputs_forward)(im->k, s, im->p, &in, 0, SMM_BLOCK, b, b->keys);
+        SMM_T(inputs_forward)(im->k, s, im->p, &in, 0, SMM_BLOCK, b, NULL, b->keys);
         SMM_T(responsibilities)(im, r, b->keys, count, b->gamma, b->discarded, NULL);
         SMM_T(write_attention)(im, b->gamma, 0, count, rows, attention);
         count = 0;
@@ -374,7 +380,7 @@ static const real *SMM_T(initial_means)(SMM_T(image) *im, const SMM_T(smm_inputs
         const size_t count = smm_min(SMM_BLOCK, s->K - first), n = smm_pad(count);
         for (size_t j = 0; j < count; j++) index[j] = (size_t)in->indices[b * s->K + first + j];
         const SMM_T(rows_in) rows = {im->in.x, index, count};
-        SMM_T(inputs_forward)(im->k, s, im->p, &rows, 0, n, block, block->keys);
+        SMM_T(inputs_forward)(im->k, s, im->p, &rows, 0, n, block, NULL, block->keys);
         if (s->folded) {
             SMM_T(linear_forward)(im->k, s->D, s->C, n, im->p[SMM_TO_V_WEIGHT], s->cfg->qkv_bias ? im->p[SMM_TO_V_BIAS] : NULL,
                                   block->features, block->v);
@@ -459,6 +465,7 @@ static void SMM_T(image_forward)(SMM_T(image) *im, const SMM_T(smm_inputs) *in, 
     const smm_sizes *s = im->s;
     real *attention = out->attention ? out->attention + b * s->N * s->K : NULL;
     SMM_T(open_image)(im, in, b);
+    im->save = out->saved && s->saved_block ? out->saved + (b + 1) * s->saved_image - s->blocks * s->saved_block : NULL;
     SMM_T(first_block)(im);
     if (s->keep) SMM_T(cache_inputs)(im, 0);
     const SMM_T(record) first = SMM_T(record_of)(im, 0);

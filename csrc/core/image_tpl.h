@@ -34,7 +34,8 @@ typedef struct {
     real *keys;                  /* (blocks, C, SMM_BLOCK) if s->keep, or s->keep_backward going backward; so the next four */
     real *values;                /* minus `centre`: forward (blocks, SMM_BLOCK, Vp), backward (blocks, C, SMM_BLOCK) */
     real *d_keys, *d_values;     /* (blocks, C, SMM_BLOCK), backward */
-    real *hidden;                /* (blocks, H, SMM_BLOCK) of the inputs' MLP, backward; or NULL */
+    const real *saved;           /* backward: (blocks, saved_block) as forward has left them; or NULL */
+    real *save;                  /* forward: where they go; or NULL */
     real *centre, *minus_centre; /* Cp: a point shared by all slots, amid the values; its negative: backward */
     real *value_sums;            /* 2 Vp: sums of values and of their squares */
     real *partials;              /* (chunks, partial) */
@@ -64,7 +65,7 @@ static void SMM_T(layout_block)(SMM_T(block) *b, const smm_sizes *s, int backwar
 {
     const size_t n = SMM_BLOCK, widest = smm_max(smm_max(s->Ip, s->Hp), smm_max(s->Vp, s->Fp));
     b->x = CARVE(s->I * n), b->x_normed = CARVE(s->I * n);
-    b->hidden = b->own_hidden = s->input_mlp ? CARVE(s->H * n) : NULL;
+    b->hidden = s->input_mlp ? CARVE(s->H * n) : NULL;
     b->h = s->input_mlp ? CARVE(s->F * n) : NULL;
     b->h_normed = s->norm_kv ? CARVE(s->F * n) : NULL;
     b->mean_x = CARVE(n), b->rstd_x = CARVE(n), b->mean_h = CARVE(n), b->rstd_h = CARVE(n);
@@ -102,7 +103,6 @@ static void SMM_T(layout_backward)(SMM_T(image) *im, const smm_sizes *s, smm_are
     const size_t c = s->D * s->Kp, r = s->Kp * s->Cp, cached = s->keep_backward ? s->blocks * s->C * SMM_BLOCK : 0;
     im->minus_centre = CARVE(s->Cp);
     im->d_keys = CARVE(cached), im->d_values = s->folded ? im->d_keys : CARVE(cached);
-    im->hidden = s->keep_hidden ? CARVE(s->blocks * s->H * SMM_BLOCK) : NULL;
     im->d_mean = CARVE(c), im->d_log_std = CARVE(c), im->d_prior = CARVE(s->Kp), im->dm = CARVE(c), im->d_state = CARVE(c);
     im->d_q = CARVE(c), im->d_ls = CARVE(c), im->d_cat = CARVE(2 * c);
     im->d_folded = s->folded ? CARVE(s->C * s->Kp) : NULL, im->d_base = s->folded ? CARVE(s->Kp) : NULL;

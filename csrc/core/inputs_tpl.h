@@ -9,13 +9,13 @@
  * sum_n w (W_v h) = W_v sum_n w h. With one head both maps are `folded` into the K slots' side, where they cost next to nothing,
  * and the passes over inputs see k = v = h.
  *
- * Going backward, a block is made again. Through several steps, its keys and values are there already, and in images of moderate
- * size the hidden layer. */
+ * Going backward, a block is made again; of a call of moderate size, forward has saved both layers of its MLP. Through several
+ * steps, its keys and values are there already. */
 
 /* Scratch of one thread; channel-major arrays are (channels, SMM_BLOCK). */
 typedef struct {
     real *x, *x_normed;         /* I */
-    real *hidden, *own_hidden;  /* H, after the ReLU: where it is now, in own_hidden or kept with the image */
+    real *hidden;               /* H, after the ReLU */
     real *h, *h_normed;         /* F */
     real *mean_x, *rstd_x, *mean_h, *rstd_h;
     const real *features;       /* F: what W_k is applied to: one of the above */
@@ -39,10 +39,10 @@ typedef struct {
     size_t n;
 } SMM_T(rows_in);
 
-/* Rows from `first` on, in n <= SMM_BLOCK lanes, to b->features, what keys and values are computed from. `kept`: b->hidden
- * holds the hidden layer already, and b->h the MLP's output unless norm_kv follows. */
+/* Rows from `first` on, in n <= SMM_BLOCK lanes, to b->features, what keys and values are computed from. `saved`: NULL, or both
+ * layers of the MLP as save_block has left them. */
 static void SMM_T(inputs_features)(const KERNELS *k, const smm_sizes *s, const real *const *p, const SMM_T(rows_in) *in, size_t first,
-                                   size_t n, SMM_T(block) *b, int kept)
+                                   size_t n, SMM_T(block) *b, const real *saved)
 {
     const size_t valid = smm_min(n, in->n - first);
     const real eps = (real)s->cfg->norm_eps;
@@ -53,10 +53,13 @@ static void SMM_T(inputs_features)(const KERNELS *k, const smm_sizes *s, const r
         b->features = b->x_normed;
     }
     if (s->input_mlp) {
-        if (!kept)
+        if (saved) {
+            memcpy(b->hidden, saved, s->H * n * sizeof *saved);
+            memcpy(b->h, saved + s->H * n, s->F * n * sizeof *saved);
+        } else {
             SMM_T(linear_relu_forward)(k, s->H, s->I, n, p[SMM_MLP_INPUT_0_WEIGHT], p[SMM_MLP_INPUT_0_BIAS], b->x_normed, b->hidden);
-        if (!kept || s->norm_kv)
             SMM_T(linear_forward)(k, s->F, s->H, n, p[SMM_MLP_INPUT_2_WEIGHT], p[SMM_MLP_INPUT_2_BIAS], b->hidden, b->h);
+        }
         b->features = b->h;
     }
     if (s->norm_kv) {
@@ -67,9 +70,9 @@ static void SMM_T(inputs_features)(const KERNELS *k, const smm_sizes *s, const r
 
 /* The same, and on to keys (C,n) and b->values (C,n). */
 static void SMM_T(inputs_forward)(const KERNELS *k, const smm_sizes *s, const real *const *p, const SMM_T(rows_in) *in, size_t first,
-                                  size_t n, SMM_T(block) *b, real *keys)
+                                  size_t n, SMM_T(block) *b, const real *saved, real *keys)
 {
-    SMM_T(inputs_features)(k, s, p, in, first, n, b, 0);
+    SMM_T(inputs_features)(k, s, p, in, first, n, b, saved);
     const real *const bias_k = s->cfg->qkv_bias ? p[SMM_TO_K_BIAS] : NULL, *const bias_v = s->cfg->qkv_bias ? p[SMM_TO_V_BIAS] : NULL;
     if (s->learned && !s->folded) SMM_T(linear_forward)(k, s->D, s->F, n, p[SMM_TO_K_WEIGHT], bias_k, b->features, keys);
     else memcpy(keys, b->features, s->C * n * sizeof *keys);
@@ -78,6 +81,13 @@ static void SMM_T(inputs_forward)(const KERNELS *k, const smm_sizes *s, const re
         SMM_T(linear_forward)(k, s->D, s->F, n, p[SMM_TO_V_WEIGHT], bias_v, b->features, b->v);
         b->values = b->v;
     }
+}
+
+/* Both layers of the block's MLP, to `saved`. */
+static void SMM_T(save_block)(const smm_sizes *s, const SMM_T(block) *b, real *saved)
+{
+    memcpy(saved, b->hidden, s->H * SMM_BLOCK * sizeof *saved);
+    memcpy(saved + s->H * SMM_BLOCK, b->h, s->F * SMM_BLOCK * sizeof *saved);
 }
 
 /* From d_keys and d_values (C, SMM_BLOCK; zero in lanes beyond the real inputs; d_values is overwritten; folded: d_values is the

@@ -149,7 +149,10 @@ size_t smm_slot_width(const smm_config *config);
 /* SMM_OK, or what is wrong with a configuration. */
 smm_status smm_config_check(const smm_config *config);
 
-/* Elements of the buffer that forward fills for backward; 0 if the arguments are invalid. Independent of N. */
+/* Elements of the buffer that forward fills for backward; 0 if the arguments are invalid. It holds states, whose size does not
+ * depend on N, and both layers of the inputs' MLP, from which backward takes them, where these are SMM_SAVED_MOST elements at most
+ * and config.recompute is 0: B ceil(N / 64) 64 (H + D) elements. */
+#define SMM_SAVED_MOST ((size_t)6 << 20)
 size_t smm_saved_size(const smm_config *config, const smm_dims *dims);
 
 /* The set of vector instructions in use ("scalar", "avx2", "avx512", "neon"), chosen at the first call, or by the environment

@@ -21,7 +21,7 @@ class Config(shared.Config):
     PRESETS: ClassVar = {
         "tiny": {},
         "paper": dict(image_size=128, max_objects=10, strides=(1, 1, 1, 1), decoder_strides=(2, 2, 2, 2, 1), decoder_channels=64,
-                      batch_size=64, lr=4e-4, schedule="decay", warmup=10_000 / 300_000, clip=None, steps=300_000, minutes=None,
+                      batch_size=64, eval_iters=3, lr=4e-4, schedule="decay", warmup=10_000 / 300_000, clip=None, steps=300_000, minutes=None,
                       variant="paper", start="gaussian", pictures=70_000, evaluate_every=5_000, checkpoint_every=1_000),
     }
     HELP: ClassVar = {**shared.Config.HELP,
@@ -32,8 +32,9 @@ class Config(shared.Config):
     max_objects: int = 4
     slots: int = 5
     train_iters: int = 3
-    eval_iters: int = 3
-    lr: float = 1e-3
+    eval_iters: int = 5
+    batch_size: int = 16
+    lr: float = 2e-3
     minutes: float | None = 15.0
     strides: tuple[int, ...] = (2, 1, 1)
     decoder_strides: tuple[int, ...] = (2, 2)

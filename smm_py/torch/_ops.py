@@ -90,13 +90,19 @@ def _forward_fake(x, params, state0, state1, indices, mask, slot_mask, config, n
     state = (batch, slots, spec.dim)
     none = (0,)
     mixture = spec.is_mixture
-    each = _core.saved_size(core_config(spec), 1, 1, int(slots), num_iters)
     shapes = [(batch, slots, spec.slot_dim), state if mixture else none, state if mixture else none,
               (batch, slots) if mixture else none,
               (batch,) if mixture and not spec.is_reference else none,
               (batch, inputs, slots) if attention else none]
     return [*(x.new_empty(s) for s in shapes), x.new_empty(batch, dtype=torch.int64),
-            x.new_empty((batch * each,) if save else none)]
+            x.new_empty((_saved_size(spec, batch, inputs, slots, num_iters),) if save else none)]
+
+
+def _saved_size(spec, batch, inputs, slots, num_iters):
+    """What the core says, in operations that symbolic sizes have too."""
+    one, two = (_core.saved_size(core_config(spec), 1, n, int(slots), num_iters) for n in (1, 65))
+    layers = batch * ((inputs + 63) // 64) * (two - one)
+    return batch * (2 * one - two) + (layers if layers <= _core.SAVED_MOST else 0)
 
 
 @torch.library.register_fake("smm_py::backward")
