@@ -26,7 +26,8 @@ except ImportError as error:
     ) from error
 
 from ._core import __version__, get_num_threads, set_num_threads
-from ._modules import GaussianMixture, KMeans, Output, SlotAttention, SlotMixture, show_config
+from ._modules import (GaussianMixture, KMeans, Output, SlotAttention, SlotMixture, from_bfloat16, show_config,
+                       to_bfloat16)
 
 __all__ = ["GaussianMixture", "KMeans", "Output", "SlotAttention", "SlotMixture", "__version__",
-           "get_num_threads", "set_num_threads", "show_config"]
+           "from_bfloat16", "get_num_threads", "set_num_threads", "show_config", "to_bfloat16"]

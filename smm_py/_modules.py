@@ -28,7 +28,8 @@ def core_config(spec: Spec) -> "_core.Config":
         hidden_dim=spec.hidden_dim, heads=spec.heads, qkv_bias=spec.qkv_bias,
         input_mlp=spec.input_mlp, norm_kv=spec.norm_kv, slot_norm=spec.slot_norm,
         uniform_prior=spec.prior == "uniform", reduce=spec.reduce, recompute=spec.recompute, temperature=spec.temperature,
-        scale=spec.scale, eps=spec.eps, tol=spec.tol, double_precision=spec.dtype == "float64")
+        scale=spec.scale, eps=spec.eps, tol=spec.tol, double_precision=spec.dtype == "float64",
+        bfloat16_inputs=spec.bfloat16_inputs)
 
 
 def show_config() -> None:
@@ -147,7 +148,25 @@ def _first_nonfinite(value):
 def _check_finite(name, value):
     at = _first_nonfinite(value)
     if at is not None:
-        raise ValueError(f"{name} must be finite, got {value[at]} at index {at}")
+        shown = from_bfloat16(np.array(value[at])) if value.dtype == np.uint16 else value[at]
+        raise ValueError(f"{name} must be finite, got {shown} at index {at}")
+
+
+def to_bfloat16(x: np.ndarray) -> np.ndarray:
+    """The bfloat16 numbers nearest to a float32 array's (ties to even), as a uint16 array of the same shape.
+
+    bfloat16 is the upper half of a float32. For modules with `bfloat16_inputs`.
+    """
+    _check_array("x", x, "float32")
+    bits = np.ascontiguousarray(x).view(np.uint32)
+    nearest = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16
+    return np.where(np.isnan(x), 0x7FC0, nearest).astype(np.uint16)
+
+
+def from_bfloat16(x: np.ndarray) -> np.ndarray:
+    """The float32 array that a uint16 array holds as bfloat16."""
+    _check_array("x", x, "uint16")
+    return (x.astype(np.uint32) << 16).view(np.float32)
 
 
 def _check_indices(indices, mask, inputs):
@@ -208,7 +227,8 @@ class _Module:
 
         Parameters
         ----------
-        x : (B, N, input_dim) array of the module's dtype, finite; any strides, never modified.
+        x : (B, N, input_dim) array of the module's dtype (see also `bfloat16_inputs`), finite; any strides,
+            never modified.
         init : dict, optional
             The initial state: "slots" (B,K,D), or "mean" and "log_std"; or "indices" (B,K) int64,
             rows of h where the means start (distinct or not), with "log_std" for mixtures. Drawn
@@ -230,6 +250,8 @@ class _Module:
             For a wrong type, dtype, shape or value, naming the argument.
         """
         spec = self._spec
+        if spec.bfloat16_inputs and getattr(getattr(x, "dtype", None), "name", "") == "bfloat16":
+            x = x.view(np.uint16)
         single = getattr(x, "ndim", 0) == 2 and not spec.has_network
         x = x[None] if single else x
         batch = self._check_x(x)
@@ -312,7 +334,7 @@ class _Module:
     # -- checks --------------------------------------------------------------------------------
 
     def _check_x(self, x):
-        _check_array("x", x, self._spec.dtype)
+        _check_array("x", x, "uint16" if self._spec.bfloat16_inputs else self._spec.dtype)
         if x.ndim != 3 or x.shape[2] != self._spec.input_dim:
             raise ValueError(f"x must have shape (B, N, {self._spec.input_dim}), got {x.shape}")
         if 0 in x.shape:
@@ -380,6 +402,8 @@ class _Module:
     def _draw(self, x, mask, slot_mask, slots, seed):
         """An initial state and the noise that it was made of."""
         spec = self._spec
+        if spec.bfloat16_inputs and spec.kind == "gaussian_mixture":  # which looks at x
+            x = from_bfloat16(x).astype(spec.dtype, copy=False)
         if seed is None:
             rng = self._rng
         else:
@@ -502,6 +526,9 @@ class SlotAttention(_Module):
     recompute : bool. Make keys and values again in every step rather than keep them: the memory of a call
         no longer grows with N. Where that is cheap (here, and for K-Means and Gaussian mixtures) large
         images are always worked on so; a `SlotMixture` takes 2 to 4 times as long.
+    bfloat16_inputs : bool. x is bfloat16, in half the memory: an array of that type (of the package
+        ml_dtypes) or what `to_bfloat16` makes. It is widened where it is read, and nothing else is narrower;
+        what changes is the rounding of x, to 8 bits.
     start : "gaussian" or "inputs". Where slots start: drawn from a learned Gaussian, or at the
         values of distinct random inputs.
     gradient : "implicit" (through the last step; the initial state gets zeros), "full", or
@@ -519,14 +546,14 @@ class SlotAttention(_Module):
     """
 
     _OPTIONS = ("dim", "num_slots", "num_iters", "hidden_dim", "input_dim", "eps", "start", "gradient",
-                "dtype", "scale", "heads", "qkv_bias", "tol", "recompute")
+                "dtype", "scale", "heads", "qkv_bias", "tol", "recompute", "bfloat16_inputs")
 
     def __init__(self, dim=64, num_slots=7, num_iters=3, hidden_dim=128, input_dim=None, eps=1e-8,
                  start="gaussian", gradient="implicit", dtype="float32", seed=0, *, scale=None,
-                 heads=1, qkv_bias=False, tol=0.0, recompute=False):
+                 heads=1, qkv_bias=False, tol=0.0, recompute=False, bfloat16_inputs=False):
         super().__init__(Spec("slot_attention", dim, num_slots, num_iters, hidden_dim, input_dim,
                               eps=eps, start=start, gradient=gradient, dtype=dtype, scale=scale,
-                              heads=heads, qkv_bias=qkv_bias, tol=tol, recompute=recompute), seed)
+                              heads=heads, qkv_bias=qkv_bias, tol=tol, recompute=recompute, bfloat16_inputs=bfloat16_inputs), seed)
 
 
 class SlotMixture(_Module):
@@ -551,7 +578,7 @@ class SlotMixture(_Module):
     dtype : "float32" or "float64".
     seed : int. Of the initial weights and of the states drawn without a seed of their own.
     eps : float. Added to the responsibilities before they are normalised over inputs.
-    tol, recompute : as in `SlotAttention`; `tol` is of the means.
+    tol, recompute, bfloat16_inputs : as in `SlotAttention`; `tol` is of the means.
 
     Examples
     --------
@@ -564,17 +591,17 @@ class SlotMixture(_Module):
 
     _OPTIONS = ("dim", "num_slots", "num_iters", "hidden_dim", "input_dim", "variant", "slot_norm", "norm_kv",
                 "input_mlp", "prior", "temperature", "reduce", "weight_init", "start", "gradient",
-                "dtype", "eps", "scale", "qkv_bias", "tol", "recompute")
+                "dtype", "eps", "scale", "qkv_bias", "tol", "recompute", "bfloat16_inputs")
 
     def __init__(self, dim=64, num_slots=10, num_iters=5, hidden_dim=128, input_dim=None,
                  variant="paper", slot_norm=False, norm_kv=False, input_mlp=True, prior="learned",
                  temperature=1.0, reduce=True, weight_init="em", start="gaussian",
                  gradient="implicit", dtype="float32", seed=0, *, eps=1e-8, scale=None, qkv_bias=False,
-                 tol=0.0, recompute=False):
+                 tol=0.0, recompute=False, bfloat16_inputs=False):
         super().__init__(Spec("slot_mixture", dim, num_slots, num_iters, hidden_dim, input_dim,
                               variant, slot_norm, norm_kv, input_mlp, prior, temperature, reduce,
                               weight_init=weight_init, start=start, gradient=gradient, dtype=dtype,
-                              eps=eps, scale=scale, qkv_bias=qkv_bias, tol=tol, recompute=recompute), seed)
+                              eps=eps, scale=scale, qkv_bias=qkv_bias, tol=tol, recompute=recompute, bfloat16_inputs=bfloat16_inputs), seed)
 
 
 class KMeans(_Module):
@@ -589,7 +616,7 @@ class KMeans(_Module):
     scale : float, optional. dim^-1/2 if not given; a large one gives Lloyd's algorithm.
     eps : float. Added to the responsibilities before they are normalised over inputs.
     start : "inputs" (distinct random inputs) or "gaussian" (standard normal).
-    gradient, dtype, seed, tol, recompute : as in `SlotAttention`; the gradient is "full" by default.
+    gradient, dtype, seed, tol, recompute, bfloat16_inputs : as in `SlotAttention`; the gradient is "full" by default.
 
     Examples
     --------
@@ -600,12 +627,12 @@ class KMeans(_Module):
     [0.0, 1.0]
     """
 
-    _OPTIONS = ("dim", "num_slots", "num_iters", "scale", "eps", "start", "gradient", "dtype", "tol", "recompute")
+    _OPTIONS = ("dim", "num_slots", "num_iters", "scale", "eps", "start", "gradient", "dtype", "tol", "recompute", "bfloat16_inputs")
 
     def __init__(self, dim=64, num_slots=7, num_iters=10, scale=None, eps=1e-8, start="inputs",
-                 gradient="full", dtype="float32", seed=0, *, tol=0.0, recompute=False):
+                 gradient="full", dtype="float32", seed=0, *, tol=0.0, recompute=False, bfloat16_inputs=False):
         super().__init__(Spec("kmeans", dim, num_slots, num_iters, scale=scale, eps=eps, start=start,
-                              gradient=gradient, dtype=dtype, tol=tol, recompute=recompute), seed)
+                              gradient=gradient, dtype=dtype, tol=tol, recompute=recompute, bfloat16_inputs=bfloat16_inputs), seed)
 
 
 class GaussianMixture(_Module):
@@ -620,7 +647,7 @@ class GaussianMixture(_Module):
     prior : "learned" or "uniform". temperature : float. Factor of the log density.
     eps : float. Added to the responsibilities before they are normalised over inputs.
     start : "inputs" (distinct random inputs) or "gaussian" (standard normal).
-    gradient, dtype, seed, tol, recompute : as in `SlotAttention`; the gradient is "full" by default.
+    gradient, dtype, seed, tol, recompute, bfloat16_inputs : as in `SlotAttention`; the gradient is "full" by default.
 
     Examples
     --------
@@ -631,10 +658,10 @@ class GaussianMixture(_Module):
     ((2, 2), 1.0)
     """
 
-    _OPTIONS = ("dim", "num_slots", "num_iters", "prior", "temperature", "eps", "start", "gradient", "dtype", "tol", "recompute")
+    _OPTIONS = ("dim", "num_slots", "num_iters", "prior", "temperature", "eps", "start", "gradient", "dtype", "tol", "recompute", "bfloat16_inputs")
 
     def __init__(self, dim=64, num_slots=10, num_iters=10, prior="learned", temperature=1.0, eps=1e-8,
-                 start="inputs", gradient="full", dtype="float32", seed=0, *, tol=0.0, recompute=False):
+                 start="inputs", gradient="full", dtype="float32", seed=0, *, tol=0.0, recompute=False, bfloat16_inputs=False):
         super().__init__(Spec("gaussian_mixture", dim, num_slots, num_iters, prior=prior,
                               temperature=temperature, eps=eps, start=start, gradient=gradient,
-                              dtype=dtype, tol=tol, recompute=recompute), seed)
+                              dtype=dtype, tol=tol, recompute=recompute, bfloat16_inputs=bfloat16_inputs), seed)

@@ -47,6 +47,7 @@ class Spec:
     qkv_bias: bool = False
     tol: float = 0.0
     recompute: bool = False
+    bfloat16_inputs: bool = False
     weight_init: str = "em"
     start: str = "gaussian"
     gradient: str = "implicit"
@@ -58,7 +59,7 @@ class Spec:
         if self.input_dim is None:
             object.__setattr__(self, "input_dim", self.dim)
         count("input_dim", self.input_dim)
-        for name in ("slot_norm", "norm_kv", "input_mlp", "reduce", "qkv_bias", "recompute"):
+        for name in ("slot_norm", "norm_kv", "input_mlp", "reduce", "qkv_bias", "recompute", "bfloat16_inputs"):
             if not isinstance(getattr(self, name), (bool, np.bool_)):
                 raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
         for name, choices in (("kind", KINDS), ("variant", VARIANTS), ("prior", PRIORS),

@@ -62,7 +62,7 @@ def inputs(module, batch=2, count=37, slots=3, masks=False, indices=False, seed=
 def everything(module, x, call, seed=1):
     """Outputs and gradients of one call, by name."""
     out = module(x, attention=True, **call)
-    d_slots = np.random.default_rng(seed).standard_normal(out.slots.shape).astype(x.dtype)
+    d_slots = np.random.default_rng(seed).standard_normal(out.slots.shape).astype(out.slots.dtype)
     result = {n: getattr(out, n) for n in ("slots", "mean", "variance", "prior", "log_likelihood", "attention")}
     result = {n: v for n, v in result.items() if v is not None}
     return {**result, **{"d " + n: v for n, v in module.backward(out, d_slots).items()}}

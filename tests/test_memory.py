@@ -84,3 +84,29 @@ def test_peak_of_a_large_call(case):
     done = subprocess.run([sys.executable, "-c", MEASURE, *case.split()], capture_output=True, text=True, cwd=Path(__file__).parent)
     assert done.returncode == 0, done.stderr
     assert 0 < int(done.stdout) <= 64 * 2**20, f"{int(done.stdout) / 2**20:.1f} MiB"
+
+
+@pytest.mark.parametrize("gradient", ["full", "implicit"])
+@pytest.mark.parametrize("norm_kv", [True, False])
+def test_gradients_do_not_tell_whether_activations_were_saved(gradient, norm_kv):
+    """Two images are more than forward saves the inputs' MLP of, one is not: the same bits."""
+    module = smm_py.SlotMixture(dim=8, hidden_dim=4096, num_slots=3, num_iters=2, norm_kv=norm_kv, gradient=gradient)
+    x, call = inputs(module, 2, 1400)
+    both, d_slots = module(x, **call), np.random.default_rng(1).standard_normal((2, 3, 8)).astype("float32")
+    each = [module(x[i:i + 1], init={n: v[i:i + 1] for n, v in call["init"].items()}) for i in range(2)]
+    assert both._call["saved"].size < smm_py._core.SAVED_MOST // 2 < each[0]._call["saved"].size
+    whole = module.backward(both, d_slots)
+    for i, out in enumerate(each):
+        alone = module.backward(out, d_slots[i:i + 1])
+        for name in ("x", "mean", "log_std"):
+            assert alone[name][0].tobytes() == whole[name][i].tobytes(), name
+        assert np.abs(alone["x"]).max() > 0
+
+
+def test_nothing_is_kept_on_demand():
+    module = build("smm")
+    x, call = inputs(module)
+    out, kept = module(x, grad=False, **call), module(x, **call)
+    assert out._call["saved"] is None and np.array_equal(out.slots, kept.slots)
+    with pytest.raises(ValueError, match="out must be of a call with grad=True"):
+        module.backward(out, out.slots)

@@ -41,7 +41,7 @@ def build(name, **changes):
 def inputs(module, batch=2, count=20, slots=3, seed=0):
     spec = module._spec
     g = torch.Generator().manual_seed(seed)
-    dtype = _modules._DTYPES[spec.dtype]
+    dtype = _modules.DTYPES[spec.dtype]
     x = torch.randn(batch, count, spec.input_dim, dtype=dtype, generator=g)
     init = {n: 0.5 * torch.randn(batch, slots, spec.dim, dtype=dtype, generator=g) for n in spec.state_names}
     return x, init
@@ -165,6 +165,16 @@ def test_export():
     x, init = inputs(module)
     program = torch.export.export(module, (x, init), strict=False)
     assert torch.equal(program.module()(x, init), module(x, init))
+
+
+@pytest.mark.parametrize("name, options", [("smm", {}), ("smm", {"recompute": True}), ("slot-norm", {}), ("reference", {}),
+                                           ("sa-heads", {}), ("kmeans", {})])
+def test_shapes_of_what_is_saved(name, options):
+    """What torch.compile is told of an operator's output is what the core says, on both sides of what it saves at most."""
+    spec = build(name, **options)._spec
+    for sizes in ((1, 1, 3), (5, 64, 3), (2, 65, 20), (1, 300_000, 5), (4, 80_000, 5), (1, 500_000, 5)):
+        expected = smm_py._core.saved_size(_ops.core_config(spec), *sizes, 4)
+        assert _ops._saved_size(spec, *sizes, 4) == expected > 0
 
 
 def test_functional_call():

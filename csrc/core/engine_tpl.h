@@ -35,7 +35,7 @@ static smm_status SMM_T(check_call)(smm_sizes *s, const smm_config *config, cons
     const smm_status status = smm_sizes_init(s, config, dims);
     size_t shape[2];
     if (status != SMM_OK) return status;
-    if (!in || !in->x || (!in->mean && !in->indices) || (s->variance && !in->log_std)) return SMM_ERR_NULL;
+    if (!in || (!in->x && !in->x_bfloat16) || (!in->mean && !in->indices) || (s->variance && !in->log_std)) return SMM_ERR_NULL;
     for (size_t i = 0; i < SMM_PARAMS; i++)
         if (smm_param_shape(config, i, shape) && (!params || !params[i])) return SMM_ERR_NULL;
     return SMM_T(check_images)(s, in, image);

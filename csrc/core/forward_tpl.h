@@ -361,7 +361,7 @@ static void SMM_T(masked_attention)(SMM_T(image) *im, const SMM_T(record) *r, co
     for (size_t i = 0; i <= s->N; i++) {
         if (i < s->N && !mask[i]) rows[count++] = i;
         if (!count || (count < SMM_BLOCK && i < s->N)) continue;
-        const SMM_T(rows_in) in = {im->in.x, rows, count};
+        const SMM_T(rows_in) in = {im->in.x, im->in.x_bfloat16, rows, count};
         SMM_T(inputs_forward)(im->k, s, im->p, &in, 0, SMM_BLOCK, b, NULL, b->keys);
         SMM_T(responsibilities)(im, r, b->keys, count, b->gamma, b->discarded, NULL);
         SMM_T(write_attention)(im, b->gamma, 0, count, rows, attention);
@@ -379,7 +379,7 @@ static const real *SMM_T(initial_means)(SMM_T(image) *im, const SMM_T(smm_inputs
         size_t index[SMM_BLOCK];
         const size_t count = smm_min(SMM_BLOCK, s->K - first), n = smm_pad(count);
         for (size_t j = 0; j < count; j++) index[j] = (size_t)in->indices[b * s->K + first + j];
-        const SMM_T(rows_in) rows = {im->in.x, index, count};
+        const SMM_T(rows_in) rows = {im->in.x, im->in.x_bfloat16, index, count};
         SMM_T(inputs_forward)(im->k, s, im->p, &rows, 0, n, block, NULL, block->keys);
         if (s->folded) {
             SMM_T(linear_forward)(im->k, s->D, s->C, n, im->p[SMM_TO_V_WEIGHT], s->cfg->qkv_bias ? im->p[SMM_TO_V_BIAS] : NULL,

@@ -168,7 +168,8 @@ static SMM_T(record) SMM_T(saved_record_of)(const SMM_T(image) *im, size_t t)
 static void SMM_T(open_image)(SMM_T(image) *im, const SMM_T(smm_inputs) *in, size_t b)
 {
     const smm_sizes *s = im->s;
-    im->in.x = in->x + b * s->N * s->I;
+    im->in.x = in->x_bfloat16 ? NULL : in->x + b * s->N * s->I;
+    im->in.x_bfloat16 = in->x_bfloat16 ? in->x_bfloat16 + b * s->N * s->I : NULL;
     im->in.index = NULL, im->in.n = s->N;
     if (in->mask) {
         im->in.n = 0;

@@ -35,18 +35,42 @@ typedef struct {
 /* One image's inputs: row i of the compacted image is row index[i] of x, or row i where there is no mask. */
 typedef struct {
     const real *x;
+    const uint16_t *x_bfloat16; /* or NULL: in place of x */
     const size_t *index;
     size_t n;
 } SMM_T(rows_in);
+
+/* n numbers of half the width of a float, of which they are the upper half. */
+static void SMM_T(widen)(size_t n, const uint16_t *from, real *to)
+{
+    for (size_t i = 0; i < n; i++) {
+        const uint32_t bits = (uint32_t)from[i] << 16;
+        float value;
+        memcpy(&value, &bits, sizeof value);
+        to[i] = value;
+    }
+}
+
+/* Rows from `first` on, in n <= SMM_BLOCK lanes, to b->x. */
+static void SMM_T(inputs_read)(const KERNELS *k, const smm_sizes *s, const SMM_T(rows_in) *in, size_t first, size_t n, SMM_T(block) *b)
+{
+    const size_t valid = smm_min(n, in->n - first), *index = in->index ? in->index + first : NULL;
+    if (!in->x_bfloat16) {
+        k->transpose_in(valid, s->I, n, index ? in->x : in->x + first * s->I, s->I, index, b->x, n);
+        return;
+    }
+    for (size_t i = 0; i < valid; i++)
+        SMM_T(widen)(s->I, in->x_bfloat16 + (index ? index[i] : first + i) * s->I, b->rows + i * s->I);
+    k->transpose_in(valid, s->I, n, b->rows, s->I, NULL, b->x, n);
+}
 
 /* Rows from `first` on, in n <= SMM_BLOCK lanes, to b->features, what keys and values are computed from. `saved`: NULL, or both
  * layers of the MLP as save_block has left them. */
 static void SMM_T(inputs_features)(const KERNELS *k, const smm_sizes *s, const real *const *p, const SMM_T(rows_in) *in, size_t first,
                                    size_t n, SMM_T(block) *b, const real *saved)
 {
-    const size_t valid = smm_min(n, in->n - first);
     const real eps = (real)s->cfg->norm_eps;
-    k->transpose_in(valid, s->I, n, in->index ? in->x : in->x + first * s->I, s->I, in->index ? in->index + first : NULL, b->x, n);
+    SMM_T(inputs_read)(k, s, in, first, n, b);
     b->features = b->x;
     if (s->input_norm) {
         k->norm(s->I, n, b->x, n, p[SMM_NORM_INPUT_WEIGHT], p[SMM_NORM_INPUT_BIAS], eps, b->x_normed, n, b->mean_x, b->rstd_x);

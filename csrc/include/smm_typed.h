@@ -9,6 +9,7 @@ typedef struct {
     const int64_t *indices;   /* (B,K) or NULL: means start at these rows of h (Slot Attention: of v; clustering: of x), as constants */
     const uint8_t *mask;      /* (B,N) or NULL: nonzero where the input is real */
     const uint8_t *slot_mask; /* (B,K) or NULL: nonzero where the slot is active */
+    const uint16_t *x_bfloat16; /* (B,N,I) in place of x: bfloat16 (the upper half of a float), read as reals; or NULL */
 } SMM_T(smm_inputs);
 
 /* What forward writes; every pointer but slots may be NULL. */

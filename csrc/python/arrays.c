@@ -9,6 +9,7 @@ static const char *type_name(int type)
     case NPY_FLOAT32: return "float32";
     case NPY_FLOAT64: return "float64";
     case NPY_INT64: return "int64";
+    case NPY_UINT16: return "uint16";
     default: return "bool";
     }
 }
@@ -104,6 +105,7 @@ int optional_view(PyObject *object, const char *name, int type, int rank, const 
         }                                                              \
         return -1;                                                     \
     }
+FIRST_NONFINITE(16, 0x7f80)
 FIRST_NONFINITE(32, UINT32_C(0x7f800000))
 FIRST_NONFINITE(64, UINT64_C(0x7ff0000000000000))
 
@@ -111,15 +113,15 @@ PyObject *first_nonfinite(PyObject *module, PyObject *object)
 {
     (void)module;
     const int type = PyArray_Check(object) ? PyArray_TYPE((PyArrayObject *)object) : -1;
-    if ((type != NPY_FLOAT32 && type != NPY_FLOAT64) || !PyArray_ISCARRAY_RO((PyArrayObject *)object)) {
-        PyErr_SetString(PyExc_TypeError, "array must be a contiguous array of float32 or float64");
+    if ((type != NPY_FLOAT32 && type != NPY_FLOAT64 && type != NPY_UINT16) || !PyArray_ISCARRAY_RO((PyArrayObject *)object)) {
+        PyErr_SetString(PyExc_TypeError, "array must be a contiguous array of float32, float64 or uint16");
         return NULL;
     }
     const size_t n = (size_t)PyArray_SIZE((PyArrayObject *)object);
     const char *at = PyArray_DATA((PyArrayObject *)object);
     Py_ssize_t found;
     Py_BEGIN_ALLOW_THREADS
-    found = type == NPY_FLOAT32 ? first_nonfinite_32(at, n) : first_nonfinite_64(at, n);
+    found = type == NPY_UINT16 ? first_nonfinite_16(at, n) : type == NPY_FLOAT32 ? first_nonfinite_32(at, n) : first_nonfinite_64(at, n);
     Py_END_ALLOW_THREADS
     return PyLong_FromSsize_t(found);
 }

@@ -19,6 +19,7 @@ typedef struct {
     PyObject_HEAD
     smm_config config;
     int type;                  /* NPY_FLOAT32 or NPY_FLOAT64 */
+    int input_type;            /* of x: the same, or NPY_UINT16, which holds bfloat16 */
     Py_ssize_t params;         /* how many parameters the module has */
     size_t param[SMM_PARAMS];  /* which they are */
 } config_object;
@@ -46,7 +47,8 @@ int checked_view(PyObject *object, const char *name, int type, int rank, const n
 /* The same, or None. */
 int optional_view(PyObject *object, const char *name, int type, int rank, const npy_intp *shape, view *v);
 
-/* first_nonfinite(array): flat index of the first infinity or NaN of a contiguous array of float32 or float64, or -1. */
+/* first_nonfinite(array): flat index of the first infinity or NaN of a contiguous array of float32 or float64, or of uint16 as
+ * bfloat16, or -1. */
 PyObject *first_nonfinite(PyObject *module, PyObject *object);
 
 /* Raise for a status other than SMM_OK. */

@@ -8,7 +8,7 @@ typedef struct {
     config_object *config;
     smm_dims dims;
     const void *params[SMM_PARAMS];
-    const void *x, *state0, *state1, *indices, *mask, *slot_mask;
+    const void *x, *x_bfloat16, *state0, *state1, *indices, *mask, *slot_mask;
     int mixture;
 } call_arguments;
 
@@ -61,8 +61,10 @@ static int parse_inputs(call_arguments *a, PyObject *x, PyObject *mask)
 {
     view v;
     const npy_intp x_shape[3] = {ANY, ANY, (npy_intp)a->config->config.input_dim};
-    if (checked_view(x, "x", a->config->type, 3, x_shape, &v) < 0) return -1;
-    a->x = v.data, a->dims.batch = v.shape[0], a->dims.inputs = v.shape[1];
+    if (checked_view(x, "x", a->config->input_type, 3, x_shape, &v) < 0) return -1;
+    const int narrow = a->config->input_type == NPY_UINT16;
+    a->x = narrow ? NULL : v.data, a->x_bfloat16 = narrow ? v.data : NULL;
+    a->dims.batch = v.shape[0], a->dims.inputs = v.shape[1];
     if (!a->dims.batch || !a->dims.inputs) {
         PyErr_Format(PyExc_ValueError, "x must hold at least one image of at least one input, got %zu images of %zu inputs",
                      a->dims.batch, a->dims.inputs);
@@ -132,14 +134,14 @@ static smm_status run_forward(const call_arguments *a, PyObject *const *out, siz
     smm_status status;
     const int threads = threads_now();
     if (a->config->type == NPY_FLOAT32) {
-        const smm_inputs_f32 in = {a->x, a->state0, a->state1, a->indices, a->mask, a->slot_mask};
+        const smm_inputs_f32 in = {a->x, a->state0, a->state1, a->indices, a->mask, a->slot_mask, a->x_bfloat16};
         const smm_outputs_f32 to = {data(out[0]), data(out[1]), data(out[2]), data(out[3]),
                                     data(out[4]), data(out[5]), data(out[7]), data(out[6])};
         Py_BEGIN_ALLOW_THREADS
         status = smm_forward_f32(&a->config->config, &a->dims, (const float *const *)a->params, &in, &to, threads, image);
         Py_END_ALLOW_THREADS
     } else {
-        const smm_inputs_f64 in = {a->x, a->state0, a->state1, a->indices, a->mask, a->slot_mask};
+        const smm_inputs_f64 in = {a->x, a->state0, a->state1, a->indices, a->mask, a->slot_mask, a->x_bfloat16};
         const smm_outputs_f64 to = {data(out[0]), data(out[1]), data(out[2]), data(out[3]),
                                     data(out[4]), data(out[5]), data(out[7]), data(out[6])};
         Py_BEGIN_ALLOW_THREADS
@@ -214,7 +216,7 @@ static smm_status run_backward(const call_arguments *a, const void *saved, const
     smm_status status;
     const int threads = threads_now();
     if (a->config->type == NPY_FLOAT32) {
-        const smm_inputs_f32 in = {a->x, a->state0, a->state1, a->indices, a->mask, a->slot_mask};
+        const smm_inputs_f32 in = {a->x, a->state0, a->state1, a->indices, a->mask, a->slot_mask, a->x_bfloat16};
         smm_gradients_f32 to = {data(out[0]), data(out[1]), data(out[2]), {NULL}};
         memcpy(to.params, params, sizeof to.params);
         Py_BEGIN_ALLOW_THREADS
@@ -222,7 +224,7 @@ static smm_status run_backward(const call_arguments *a, const void *saved, const
                                   &to, threads, image);
         Py_END_ALLOW_THREADS
     } else {
-        const smm_inputs_f64 in = {a->x, a->state0, a->state1, a->indices, a->mask, a->slot_mask};
+        const smm_inputs_f64 in = {a->x, a->state0, a->state1, a->indices, a->mask, a->slot_mask, a->x_bfloat16};
         smm_gradients_f64 to = {data(out[0]), data(out[1]), data(out[2]), {NULL}};
         memcpy(to.params, params, sizeof to.params);
         Py_BEGIN_ALLOW_THREADS

@@ -6,13 +6,14 @@
 static PyObject *config_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"kind", "gradient", "dim", "input_dim", "hidden_dim", "heads", "qkv_bias", "input_mlp", "norm_kv", "slot_norm",
-                            "uniform_prior", "reduce", "recompute", "temperature", "scale", "eps", "tol", "double_precision", NULL};
-    int kind, gradient, qkv_bias, input_mlp, norm_kv, slot_norm, uniform_prior, reduce, recompute, is_double;
+                            "uniform_prior", "reduce", "recompute", "temperature", "scale", "eps", "tol", "double_precision",
+                            "bfloat16_inputs", NULL};
+    int kind, gradient, qkv_bias, input_mlp, norm_kv, slot_norm, uniform_prior, reduce, recompute, is_double, bfloat16_inputs;
     Py_ssize_t dim, input_dim, hidden_dim, heads;
     double temperature, scale, eps, tol;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iinnnnpppppppddddp:Config", names, &kind, &gradient, &dim, &input_dim, &hidden_dim,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iinnnnpppppppddddpp:Config", names, &kind, &gradient, &dim, &input_dim, &hidden_dim,
                                      &heads, &qkv_bias, &input_mlp, &norm_kv, &slot_norm, &uniform_prior, &reduce, &recompute, &temperature,
-                                     &scale, &eps, &tol, &is_double))
+                                     &scale, &eps, &tol, &is_double, &bfloat16_inputs))
         return NULL;
     config_object *self = (config_object *)type->tp_alloc(type, 0);
     if (!self) return NULL;
@@ -26,6 +27,7 @@ static PyObject *config_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     c->uniform_prior = uniform_prior, c->reduce = reduce, c->recompute = recompute;
     c->temperature = temperature, c->scale = scale, c->eps = eps, c->tol = tol;
     self->type = is_double ? NPY_FLOAT64 : NPY_FLOAT32;
+    self->input_type = bfloat16_inputs ? NPY_UINT16 : self->type;
     const smm_status status = smm_config_check(c);
     if (status != SMM_OK) {
         raise_status(status, 0);

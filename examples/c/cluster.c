@@ -20,7 +20,7 @@ static int fit_mixture(const double *points)
     smm_config config;
     smm_config_init(&config, SMM_GAUSSIAN_MIXTURE, D);
     const smm_dims dims = {1, N, K, 20};
-    const smm_inputs_f64 in = {points, NULL, log_std, starts, NULL, NULL};
+    const smm_inputs_f64 in = {.x = points, .log_std = log_std, .indices = starts};
     const smm_outputs_f64 out = {.slots = slots, .prior = prior, .log_likelihood = log_likelihood};
     const smm_status status = smm_forward_f64(&config, &dims, NULL, &in, &out, 1, NULL);
     if (status != SMM_OK) {
@@ -53,7 +53,7 @@ static int differentiate(const double *points)
     double mean[K * 8], log_std[K * 8] = {0}, slots[K * 8], d_slots[K * 8], *dx = malloc(N * D * sizeof *dx);
     double *saved = malloc(smm_saved_size(&config, &dims) * sizeof *saved);
     for (int i = 0; i < K * 8; i++) mean[i] = uniform(), d_slots[i] = 1;
-    const smm_inputs_f64 in = {points, mean, log_std, NULL, NULL, NULL};
+    const smm_inputs_f64 in = {.x = points, .mean = mean, .log_std = log_std};
     const smm_outputs_f64 out = {.slots = slots, .saved = saved};
     const smm_gradients_f64 grads = {dx, NULL, NULL, {NULL}};
     smm_status status = smm_forward_f64(&config, &dims, params, &in, &out, 1, NULL);

@@ -18,6 +18,7 @@ from .._spec import Spec
 
 VAR_FLOOR = 1e-4
 NORM_EPS = 1e-5
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 class Result(NamedTuple):
@@ -41,6 +42,7 @@ def run(spec: Spec, x, params, state0, state1, indices, mask, slot_mask, num_ite
     state0, state1 : (B, K, D) slots and None, or mean and log_std; state0 None with indices (B, K).
     mask : (B, N) bool or None. slot_mask : (B, K) bool or None. attention : whether to return it.
     """
+    x = x.to(DTYPES[spec.dtype]) if spec.bfloat16_inputs else x
     return _Run(spec, x, params, mask).go(state0, state1, indices, slot_mask, num_iters, attention)
 
 

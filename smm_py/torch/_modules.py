@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from .._spec import Spec, count, initial_parameters, initial_state_names, parameter_shapes
 from . import _lean, _ops
-from ._lean import Result
+from ._lean import DTYPES, Result
 
-_DTYPES = {"float32": torch.float32, "float64": torch.float64}
 _force_lean = False
 
 
@@ -46,7 +45,7 @@ class _Module(nn.Module):
             seed = int(torch.randint(2**62, (), device="cpu"))
         self._spec = spec
         # for every dtype that .double() or .float() may bring; made here, as graphs cannot make them
-        self._specs = {dtype: spec.but(dtype=name) for name, dtype in _DTYPES.items()}
+        self._specs = {dtype: spec.but(dtype=name) for name, dtype in DTYPES.items()}
         self._configs = {dtype: _ops.config_text(other) for dtype, other in self._specs.items()}
         values = initial_parameters(spec, np.random.default_rng(int(seed)))
         self._owners = []
@@ -79,7 +78,7 @@ class _Module(nn.Module):
         Parameters
         ----------
         x : (B, N, input_dim). Under autocast a narrower x is taken as float32, and all inside is
-            float32; else its dtype must be the module's.
+            float32; else its dtype must be the module's, or bfloat16 with `bfloat16_inputs`.
         init : dict, optional. "slots", or "mean" and "log_std", (B, K, D); or "indices" (B, K)
             int64, rows of h where the means start, with "log_std" for mixtures. Drawn if not given.
         mask : (B, N) bool, optional. True where an input is real.
@@ -104,14 +103,15 @@ class _Module(nn.Module):
         """
         spec = self._spec
         params = self._named()
-        dtype = next(iter(params.values())).dtype if params else _DTYPES[spec.dtype]
+        dtype = next(iter(params.values())).dtype if params else DTYPES[spec.dtype]
         if dtype not in self._specs:
             raise TypeError(f"the module must be of float32 or float64, its parameters are {dtype}")
         spec = self._specs[dtype]
+        of_x = torch.bfloat16 if spec.bfloat16_inputs else dtype
         autocast = isinstance(x, Tensor) and torch.is_autocast_enabled(x.device.type)
-        if autocast and x.dtype != dtype:
-            x = x.to(dtype)
-        _check("x", x, dtype)
+        if autocast and x.dtype != of_x:
+            x = x.to(of_x)
+        _check("x", x, of_x)
         if x.dim() != 3 or x.shape[2] != spec.input_dim:
             raise ValueError(f"x must have shape (B, N, {spec.input_dim}), got {tuple(x.shape)}")
         iters = spec.num_iters if num_iters is None else num_iters
@@ -162,6 +162,8 @@ class _Module(nn.Module):
 
     def _draw(self, spec, params, x, mask, slot_mask, slots, generator):
         shape = (x.shape[0], slots, spec.dim)
+        if spec.bfloat16_inputs:
+            x = x.to(DTYPES[spec.dtype])
 
         def normal():
             return torch.randn(shape, dtype=x.dtype, device=x.device, **_given(generator))
@@ -242,14 +244,15 @@ class SlotAttention(_Module):
     """
 
     _OPTIONS = ("dim", "num_slots", "num_iters", "hidden_dim", "input_dim", "eps", "start", "gradient",
-                "dtype", "scale", "heads", "qkv_bias", "tol", "recompute")
+                "dtype", "scale", "heads", "qkv_bias", "tol", "recompute", "bfloat16_inputs")
 
     def __init__(self, dim=64, num_slots=7, num_iters=3, hidden_dim=128, input_dim=None, eps=1e-8,
                  start="gaussian", gradient="implicit", dtype="float32", seed=None, *, scale=None,
-                 heads=1, qkv_bias=False, tol=0.0, recompute=False):
+                 heads=1, qkv_bias=False, tol=0.0, recompute=False, bfloat16_inputs=False):
         super().__init__(Spec("slot_attention", dim, num_slots, num_iters, hidden_dim, input_dim, eps=eps,
                               start=start, gradient=gradient, dtype=_dtype_name(dtype), scale=scale,
-                              heads=heads, qkv_bias=qkv_bias, tol=tol, recompute=recompute), seed)
+                              heads=heads, qkv_bias=qkv_bias, tol=tol, recompute=recompute,
+                              bfloat16_inputs=bfloat16_inputs), seed)
 
 
 class SlotMixture(_Module):
@@ -260,36 +263,39 @@ class SlotMixture(_Module):
 
     _OPTIONS = ("dim", "num_slots", "num_iters", "hidden_dim", "input_dim", "variant", "slot_norm", "norm_kv",
                 "input_mlp", "prior", "temperature", "reduce", "weight_init", "start", "gradient", "dtype",
-                "eps", "scale", "qkv_bias", "tol", "recompute")
+                "eps", "scale", "qkv_bias", "tol", "recompute", "bfloat16_inputs")
 
     def __init__(self, dim=64, num_slots=10, num_iters=5, hidden_dim=128, input_dim=None, variant="paper",
                  slot_norm=False, norm_kv=False, input_mlp=True, prior="learned", temperature=1.0,
                  reduce=True, weight_init="em", start="gaussian", gradient="implicit", dtype="float32",
-                 seed=None, *, eps=1e-8, scale=None, qkv_bias=False, tol=0.0, recompute=False):
+                 seed=None, *, eps=1e-8, scale=None, qkv_bias=False, tol=0.0, recompute=False, bfloat16_inputs=False):
         super().__init__(Spec("slot_mixture", dim, num_slots, num_iters, hidden_dim, input_dim, variant,
                               slot_norm, norm_kv, input_mlp, prior, temperature, reduce,
                               weight_init=weight_init, start=start, gradient=gradient,
-                              dtype=_dtype_name(dtype), eps=eps, scale=scale, qkv_bias=qkv_bias, tol=tol, recompute=recompute), seed)
+                              dtype=_dtype_name(dtype), eps=eps, scale=scale, qkv_bias=qkv_bias, tol=tol, recompute=recompute,
+                              bfloat16_inputs=bfloat16_inputs), seed)
 
 
 class KMeans(_Module):
     """Differentiable soft K-Means; arguments as `smm_py.KMeans`. Takes (B, N, dim)."""
 
-    _OPTIONS = ("dim", "num_slots", "num_iters", "scale", "eps", "start", "gradient", "dtype", "tol", "recompute")
+    _OPTIONS = ("dim", "num_slots", "num_iters", "scale", "eps", "start", "gradient", "dtype", "tol", "recompute", "bfloat16_inputs")
 
     def __init__(self, dim=64, num_slots=7, num_iters=10, scale=None, eps=1e-8, start="inputs",
-                 gradient="full", dtype="float32", *, tol=0.0, recompute=False):
+                 gradient="full", dtype="float32", *, tol=0.0, recompute=False, bfloat16_inputs=False):
         super().__init__(Spec("kmeans", dim, num_slots, num_iters, scale=scale, eps=eps, start=start,
-                              gradient=gradient, dtype=_dtype_name(dtype), tol=tol, recompute=recompute), 0)
+                              gradient=gradient, dtype=_dtype_name(dtype), tol=tol, recompute=recompute,
+                              bfloat16_inputs=bfloat16_inputs), 0)
 
 
 class GaussianMixture(_Module):
     """Differentiable EM for a Gaussian mixture; arguments as `smm_py.GaussianMixture`. Takes (B, N, dim)."""
 
-    _OPTIONS = ("dim", "num_slots", "num_iters", "prior", "temperature", "eps", "start", "gradient", "dtype", "tol", "recompute")
+    _OPTIONS = ("dim", "num_slots", "num_iters", "prior", "temperature", "eps", "start", "gradient", "dtype", "tol", "recompute", "bfloat16_inputs")
 
     def __init__(self, dim=64, num_slots=10, num_iters=10, prior="learned", temperature=1.0, eps=1e-8,
-                 start="inputs", gradient="full", dtype="float32", *, tol=0.0, recompute=False):
+                 start="inputs", gradient="full", dtype="float32", *, tol=0.0, recompute=False, bfloat16_inputs=False):
         super().__init__(Spec("gaussian_mixture", dim, num_slots, num_iters, prior=prior,
                               temperature=temperature, eps=eps, start=start, gradient=gradient,
-                              dtype=_dtype_name(dtype), tol=tol, recompute=recompute), 0)
+                              dtype=_dtype_name(dtype), tol=tol, recompute=recompute,
+                              bfloat16_inputs=bfloat16_inputs), 0)

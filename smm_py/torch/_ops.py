@@ -16,7 +16,7 @@ from torch import Tensor
 from .. import _core
 from .._modules import core_config
 from .._spec import Spec
-from ._lean import Result
+from ._lean import DTYPES, Result
 
 _LIBRARY = torch.library.Library("smm_py", "DEF")
 _LIBRARY.define(
@@ -52,30 +52,31 @@ def _memory(tensor, dtype, keep):
 def _arguments(x, params, state0, state1, indices, mask, slot_mask, config, num_iters, keep):
     """The arguments that both calls of the core begin with."""
     spec = _spec(config)
-    dtype = torch.float32 if spec.dtype == "float32" else torch.float64
-    return (core_config(spec), _memory(x, dtype, keep), tuple([_memory(p, dtype, keep) for p in params]),
+    dtype = DTYPES[spec.dtype]
+    return (core_config(spec), _memory(x, torch.bfloat16 if spec.bfloat16_inputs else dtype, keep), tuple([_memory(p, dtype, keep) for p in params]),
             _memory(state0, dtype, keep), _memory(state1, dtype, keep), _memory(indices, torch.int64, keep),
             _memory(mask, torch.bool, keep), _memory(slot_mask, torch.bool, keep), num_iters)
 
 
-def _tensors(arrays, like):
-    return [like.new_empty(0) if a is None else torch.from_numpy(a) for a in arrays]
+def _tensors(arrays, dtype):
+    return [torch.empty(0, dtype=dtype) if a is None else torch.from_numpy(a) for a in arrays]
 
 
 def _forward_cpu(x, params, state0, state1, indices, mask, slot_mask, config, num_iters, attention, save):
     keep = []
     results = _core.forward(*_arguments(x, params, state0, state1, indices, mask, slot_mask, config, num_iters, keep),
                             attention, save)
-    return _tensors(results, x)
+    return _tensors(results, DTYPES[_spec(config).dtype])
 
 
 def _backward_cpu(x, params, state0, state1, indices, mask, slot_mask, config, num_iters, saved, d_slots,
                   d_attention):
-    keep = []
+    keep, dtype = [], DTYPES[_spec(config).dtype]
     dx, d_state0, d_state1, d_params = _core.backward(
         *_arguments(x, params, state0, state1, indices, mask, slot_mask, config, num_iters, keep),
-        *(_memory(t, x.dtype, keep) for t in (saved, d_slots, d_attention)))
-    return _tensors((dx, d_state0, d_state1, *d_params), x)
+        *(_memory(t, dtype, keep) for t in (saved, d_slots, d_attention)))
+    dx, *rest = _tensors((dx, d_state0, d_state1, *d_params), dtype)
+    return [dx.to(x.dtype), *rest]
 
 
 _LIBRARY.impl("forward", _forward_cpu, "CPU")
@@ -94,8 +95,9 @@ def _forward_fake(x, params, state0, state1, indices, mask, slot_mask, config, n
               (batch, slots) if mixture else none,
               (batch,) if mixture and not spec.is_reference else none,
               (batch, inputs, slots) if attention else none]
-    return [*(x.new_empty(s) for s in shapes), x.new_empty(batch, dtype=torch.int64),
-            x.new_empty((_saved_size(spec, batch, inputs, slots, num_iters),) if save else none)]
+    shapes.append((_saved_size(spec, batch, inputs, slots, num_iters),) if save else none)
+    *results, saved = (x.new_empty(s, dtype=DTYPES[spec.dtype]) for s in shapes)
+    return [*results, x.new_empty(batch, dtype=torch.int64), saved]
 
 
 def _saved_size(spec, batch, inputs, slots, num_iters):
@@ -108,7 +110,8 @@ def _saved_size(spec, batch, inputs, slots, num_iters):
 @torch.library.register_fake("smm_py::backward")
 def _backward_fake(x, params, state0, state1, indices, mask, slot_mask, config, num_iters, saved, d_slots,
                    d_attention):
-    states = [x.new_empty(0) if s is None else x.new_empty(s.shape) for s in (state0, state1)]
+    dtype = DTYPES[_spec(config).dtype]
+    states = [x.new_empty(0 if s is None else s.shape, dtype=dtype) for s in (state0, state1)]
     return [x.new_empty(x.shape), *states, *(p.new_empty(p.shape) for p in params)]
 
 

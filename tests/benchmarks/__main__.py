@@ -13,7 +13,7 @@ import re
 import sys
 from pathlib import Path
 
-SECTIONS = ("limit", "peers", "sweep", "threads", "small", "warm", "memory", "step")
+SECTIONS = ("limit", "peers", "sweep", "threads", "small", "warm", "bfloat16", "memory", "step")
 PAGE = Path("docs/benchmarks.md")
 
 
@@ -44,7 +44,7 @@ def keep_to_cores(count):
 
 
 def measure_all(chosen):
-    from . import measure, memory, step, warm
+    from . import measure, memory, narrow, step, warm
     from .problem import SHAPES
 
     quick, seconds, threads = chosen.quick, chosen.seconds, chosen.threads
@@ -59,6 +59,7 @@ def measure_all(chosen):
         "threads": lambda: listed(measure.threads_sweep(threads, seconds / 3)),
         "small": lambda: listed(measure.small_calls(0.05 if quick else 0.5)),
         "warm": lambda: listed(warm.frame_by_frame(threads)),
+        "bfloat16": lambda: listed(narrow.narrow_inputs(threads, labels)),
         "memory": lambda: listed(memory.against_inputs(2**14 if quick else 2**20)),
         "step": lambda: step.whole_step(threads, 2 * seconds),
     }
@@ -92,7 +93,7 @@ def listed(rows):
     found = []
     for row in rows:
         found.append(row)
-        where = ", ".join(str(row[key]) for key in ("shape", "axis", "value", "kind", "mode", "name", "N") if key in row)
+        where = ", ".join(str(row[key]) for key in ("shape", "axis", "value", "kind", "mode", "name", "N", "inputs") if key in row)
         print(f"  {where}", file=sys.stderr, flush=True)
     return found
 

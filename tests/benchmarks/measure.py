@@ -81,7 +81,7 @@ def limit(shapes, threads, seconds):
         for kind in KINDS:
             problems = {gradient: Problem(kind, SHAPES[label], gradient) for gradient in ("full", "implicit")}
             outs = {gradient: p.module(p.x, init=p.init) for gradient, p in problems.items()}
-            calls = {("forward", "full"): (lambda p=problems["full"]: p.module(p.x, init=p.init))}
+            calls = {("forward", "full"): (lambda p=problems["full"]: p.module(p.x, init=p.init, grad=False))}
             for gradient, p in problems.items():
                 calls["backward", gradient] = lambda p=p, out=outs[gradient]: p.module.backward(out, p.d_slots)
             for count in sorted({1, threads}):

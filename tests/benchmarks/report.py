@@ -125,6 +125,17 @@ def warm(results):
         ["", "each frame afresh", "from the last frame's slots", "times as fast"], rows)
 
 
+def bfloat16(results):
+    rows = []
+    for label, kind in dict.fromkeys((r["shape"], r["kind"]) for r in results["bfloat16"]):
+        case = [select(results["bfloat16"], shape=label, kind=kind, inputs=inputs)[0] for inputs in ("float32", "bfloat16")]
+        rows.append([label, SHORT[kind], *(f"{r['errors'][key]:.0e}" for key in ("slots", "dx") for r in case),
+                     *(f"{1e3 * r['seconds']:.3g}" for r in case), *(f"{r['mib']:.3g}" for r in case)])
+    return "Relative error (L2 norm) against float64; forward + backward, implicit, ms; size of x:\n\n" + table(
+        ["shape", "", *(f"{what}, {inputs}" for what in ("error of slots", "of dx", "ms", "MiB") for inputs in ("float32", "bfloat16"))],
+        rows)
+
+
 def memory(results):
     rows = results["memory"]
     names = list(dict.fromkeys(row["name"] for row in rows))
@@ -144,7 +155,7 @@ def step(results):
 
 SECTIONS = {"limit": ("Fraction of the limit", limit), "peers": ("Against the peers", peers), "sweep": ("Growth with N", growth),
             "threads sweep": ("Threads", threads), "small calls": ("Small calls", small_calls), "warm": ("Video", warm),
-            "memory": ("Memory", memory),
+            "bfloat16": ("Inputs in bfloat16", bfloat16), "memory": ("Memory", memory),
             "step": ("A whole training step", step)}
 
 

@@ -42,7 +42,7 @@ static void run(smm_kind kind)
     }
     float *mean = numbers(slots, 1), *log_std = numbers(slots, 0.3f), *saved = numbers(smm_saved_size(&config, &dims), 0);
     float *out = numbers(dims.slots * smm_slot_width(&config), 0), *d_slots = numbers(dims.slots * smm_slot_width(&config), 1);
-    const smm_inputs_f32 in = {numbers(rows, 1), mean, log_std, NULL, NULL, NULL};
+    const smm_inputs_f32 in = {.x = numbers(rows, 1), .mean = mean, .log_std = log_std};
     const smm_outputs_f32 to = {out, NULL, NULL, NULL, NULL, NULL, saved, NULL};
     const float *const *const weights = (const float *const *)params;
     if (smm_forward_f32(&config, &dims, weights, &in, &to, 1, NULL) != SMM_OK ||

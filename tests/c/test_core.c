@@ -71,7 +71,7 @@ static int failures;
 
 static smm_status run(const problem *p, double *slots, double *saved, int threads)
 {
-    const smm_inputs_f64 in = {p->x, p->mean, p->log_std, NULL, NULL, NULL};
+    const smm_inputs_f64 in = {.x = p->x, .mean = p->mean, .log_std = p->log_std};
     const smm_outputs_f64 out = {slots, NULL, NULL, NULL, NULL, NULL, saved, NULL};
     return smm_forward_f64(&p->config, &p->dims, (const double *const *)p->params, &in, &out, threads, NULL);
 }
@@ -92,7 +92,7 @@ static double *gradients(const problem *p, int threads, size_t *count)
     for (size_t i = 0; i < SMM_PARAMS; i++) total += p->sizes[i];
     double *g = numbers(total, 0), *slots = numbers(p->slots_size, 0);
     double *saved = numbers(smm_saved_size(&p->config, &p->dims), 0);
-    const smm_inputs_f64 in = {p->x, p->mean, p->log_std, NULL, NULL, NULL};
+    const smm_inputs_f64 in = {.x = p->x, .mean = p->mean, .log_std = p->log_std};
     smm_gradients_f64 to = {g, g + p->x_size, g + p->x_size + p->state_size, {NULL}};
     double *at = g + p->x_size + 2 * p->state_size;
     for (size_t i = 0; i < SMM_PARAMS; at += p->sizes[i++]) to.params[i] = p->sizes[i] ? at : NULL;
@@ -150,7 +150,7 @@ static void check_errors(void)
     const int64_t indices[2] = {0, 3};
     const uint8_t none[3] = {0, 0, 0};
     size_t image = 99;
-    smm_inputs_f64 in = {p.x, NULL, p.log_std, indices, NULL, NULL};
+    smm_inputs_f64 in = {.x = p.x, .log_std = p.log_std, .indices = indices};
     const smm_outputs_f64 out = {slots, NULL, NULL, NULL, NULL, NULL, NULL, NULL};
     const double *const *params = (const double *const *)p.params;
     EXPECT(smm_forward_f64(&p.config, &p.dims, params, &in, &out, 1, &image) == SMM_ERR_INDEX && image == 0, "index");

@@ -1,0 +1,40 @@
+"""Inputs in bfloat16: how far slots and gradients are from float64, beside float32 inputs, and how long a call takes."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+import smm_py
+
+from .measure import set_threads
+from .problem import KINDS, SHAPES, Problem
+
+ROUNDS = 15
+
+
+def narrow_inputs(threads, labels):
+    """For each shape, kind and type of inputs: relative error (L2 norm) of slots and of dx, and seconds."""
+    set_threads(threads)
+    for label in labels:
+        for kind in KINDS:
+            problem = Problem(kind, SHAPES[label], "implicit")
+            slots, grads = problem.expected()
+            narrow = getattr(smm_py, kind)(**problem.options, bfloat16_inputs=True)
+            calls = {"float32": (problem.module, problem.x), "bfloat16": (narrow, smm_py.to_bfloat16(problem.x))}
+            taken = {name: [] for name in calls}
+            for _ in range(ROUNDS):
+                for name, (module, x) in calls.items():
+                    begin = time.perf_counter()
+                    out = module(x, init=problem.init)
+                    dx = module.backward(out, problem.d_slots)["x"]
+                    taken[name].append(time.perf_counter() - begin)
+                    errors = {"slots": share(out.slots, slots), "dx": share(dx, grads["x"])}
+                    if len(taken[name]) == ROUNDS:
+                        yield {"shape": label, "kind": kind, "inputs": name, "errors": errors,
+                               "seconds": float(np.median(taken[name][3:])), "mib": x.nbytes / 2**20}
+
+
+def share(found, expected):
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
