@@ -150,7 +150,9 @@ def step(results):
     words = {"smm_py": f"smm_py, convolutions in {found['precision']}",
              "plain": "plain PyTorch: SMM in expanded form, float32, nothing tuned", "released": "the released module in plain PyTorch"}
     rows = [[words[name], spread(times), f"{times['median'] / ours:.1f}"] for name, times in found["time"].items()]
-    return f"B={found['batch']}, 128 x 128, {found['threads']} threads, ms:\n\n" + table(["", "step (quartiles)", "/ ours"], rows)
+    parts = [[name, f"{100 * share:.1f} %"] for name, share in found["parts"].items()]
+    return (f"B={found['batch']}, 128 x 128, {found['threads']} threads, ms:\n\n" + table(["", "step (quartiles)", "/ ours"], rows) +
+            "\nOf our step, by PyTorch's profiler:\n\n" + table(["part", "share"], parts))
 
 
 SECTIONS = {"limit": ("Fraction of the limit", limit), "peers": ("Against the peers", peers), "sweep": ("Growth with N", growth),

@@ -95,7 +95,10 @@ def make_step(model, images, targets):
 
     def step():
         optimizer.zero_grad(set_to_none=True)
-        set_loss(model(to_input(images, "cpu"), seeds), targets).backward()
+        prediction = model(to_input(images, "cpu"), seeds)
+        with torch.profiler.record_function("matching"):
+            loss = set_loss(prediction, targets)
+        loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
 
@@ -127,6 +130,26 @@ def check():
     return errors
 
 
+PARTS = {"slot module, forward": ("smm_py::forward",), "slot module, backward": ("smm_py::backward",),
+         "convolutions": ("convolution",), "ReLU, bias, activations": ("relu", "threshold", "clamp", "aten::add", "sigmoid", "softmax"),
+         "copies, other layouts and types": ("copy", "contiguous", "aten::to", "fill", "zero"),
+         "matching": ("matching",), "Adam and clipping": ("Optimizer", "norm", "foreach", "addcdiv", "addcmul", "lerp", "sqrt")}
+
+
+def by_part(step, count=5):
+    """Share of a step's time that each part takes, by the profiler of PyTorch; what no part names is "the rest"."""
+    step()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        for _ in range(count):
+            step()
+    taken = {}
+    for event in profile.key_averages():
+        part = next((part for part, words in PARTS.items() if any(word in event.key for word in words)), "the rest")
+        taken[part] = taken.get(part, 0) + event.self_cpu_time_total
+    total = sum(taken.values())
+    return {part: time / total for part, time in sorted(taken.items(), key=lambda item: -item[1])}
+
+
 def whole_step(threads, seconds):
     measure.set_threads(threads)
     errors = check()
@@ -138,4 +161,4 @@ def whole_step(threads, seconds):
     for call in calls.values():
         call()
     return {"threads": threads, "batch": BATCH, "precision": configuration().precision, "differences": errors,
-            "time": measure.summary(measure.interleave(calls, seconds))}
+            "time": measure.summary(measure.interleave(calls, seconds)), "parts": by_part(calls["smm_py"])}
