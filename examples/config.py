@@ -34,7 +34,8 @@ class Config:
         "schedule": "of the learning rate: one cycle, or linear warm-up and exponential decay",
         "half_life": "steps in which the rate decays by half", "clip": "greatest norm of the gradient",
         "clip_norm": "which norm that is; inf: of the largest number",
-        "variant": "setting of the slot mixture", "precision": "of the convolutions",
+        "variant": "setting of the slot mixture",
+        "temperature": "factor of its log density; default: dim^-1/2, with --variant paper 1", "precision": "of the convolutions",
         "threads": "of PyTorch and of the slot module"}
 
     model: str = "smm"
@@ -52,6 +53,7 @@ class Config:
     train_iters: int = 5
     eval_iters: int = 7
     variant: str = "stable"     # or "paper": the module as printed
+    temperature: float | None = None  # of "stable" and of the Gaussian mixture; None: dim^-1/2
     start: str = "inputs"
     batch_size: int = 32
     lr: float = 1e-3
@@ -112,6 +114,8 @@ class Config:
                      "log_every", "evaluate_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.temperature is not None and not self.temperature > 0:
+            raise ValueError(f"temperature must be more than 0, got {self.temperature}")
         if self.half_life is not None and self.half_life < 1:
             raise ValueError(f"half_life must be at least 1, got {self.half_life}")
         if self.steps is not None and self.steps < 1:

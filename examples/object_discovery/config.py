@@ -22,7 +22,7 @@ class Config(shared.Config):
         "tiny": {},
         "paper": dict(image_size=128, max_objects=10, strides=(1, 1, 1, 1), decoder_strides=(2, 2, 2, 2, 1), decoder_channels=64,
                       batch_size=64, eval_iters=3, lr=4e-4, schedule="decay", warmup=10_000 / 300_000, clip=None, steps=300_000, minutes=None,
-                      variant="paper", start="gaussian", pictures=70_000, evaluate_every=5_000, checkpoint_every=1_000),
+                      variant="paper", temperature=None, start="gaussian", pictures=70_000, evaluate_every=5_000, checkpoint_every=1_000),
     }
     HELP: ClassVar = {**shared.Config.HELP,
                       "max_objects": "of built-in scenes; with --data, pictures with more are left out (6: CLEVR6)",
@@ -33,8 +33,8 @@ class Config(shared.Config):
     slots: int = 5
     train_iters: int = 3
     eval_iters: int = 5
-    batch_size: int = 16
-    lr: float = 2e-3
+    temperature: float | None = 0.5  # lower ones let two slots end in one object
+    lr: float = 1.5e-3
     minutes: float | None = 15.0
     strides: tuple[int, ...] = (2, 1, 1)
     decoder_strides: tuple[int, ...] = (2, 2)
