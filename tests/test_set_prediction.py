@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 for name in ("scipy", "safetensors", "matplotlib", "tqdm", "PIL"):
     pytest.importorskip(name)
 
-from examples.modules import load_weights  # noqa: E402
+from examples.modules import load_weights, make_slots  # noqa: E402
 from examples.pictures import order  # noqa: E402
 from examples.set_prediction.config import Config, from_preset  # noqa: E402
 from examples.set_prediction.matching import match, set_loss  # noqa: E402
@@ -102,6 +102,11 @@ def test_order_is_a_permutation_of_each_epoch():
     assert order(range(10), 0, range(10)) != order(range(10), 1, range(10))
 
 
+@pytest.mark.parametrize("changes, expected", [({}, 0.125), ({"temperature": 0.5}, 0.5), ({"temperature": 0.5, "variant": "paper"}, 1.0)])
+def test_temperature(changes, expected):
+    assert make_slots(from_preset("tiny", **changes))._spec.temperature == expected
+
+
 def test_configuration(tmp_path):
     config = from_preset("tiny", lr=0.5, steps=3)
     config.save(tmp_path / "c.json")
@@ -110,7 +115,7 @@ def test_configuration(tmp_path):
     with pytest.raises(ValueError, match="unknown settings speed"):
         Config.load(tmp_path / "c.json")
     for bad, match_ in ((dict(model="rnn"), "model must be one of"), (dict(steps=0), "steps must be at least 1"),
-                        (dict(minutes=-1.0), "minutes must be more than 0")):
+                        (dict(minutes=-1.0), "minutes must be more than 0"), (dict(temperature=0.0), "temperature must be more than 0")):
         with pytest.raises(ValueError, match=match_):
             from_preset("tiny", **bad)
 

@@ -319,7 +319,7 @@ static void SMM_T(step_backward)(SMM_T(image) *im, const SMM_T(record) *r, const
         memcpy(im->dm, im->d_mean, c * sizeof *im->dm);
         memset(im->d_state, 0, c * sizeof *im->d_state);
     }
-    if (!s->keep_backward) { /* each step hands on its own share of what every input gets */
+    if (first || !s->keep_backward) { /* where nothing is kept, each step hands on its own share of what every input gets */
         memset(im->eps_A, 0, s->Cp * sizeof *im->eps_A);
         memset(im->eps_E, 0, s->Cp * sizeof *im->eps_E);
     }
@@ -383,8 +383,6 @@ static void SMM_T(image_backward)(SMM_T(image) *im, const SMM_T(smm_inputs) *in,
         memset(im->d_keys, 0, cached * sizeof *im->d_keys);
         memset(im->d_values, 0, cached * sizeof *im->d_values);
     }
-    memset(im->eps_A, 0, s->Cp * sizeof *im->eps_A);
-    memset(im->eps_E, 0, s->Cp * sizeof *im->eps_E);
     const SMM_T(record) final = SMM_T(saved_record_of)(im, im->steps);
     SMM_T(full_state)(im, in, b, &final);
     SMM_T(output_backward)(im, d_slots + b * s->K * s->W, &sets[0]);
