@@ -32,9 +32,9 @@ class Config(shared.Config):
     max_objects: int = 4
     slots: int = 5
     train_iters: int = 3
-    eval_iters: int = 5
+    eval_iters: int = 7
     temperature: float | None = 0.5  # lower ones let two slots end in one object
-    lr: float = 1.5e-3
+    lr: float = 1e-3
     minutes: float | None = 15.0
     strides: tuple[int, ...] = (2, 1, 1)
     decoder_strides: tuple[int, ...] = (2, 2)
