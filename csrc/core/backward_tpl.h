@@ -311,7 +311,8 @@ static void SMM_T(step_backward)(SMM_T(image) *im, const SMM_T(record) *r, const
     SMM_T(variance_backward)(im, r, next);
     if (s->learned) {
         const real *hidden = s->reference ? im->e.normed : r->mean;
-        SMM_T(update_backward)(im->k, s, im->p, SMM_T(mapped_means)(im, r), hidden, &im->u, im->d_mean, im->dm, im->d_state, &sets[0]);
+        SMM_T(update_backward)(im->k, s, im->p, r->update, SMM_T(mapped_means)(im, r), hidden, &im->u, im->d_mean, im->dm, im->d_state,
+                               &sets[0]);
         if (s->folded)
             SMM_T(slots_linear_backward)(im->k, s, im->p, im->u.pending, SMM_TO_V_WEIGHT, SMM_TO_V_BIAS, r->m, im->dm, im->d_folded, 0,
                                          &sets[0]);

@@ -198,7 +198,7 @@ smm_status smm_sizes_init(smm_sizes *s, const smm_config *c, const smm_dims *dim
     s->Cp = smm_pad(s->C), s->Chp = smm_pad(s->Ch), s->Vp = s->heads * s->Chp;
     const size_t widest = smm_max(smm_max(s->I, s->H), 4 * s->D) + SMM_LANES;
     if (too_big(s->N + SMM_BLOCK, widest) || too_big(s->B, (s->N + SMM_BLOCK) * widest)) return SMM_ERR_DIMS;
-    if (s->K > ((size_t)1 << 20) || too_big(s->Kp * s->heads, s->B) || too_big(s->T + 2, s->B * s->Kp * (3 * s->D + s->Cp + 8)))
+    if (s->K > ((size_t)1 << 20) || too_big(s->Kp * s->heads, s->B) || too_big(s->T + 2, s->B * s->Kp * (8 * s->D + s->H + s->Cp + 8)))
         return SMM_ERR_DIMS;
     split_work(s);
     s->steps_back = c->gradient == SMM_GRADIENT_FULL ? s->T : 1;
@@ -210,7 +210,8 @@ smm_status smm_sizes_init(smm_sizes *s, const smm_config *c, const smm_dims *dim
     s->saved_block = s->input_mlp && s->keep && s->B * rows <= SMM_SAVED_MOST / (s->H + s->F) ? SMM_BLOCK * (s->H + s->F) : 0;
     s->pending_rows = smm_max(128, s->K);
     s->records = s->steps_back + 1;
-    s->record = (3 * s->D + s->C) * s->Kp + s->Kp + smm_pad(s->heads * s->Kp);
+    const size_t update = s->learned ? 5 * s->D + s->H : 0;
+    s->record = (3 * s->D + s->C + update) * s->Kp + s->Kp + smm_pad(s->heads * s->Kp);
     s->saved_image = s->records * s->record + s->Cp + 1 + s->blocks * s->saved_block;
     if (too_big(s->records * s->B, s->record + s->Cp)) return SMM_ERR_DIMS;
     return SMM_OK;

@@ -282,6 +282,7 @@ static void SMM_T(step_forward)(SMM_T(image) *im, const SMM_T(record) *r, const 
     if (s->learned) {
         const real *hidden = s->reference ? im->e.normed : r->mean;
         SMM_T(update_forward)(im->k, s, im->p, SMM_T(mapped_means)(im, r), hidden, &im->u, next->mean);
+        if (im->saving) SMM_T(update_save)(s, &im->u, r->update);
         for (size_t d = 0; d < D; d++) /* so that what no slot uses can never grow */
             for (size_t j = K; j < n; j++) next->mean[d * n + j] = 0;
     } else {
@@ -465,6 +466,7 @@ static void SMM_T(image_forward)(SMM_T(image) *im, const SMM_T(smm_inputs) *in, 
     const smm_sizes *s = im->s;
     real *attention = out->attention ? out->attention + b * s->N * s->K : NULL;
     SMM_T(open_image)(im, in, b);
+    im->saving = out->saved != NULL;
     im->save = out->saved && s->saved_block ? out->saved + (b + 1) * s->saved_image - s->blocks * s->saved_block : NULL;
     SMM_T(first_block)(im);
     if (s->keep) SMM_T(cache_inputs)(im, 0);

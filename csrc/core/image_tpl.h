@@ -7,6 +7,7 @@ typedef struct {
     real *mean, *log_std, *prior; /* prior: Kp */
     real *m, *variance;           /* weighted mean and variance about it; in the last record: variance is the module's output */
     real *sums;                   /* (heads, slots): sum of the responsibilities */
+    real *update;                 /* the update of the slots that followed; see update_save */
 } SMM_T(record);
 
 /* What a step needs of a state: queries and inverse standard deviations as rows (slots, Cp), logits' constants. */
@@ -36,6 +37,7 @@ typedef struct {
     real *d_keys, *d_values;     /* (blocks, C, SMM_BLOCK), backward */
     const real *saved;           /* backward: (blocks, saved_block) as forward has left them; or NULL */
     real *save;                  /* forward: where they go; or NULL */
+    int saving;                  /* forward: a backward pass may follow */
     real *centre, *minus_centre; /* Cp: a point shared by all slots, amid the values; its negative: backward */
     real *value_sums;            /* 2 Vp: sums of values and of their squares */
     real *partials;              /* (chunks, partial) */
@@ -148,7 +150,8 @@ static SMM_T(record) SMM_T(record_at)(const SMM_T(image) *im, size_t i)
     const size_t c = im->s->D * im->s->Kp;
     real *at = im->trace + i * im->s->record;
     real *m = at + 3 * c, *prior = m + im->s->C * im->s->Kp;
-    SMM_T(record) r = {at, at + c, prior, m, at + 2 * c, prior + im->s->Kp};
+    real *sums = prior + im->s->Kp;
+    SMM_T(record) r = {at, at + c, prior, m, at + 2 * c, sums, sums + smm_pad(im->s->heads * im->s->Kp)};
     return r;
 }
 

@@ -131,7 +131,30 @@ static void SMM_T(gru_backward)(const KERNELS *k, const smm_sizes *s, const real
     SMM_T(slots_linear_backward)(k, s, p, u->pending, SMM_GRU_WEIGHT_HH, SMM_GRU_BIAS_HH, hidden, u->d_gates_hidden, d_hidden, 1, g);
 }
 
-/* The update of slots:  h = GRU(m, hidden);  out = h + W_2 ReLU(W_1 LN(h) + b_1) + b_2.   All (D,Kp); out may be NULL. */
+/* What backward needs of an update, (5 D + H, Kp), to a record or back: products with weights are not made again. */
+static void SMM_T(update_save)(const smm_sizes *s, const SMM_T(update_scratch) *u, real *saved)
+{
+    const size_t c = s->D * s->Kp;
+    memcpy(saved, u->gates_in, 2 * c * sizeof *saved);
+    memcpy(saved + 2 * c, u->gates_hidden + 2 * c, c * sizeof *saved);
+    memcpy(saved + 3 * c, u->candidate, c * sizeof *saved);
+    memcpy(saved + 4 * c, u->h, c * sizeof *saved);
+    memcpy(saved + 5 * c, u->hidden, s->H * s->Kp * sizeof *saved);
+}
+
+static void SMM_T(update_restore)(const KERNELS *k, const smm_sizes *s, const real *const *p, const real *saved,
+                                  const SMM_T(update_scratch) *u)
+{
+    const size_t D = s->D, n = s->Kp, c = D * n;
+    memcpy(u->gates_in, saved, 2 * c * sizeof *saved);
+    memcpy(u->gates_hidden + 2 * c, saved + 2 * c, c * sizeof *saved);
+    memcpy(u->candidate, saved + 3 * c, c * sizeof *saved);
+    memcpy(u->h, saved + 4 * c, c * sizeof *saved);
+    memcpy(u->hidden, saved + 5 * c, s->H * n * sizeof *saved);
+    k->norm(D, n, u->h, n, p[SMM_NORM_MLP_WEIGHT], p[SMM_NORM_MLP_BIAS], (real)s->cfg->norm_eps, u->normed, n, u->mean, u->rstd);
+}
+
+/* The update of slots:  h = GRU(m, hidden);  out = h + W_2 ReLU(W_1 LN(h) + b_1) + b_2.   All (D,Kp). */
 static void SMM_T(update_forward)(const KERNELS *k, const smm_sizes *s, const real *const *p, const real *m, const real *hidden,
                                   const SMM_T(update_scratch) *u, real *out)
 {
@@ -139,18 +162,17 @@ static void SMM_T(update_forward)(const KERNELS *k, const smm_sizes *s, const re
     SMM_T(gru_forward)(k, s, p, m, hidden, u);
     k->norm(D, n, u->h, n, p[SMM_NORM_MLP_WEIGHT], p[SMM_NORM_MLP_BIAS], (real)s->cfg->norm_eps, u->normed, n, u->mean, u->rstd);
     SMM_T(linear_relu_forward)(k, H, D, n, p[SMM_MLP_0_WEIGHT], p[SMM_MLP_0_BIAS], u->normed, u->hidden);
-    if (!out) return;
     SMM_T(linear_forward)(k, D, H, n, p[SMM_MLP_2_WEIGHT], p[SMM_MLP_2_BIAS], u->hidden, out);
     k->add(D * n, u->h, out);
 }
 
-/* From d_out: dm, d_hidden (overwritten) and parameter gradients; the forward pass is recomputed. */
-static void SMM_T(update_backward)(const KERNELS *k, const smm_sizes *s, const real *const *p, const real *m, const real *hidden,
-                                   const SMM_T(update_scratch) *u, const real *d_out, real *dm, real *d_hidden,
+/* From d_out: dm, d_hidden (overwritten) and parameter gradients; `saved`: what update_save has left. */
+static void SMM_T(update_backward)(const KERNELS *k, const smm_sizes *s, const real *const *p, const real *saved, const real *m,
+                                   const real *hidden, const SMM_T(update_scratch) *u, const real *d_out, real *dm, real *d_hidden,
                                    const SMM_T(grad_set) *g)
 {
     const size_t D = s->D, H = s->H, n = s->Kp;
-    SMM_T(update_forward)(k, s, p, m, hidden, u, NULL);
+    SMM_T(update_restore)(k, s, p, saved, u);
     SMM_T(slots_linear_backward)(k, s, p, u->pending, SMM_MLP_2_WEIGHT, SMM_MLP_2_BIAS, u->hidden, d_out, u->d_hidden, 0, g);
     k->relu_backward(H, n, u->hidden, n, u->d_hidden, n);
     SMM_T(slots_linear_backward)(k, s, p, u->pending, SMM_MLP_0_WEIGHT, SMM_MLP_0_BIAS, u->normed, u->d_hidden, u->d_h, 0, g);
