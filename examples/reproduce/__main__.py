@@ -74,7 +74,7 @@ PAGE = """# Results: the paper's tables and figures
 Made by `python -m examples.reproduce --page docs/results.md` from trainings on a small machine: the preset `tiny`, built-in scenes
 unless another data set is named, equal steps for the models of a table. The paper's figures stand beside ours, not against them: its
 models are larger, its data sets others, its trainings a hundred times as long. What `tiny` shows is whether the order of the models is the same.
-Figures are mean ± standard deviation over the seeds. The text of the paper at hand has no number for Table 3."""
+Figures are mean ± standard deviation over the seeds. For the figures of its Table 3 see the paper."""
 
 
 def facts(result: Result):
