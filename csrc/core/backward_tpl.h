@@ -374,8 +374,8 @@ static void SMM_T(image_backward)(SMM_T(image) *im, const SMM_T(smm_inputs) *in,
     if (dx && in->mask) memset(dx, 0, s->N * s->I * sizeof *dx);
     memcpy(im->trace, saved, s->records * s->record * sizeof *saved);
     memcpy(im->centre, saved + s->records * s->record, s->Cp * sizeof *saved);
-    const real done = saved[s->records * s->record + s->Cp];
-    im->saved = s->saved_block ? saved + s->records * s->record + s->Cp + 1 : NULL;
+    const real done = saved[s->saved_head - 1];
+    im->saved = saved;
     im->steps = done >= 1 && done <= (real)s->T ? (size_t)done : s->T;
     const size_t steps = smm_min(s->steps_back, im->steps);
     for (size_t d = 0; d < s->D; d++) im->minus_centre[d] = -im->centre[d];

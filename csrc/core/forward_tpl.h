@@ -282,7 +282,7 @@ static void SMM_T(step_forward)(SMM_T(image) *im, const SMM_T(record) *r, const 
     if (s->learned) {
         const real *hidden = s->reference ? im->e.normed : r->mean;
         SMM_T(update_forward)(im->k, s, im->p, SMM_T(mapped_means)(im, r), hidden, &im->u, next->mean);
-        if (im->saving) SMM_T(update_save)(s, &im->u, r->update);
+        if (im->save) SMM_T(update_save)(s, &im->u, r->update);
         for (size_t d = 0; d < D; d++) /* so that what no slot uses can never grow */
             for (size_t j = K; j < n; j++) next->mean[d * n + j] = 0;
     } else {
@@ -312,6 +312,16 @@ static void SMM_T(store_values)(const SMM_T(image) *im, size_t i, const SMM_T(bl
     else SMM_T(value_rows)(im, i, b, im->values + i * n * s->Vp);
 }
 
+/* Both layers of block i's MLP, for backward, where they are saved. */
+static void SMM_T(save_block)(const SMM_T(image) *im, const SMM_T(block) *b, size_t i)
+{
+    const smm_sizes *s = im->s;
+    if (!im->save || !s->saved_block) return;
+    real *saved = im->save + s->saved_head + i * s->saved_block;
+    memcpy(saved, b->hidden, s->H * SMM_BLOCK * sizeof *saved);
+    memcpy(saved + s->H * SMM_BLOCK, b->h, s->F * SMM_BLOCK * sizeof *saved);
+}
+
 /* The first block: its keys and values if they are kept, and the centre, the mean of its values; 0 where no second moments are
  * taken. */
 static void SMM_T(first_block)(SMM_T(image) *im)
@@ -321,7 +331,7 @@ static void SMM_T(first_block)(SMM_T(image) *im)
     const size_t n = SMM_BLOCK, valid = smm_min(n, im->in.n);
     memset(im->centre, 0, s->Cp * sizeof *im->centre);
     SMM_T(inputs_forward)(im->k, s, im->p, &im->in, 0, n, b, NULL, s->keep ? im->keys : b->keys);
-    if (im->save) SMM_T(save_block)(s, b, im->save);
+    SMM_T(save_block)(im, b, 0);
     for (size_t d = 0; s->variance && d < s->D; d++) {
         real sum = 0;
         for (size_t j = 0; j < valid; j++) sum += b->values[d * n + j];
@@ -333,7 +343,7 @@ static void SMM_T(first_block)(SMM_T(image) *im)
 /* What forward has saved of block i, or NULL. */
 static const real *SMM_T(saved_block)(const SMM_T(image) *im, size_t i)
 {
-    return im->saved ? im->saved + i * im->s->saved_block : NULL;
+    return im->saved && im->s->saved_block ? im->saved + im->s->saved_head + i * im->s->saved_block : NULL;
 }
 
 /* Keys and values of all blocks but the first; going backward (`channels`) of all. */
@@ -347,7 +357,7 @@ static void SMM_T(cache_inputs)(SMM_T(image) *im, int channels)
         SMM_T(block) *b = &im->blocks[SMM_THREAD];
         for (size_t i = smm_max(!channels, SMM_T(chunk_begin)(im, (size_t)c)); i < SMM_T(chunk_begin)(im, (size_t)c + 1); i++) {
             SMM_T(inputs_forward)(im->k, s, im->p, &im->in, i * n, n, b, SMM_T(saved_block)(im, i), im->keys + i * s->C * n);
-            if (im->save) SMM_T(save_block)(s, b, im->save + i * s->saved_block);
+            SMM_T(save_block)(im, b, i);
             SMM_T(store_values)(im, i, b, channels);
         }
     }
@@ -466,8 +476,7 @@ static void SMM_T(image_forward)(SMM_T(image) *im, const SMM_T(smm_inputs) *in, 
     const smm_sizes *s = im->s;
     real *attention = out->attention ? out->attention + b * s->N * s->K : NULL;
     SMM_T(open_image)(im, in, b);
-    im->saving = out->saved != NULL;
-    im->save = out->saved && s->saved_block ? out->saved + (b + 1) * s->saved_image - s->blocks * s->saved_block : NULL;
+    im->save = out->saved ? out->saved + b * s->saved_image : NULL;
     SMM_T(first_block)(im);
     if (s->keep) SMM_T(cache_inputs)(im, 0);
     const SMM_T(record) first = SMM_T(record_of)(im, 0);
@@ -484,7 +493,7 @@ static void SMM_T(image_forward)(SMM_T(image) *im, const SMM_T(smm_inputs) *in, 
     if (s->variance) memcpy(last.variance, im->full_variance, s->D * s->Kp * sizeof *last.variance);
     SMM_T(full_state)(im, in, b, &last);
     SMM_T(write_outputs)(im, out, b, &last);
-    if (out->saved) SMM_T(save_image)(im, out->saved + b * s->saved_image);
+    if (im->save) SMM_T(save_image)(im, im->save);
     if (out->iterations) out->iterations[b] = (int64_t)(im->steps - (size_t)s->reference);
     if (attention && in->mask) SMM_T(masked_attention)(im, &before, in->mask + b * s->N, attention);
 }

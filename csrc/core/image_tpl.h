@@ -35,9 +35,8 @@ typedef struct {
     real *keys;                  /* (blocks, C, SMM_BLOCK) if s->keep, or s->keep_backward going backward; so the next four */
     real *values;                /* minus `centre`: forward (blocks, SMM_BLOCK, Vp), backward (blocks, C, SMM_BLOCK) */
     real *d_keys, *d_values;     /* (blocks, C, SMM_BLOCK), backward */
-    const real *saved;           /* backward: (blocks, saved_block) as forward has left them; or NULL */
-    real *save;                  /* forward: where they go; or NULL */
-    int saving;                  /* forward: a backward pass may follow */
+    const real *saved;           /* backward: what forward has saved of the image */
+    real *save;                  /* forward: where that goes; NULL where no backward pass follows */
     real *centre, *minus_centre; /* Cp: a point shared by all slots, amid the values; its negative: backward */
     real *value_sums;            /* 2 Vp: sums of values and of their squares */
     real *partials;              /* (chunks, partial) */

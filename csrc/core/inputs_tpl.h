@@ -107,13 +107,6 @@ static void SMM_T(inputs_forward)(const KERNELS *k, const smm_sizes *s, const re
     }
 }
 
-/* Both layers of the block's MLP, to `saved`. */
-static void SMM_T(save_block)(const smm_sizes *s, const SMM_T(block) *b, real *saved)
-{
-    memcpy(saved, b->hidden, s->H * SMM_BLOCK * sizeof *saved);
-    memcpy(saved + s->H * SMM_BLOCK, b->h, s->F * SMM_BLOCK * sizeof *saved);
-}
-
 /* From d_keys and d_values (C, SMM_BLOCK; zero in lanes beyond the real inputs; d_values is overwritten; folded: d_values is the
  * gradient of both) to parameter gradients and, where dx is not NULL, rows of dx (N,I). Follows inputs_features of the same block. */
 static void SMM_T(inputs_backward)(const KERNELS *k, const smm_sizes *s, const real *const *p, const SMM_T(rows_in) *in, size_t first,

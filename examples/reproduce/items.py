@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from shutil import copyfile
 
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 
 from .. import plots
+from ..markdown import table
 from ..modules import SlotEncoder
 from ..object_discovery.config import Config as DiscoveryConfig
 from ..object_discovery.model import BroadcastDecoder, ObjectDiscovery
@@ -19,7 +19,8 @@ from ..pictures import open_pictures
 from ..set_prediction.config import Config as SetConfig
 from ..slate.config import Config as SlateConfig
 from ..slate.dvae import PATCH
-from ..slate.plots import grid, write
+from ..slate.model import Slate
+from ..slate.plots import grid, write, written_figure
 from ..slate.train import COLD, HOT, build_model
 from .trainings import Result
 
@@ -36,12 +37,6 @@ class Item:
     make: Callable[[Sequence[Result], Path], str]
     trainings: tuple[str, ...] = ()
     data_sets: tuple[str, ...] = ()
-
-
-def table(head, rows) -> str:
-    """Markdown."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
 def spread(result, key, scale=1.0, digits=1) -> str:
@@ -162,10 +157,8 @@ def worst_generated(results, folder):
 def attention(results, folder):
     lines = []
     for result in results:
-        written = written_by(result, 8)
         name = f"figure5_{result.data}.png"
-        plots.attention_figure(written.input, written.attention.float().cpu().numpy(), folder / name,
-                               beside={"dVAE": written.reconstruction, "written": written.generated})
+        written_figure(written_by(result, 8), folder / name)
         lines.append(f"![input, dVAE, picture written from the slots, attention of every slot]({name})")
     return "\n\n".join(lines)
 
@@ -179,7 +172,7 @@ def hyperparameters(results, folder):
             ("transformer: width", "192", config.dim), ("slots", "12", config.slots), ("iterations", "7", config.train_iters),
             ("slots: width", "192", config.dim)]
     with torch.device("meta"):
-        model = import_module("examples.slate.model").Slate(config)
+        model = Slate(config)
     return table(["", "paper", "preset `paper`"], rows) + (
         f"\n\nParameters: {count(model.dvae):,} of the dVAE, {count(model.slots):,} of the slot mixture, {count(model.writer):,} of the transformer.")
 

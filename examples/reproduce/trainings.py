@@ -78,10 +78,6 @@ class Result:
             yield [x["step"] for x in lines if key in x], [x[key] for x in lines if key in x]
 
 
-def folder_of(out, preset, data, name):
-    return Path(out) / preset / data / name
-
-
 def obtain(name, out, preset, data, seeds, options=()) -> Result:
     """The result of a training: as it is on disk, or after training what is missing.
 
@@ -92,7 +88,7 @@ def obtain(name, out, preset, data, seeds, options=()) -> Result:
     training = TRAININGS[name]
     pipeline = import_module(f"examples.{training.pipeline}.__main__").PIPELINE
     of = "scenes" if data is None else find_reader(data).name
-    folder = folder_of(out, preset, of, name)
+    folder = Path(out) / preset / of / name
     arguments = [*training.options, "--preset", preset, "--seeds", str(seeds), "--out", str(folder)]
     arguments += ["--steps", str(STEPS[training.pipeline])] if preset == "tiny" else training.paper
     arguments += [] if data is None else ["--data", str(data)]

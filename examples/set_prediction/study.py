@@ -21,6 +21,7 @@ from torch import nn
 import smm_py
 from smm_py.torch import SlotMixture, _lean
 
+from .. import markdown
 from .config import from_preset
 from .train import average_precision, build_model, open_pictures, train
 
@@ -134,12 +135,12 @@ def run(name, seed, steps, out):
 
 def table(results) -> str:
     """A line for each setting: mean over seeds, and each seed's value at the first and third threshold."""
-    lines = ["| setting | seeds | AP∞ | AP1 | AP0.5 | AP0.25 | AP0.125 | each seed: AP∞ (AP0.5) |", "|---|---|---|---|---|---|---|---|"]
+    rows = []
     for name, runs in results.items():
         means = [f"{100 * np.mean([r[t] for r in runs]):.1f}" for t in ("inf", "1", "0.5", "0.25", "0.125")]
         each = ", ".join(f"{100 * r['inf']:.0f} ({100 * r['0.5']:.0f})" for r in runs)
-        lines.append(f"| {name} | {len(runs)} | {' | '.join(means)} | {each} |")
-    return "\n".join(lines)
+        rows.append([name, len(runs), *means, each])
+    return markdown.table(["setting", "seeds", "AP∞", "AP1", "AP0.5", "AP0.25", "AP0.125", "each seed: AP∞ (AP0.5)"], rows)
 
 
 def main():

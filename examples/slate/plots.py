@@ -41,16 +41,23 @@ def write(model, pictures, config) -> Written:
     return written
 
 
+def written_figure(written, path):
+    """A row for each picture: input, the dVAE's, the one written from the slots, every slot's attention."""
+    plots.attention_figure(written.input, written.attention.float().cpu().numpy(), path,
+                           beside={"dVAE": written.reconstruction, "written": written.generated})
+
+
+@torch.no_grad()
 def samples(model, pictures, config, out):
-    """DIR/samples.png: input, the dVAE's picture, the one written from the slots, every slot's attention.
+    """DIR/samples.png: see `written_figure`.
 
     DIR/mixed.png: pictures written from the slots of two pictures; see `mix`.
     """
     written = write(model, pictures, config)
-    beside = {"dVAE": written.reconstruction, "written": written.generated}
-    plots.attention_figure(written.input, written.attention.float().cpu().numpy(), Path(out) / "samples.png", beside=beside)
+    written_figure(written, Path(out) / "samples.png")
     if len(written.input) > 1:
-        mixed = {name: to_pixels(model.eval().generate(both)) for name, both in mix(written.slots, written.attention).items()}
+        model.eval()
+        mixed = {name: to_pixels(model.generate(both)) for name, both in mix(written.slots, written.attention).items()}
         grid({"first": written.input[0::2], "second": written.input[1::2],
               "first, written": written.generated[0::2], "second, written": written.generated[1::2], **mixed},
              Path(out) / "mixed.png")

@@ -59,7 +59,7 @@ def measure_all(chosen):
         "threads": lambda: listed(measure.threads_sweep(threads, seconds / 3)),
         "small": lambda: listed(measure.small_calls(0.05 if quick else 0.5)),
         "warm": lambda: listed(warm.frame_by_frame(threads)),
-        "bfloat16": lambda: listed(narrow.narrow_inputs(threads, labels)),
+        "bfloat16": lambda: listed(narrow.narrow_inputs(threads, labels, seconds / 5)),
         "memory": lambda: listed(memory.against_inputs(2**14 if quick else 2**20)),
         "step": lambda: step.whole_step(threads, 2 * seconds),
     }

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 import smm_py
+from examples.reproduce.trainings import processor
 
 from . import contenders
 from .problem import KINDS, SHAPES, Problem, Shape, flops
@@ -40,11 +41,7 @@ def measure_peak():
 
 def machine():
     """What the figures depend on."""
-    model = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
-    return {"processor": model, "cores": os.cpu_count(), "instruction set": smm_py._core.simd()[0], "system": platform.system(),
+    return {"processor": processor(), "cores": os.cpu_count(), "instruction set": smm_py._core.simd()[0], "system": platform.system(),
             "python": platform.python_version(), "numpy": np.__version__, "torch": torch.__version__,
             "smm_py": smm_py._core.__version__}
 

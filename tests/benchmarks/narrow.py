@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 
 import smm_py
 
-from .measure import set_threads
+from .measure import interleave, set_threads, summary
 from .problem import KINDS, SHAPES, Problem
 
-ROUNDS = 40
 
-
-def narrow_inputs(threads, labels):
-    """For each shape, kind and type of inputs: relative error (L2 norm) of slots and of dx, and seconds."""
+def narrow_inputs(threads, labels, seconds):
+    """For each shape, kind and type of inputs: relative error (L2 norm) of slots and of dx, and times."""
     set_threads(threads)
     for label in labels:
         for kind in KINDS:
@@ -23,16 +19,16 @@ def narrow_inputs(threads, labels):
             slots, grads = problem.expected()
             narrow = getattr(smm_py, kind)(**problem.options, bfloat16_inputs=True)
             calls = {"float32": (problem.module, problem.x), "bfloat16": (narrow, smm_py.to_bfloat16(problem.x))}
-            taken, found = {name: [] for name in calls}, {}
-            for _ in range(ROUNDS):
-                for name, (module, x) in calls.items():
-                    begin = time.perf_counter()
-                    out = module(x, init=problem.init)
-                    dx = module.backward(out, problem.d_slots)["x"]
-                    taken[name].append(time.perf_counter() - begin)
-                    found[name] = out.slots, dx
+            found = {}
+
+            def call(name):
+                module, x = calls[name]
+                out = module(x, init=problem.init)
+                found[name] = out.slots, module.backward(out, problem.d_slots)["x"]
+
+            times = summary(interleave({name: lambda name=name: call(name) for name in calls}, seconds))
             for name, (_, x) in calls.items():  # afterwards: what NumPy's library has begun may keep a core busy
-                yield {"shape": label, "kind": kind, "inputs": name, "seconds": float(np.median(taken[name][3:])), "mib": x.nbytes / 2**20,
+                yield {"shape": label, "kind": kind, "inputs": name, "time": times[name], "mib": x.nbytes / 2**20,
                        "errors": {"slots": share(found[name][0], slots), "dx": share(found[name][1], grads["x"])}}
 
 

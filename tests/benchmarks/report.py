@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from examples.markdown import table as table_of
+
 from .contenders import LEAN, OURS, OURS_TORCH
 from .problem import KINDS, SHAPES, Shape
 
@@ -11,7 +13,7 @@ SHORT = {"SlotMixture": "SMM", "SlotAttention": "SA"}
 
 
 def table(header, rows):
-    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in (header, ["---"] * len(header), *rows)) + "\n"
+    return table_of(header, rows) + "\n"
 
 
 def ms(times):
@@ -130,7 +132,7 @@ def bfloat16(results):
     for label, kind in dict.fromkeys((r["shape"], r["kind"]) for r in results["bfloat16"]):
         case = [select(results["bfloat16"], shape=label, kind=kind, inputs=inputs)[0] for inputs in ("float32", "bfloat16")]
         rows.append([label, SHORT[kind], *(f"{r['errors'][key]:.0e}" for key in ("slots", "dx") for r in case),
-                     *(f"{1e3 * r['seconds']:.3g}" for r in case), *(f"{r['mib']:.3g}" for r in case)])
+                     *(ms(r["time"]) for r in case), *(f"{r['mib']:.3g}" for r in case)])
     return "Relative error (L2 norm) against float64; forward + backward, implicit, ms; size of x:\n\n" + table(
         ["shape", "", *(f"{what}, {inputs}" for what in ("error of slots", "of dx", "ms", "MiB") for inputs in ("float32", "bfloat16"))],
         rows)
