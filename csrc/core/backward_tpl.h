@@ -299,20 +299,22 @@ static void SMM_T(query_gradients)(SMM_T(image) *im, const SMM_T(record) *r, con
     }
 }
 
-/* One step backward: im->d_mean, d_log_std, d_prior go from the state after the step to the state before it. The last step's
- * pass (with nothing kept: every step's) goes on to the inputs: dx, and parameter gradients to a set for each segment; the slots'
- * side has the first. */
-static void SMM_T(step_backward)(SMM_T(image) *im, const SMM_T(record) *r, const SMM_T(record) *next, const SMM_T(grad_set) *sets,
-                                 const real *d_attention, int first, int last, real *dx)
+/* Step t backward: im->d_mean, d_log_std, d_prior go from the state after the step to the state before it. The pass that is last
+ * (with nothing kept: every one) goes on to the inputs: dx, and parameter gradients to a set for each segment; the slots' side has
+ * the first. */
+static void SMM_T(step_backward)(SMM_T(image) *im, size_t t, int last, const SMM_T(grad_set) *sets, const real *d_attention, real *dx)
 {
     const smm_sizes *s = im->s;
     const size_t c = s->D * s->Kp;
+    const int first = t + 1 == im->steps;
+    const SMM_T(record) before = SMM_T(saved_record_of)(im, t), after = SMM_T(saved_record_of)(im, t + 1);
+    const SMM_T(record) *r = &before, *next = &after;
     SMM_T(expectation_forward)(im, r);
     SMM_T(variance_backward)(im, r, next);
     if (s->learned) {
         const real *hidden = s->reference ? im->e.normed : r->mean;
-        SMM_T(update_backward)(im->k, s, im->p, r->update, SMM_T(mapped_means)(im, r), hidden, &im->u, im->d_mean, im->dm, im->d_state,
-                               &sets[0]);
+        SMM_T(update_backward)(im->k, s, im->p, im->saved + SMM_T(saved_update)(s, t), SMM_T(mapped_means)(im, r), hidden, &im->u,
+                               im->d_mean, im->dm, im->d_state, &sets[0]);
         if (s->folded)
             SMM_T(slots_linear_backward)(im->k, s, im->p, im->u.pending, SMM_TO_V_WEIGHT, SMM_TO_V_BIAS, r->m, im->dm, im->d_folded, 0,
                                          &sets[0]);
@@ -325,7 +327,7 @@ static void SMM_T(step_backward)(SMM_T(image) *im, const SMM_T(record) *r, const
         memset(im->eps_E, 0, s->Cp * sizeof *im->eps_E);
     }
     const int about = SMM_T(pass_constants)(im, r, next);
-    const SMM_T(pass) pass = {r, d_attention, about, last || !s->keep_backward, !first && !s->keep_backward};
+    const SMM_T(pass) pass = {r, first ? d_attention : NULL, about, last || !s->keep_backward, !first && !s->keep_backward};
     const SMM_T(moments) total = SMM_T(inputs_pass)(im, &pass, sets, dx);
     SMM_T(query_gradients)(im, r, &total);
     SMM_T(expectation_backward)(im, r, &sets[0]);
@@ -373,8 +375,8 @@ static void SMM_T(image_backward)(SMM_T(image) *im, const SMM_T(smm_inputs) *in,
     SMM_T(open_image)(im, in, b);
     if (dx && in->mask) memset(dx, 0, s->N * s->I * sizeof *dx);
     memcpy(im->trace, saved, s->records * s->record * sizeof *saved);
-    memcpy(im->centre, saved + s->records * s->record, s->Cp * sizeof *saved);
-    const real done = saved[s->saved_head - 1];
+    const real *centre = saved + s->records * s->record, done = centre[s->Cp];
+    memcpy(im->centre, centre, s->Cp * sizeof *saved);
     im->saved = saved;
     im->steps = done >= 1 && done <= (real)s->T ? (size_t)done : s->T;
     const size_t steps = smm_min(s->steps_back, im->steps);
@@ -390,11 +392,8 @@ static void SMM_T(image_backward)(SMM_T(image) *im, const SMM_T(smm_inputs) *in,
     SMM_T(gather_slots)(im);
     memcpy(im->full_mean, im->d_cat, c * sizeof *im->d_cat); /* from here on: the gradients that inactive slots pass through */
     memcpy(im->full_log_std, im->d_cat + c, c * sizeof *im->d_cat);
-    for (size_t i = 0; i < steps; i++) {
-        const SMM_T(record) r = SMM_T(saved_record_of)(im, im->steps - 1 - i), next = SMM_T(saved_record_of)(im, im->steps - i);
-        SMM_T(step_backward)(im, &r, &next, sets, i == 0 && d_attention ? d_attention + b * s->N * s->K : NULL, i == 0,
-                             i + 1 == steps, dx);
-    }
+    for (size_t i = 0; i < steps; i++)
+        SMM_T(step_backward)(im, im->steps - 1 - i, i + 1 == steps, sets, d_attention ? d_attention + b * s->N * s->K : NULL, dx);
     real *d_mean = in->indices || !grads->mean ? NULL : grads->mean + at;
     real *d_log_std = s->variance && grads->log_std ? grads->log_std + at : NULL;
     const int full = s->cfg->gradient == SMM_GRADIENT_FULL, none = s->cfg->gradient == SMM_GRADIENT_IMPLICIT;

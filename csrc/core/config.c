@@ -210,9 +210,9 @@ smm_status smm_sizes_init(smm_sizes *s, const smm_config *c, const smm_dims *dim
     s->saved_block = s->input_mlp && s->keep && s->B * rows <= SMM_SAVED_MOST / (s->H + s->F) ? SMM_BLOCK * (s->H + s->F) : 0;
     s->pending_rows = smm_max(128, s->K);
     s->records = s->steps_back + 1;
-    const size_t update = s->learned ? 5 * s->D + s->H : 0;
-    s->record = (3 * s->D + s->C + update) * s->Kp + s->Kp + smm_pad(s->heads * s->Kp);
-    s->saved_head = s->records * s->record + s->Cp + 1;
+    s->record = (3 * s->D + s->C) * s->Kp + s->Kp + smm_pad(s->heads * s->Kp);
+    s->update = s->learned ? (5 * s->D + s->H) * s->Kp : 0;
+    s->saved_head = s->records * s->record + s->Cp + 1 + s->steps_back * s->update;
     s->saved_image = s->saved_head + s->blocks * s->saved_block;
     if (too_big(s->records * s->B, s->record + s->Cp)) return SMM_ERR_DIMS;
     return SMM_OK;

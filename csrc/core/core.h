@@ -23,7 +23,8 @@ typedef struct {
     size_t pending_rows;        /* slots that the gradients of the slots' weights are summed over at a time, at most */
     size_t records;             /* states kept of an image: before each step that backward visits, and the last */
     size_t record;              /* elements of one state */
-    size_t saved_head;          /* elements that forward saves of an image before its blocks: records, centre, number of steps */
+    size_t update;              /* elements that forward saves of a step's update of the slots */
+    size_t saved_head;          /* elements that forward saves of an image before its blocks: records, centre, number of steps, updates */
     size_t saved_image;         /* and with them */
     int dot, variance, learned, reference; /* logits are products; slots have variances; there are parameters; the variant */
     int own_values;             /* v = W_v h rather than h itself */

@@ -270,19 +270,19 @@ static const real *SMM_T(mapped_means)(SMM_T(image) *im, const SMM_T(record) *r)
     return im->mapped;
 }
 
-/* One step from record `r` to record `next`. */
-static void SMM_T(step_forward)(SMM_T(image) *im, const SMM_T(record) *r, const SMM_T(record) *next, int first, int last,
-                                real *attention, real *loglik)
+/* Step im->steps, from record `r` to record `next`. */
+static void SMM_T(step_forward)(SMM_T(image) *im, const SMM_T(record) *r, const SMM_T(record) *next, int last, real *attention,
+                                real *loglik)
 {
     const smm_sizes *s = im->s;
     const size_t D = s->D, n = s->Kp, c = D * n, K = im->slots;
     SMM_T(expectation_forward)(im, r);
-    const SMM_T(moments) total = SMM_T(weighted_moments)(im, r, first, last, attention);
+    const SMM_T(moments) total = SMM_T(weighted_moments)(im, r, im->steps == 0, last, attention);
     if (last && loglik) *loglik = *total.loglik;
     if (s->learned) {
         const real *hidden = s->reference ? im->e.normed : r->mean;
         SMM_T(update_forward)(im->k, s, im->p, SMM_T(mapped_means)(im, r), hidden, &im->u, next->mean);
-        if (im->save) SMM_T(update_save)(s, &im->u, r->update);
+        if (im->save && (last || s->steps_back == s->T)) SMM_T(update_save)(s, &im->u, im->save + SMM_T(saved_update)(s, im->steps));
         for (size_t d = 0; d < D; d++) /* so that what no slot uses can never grow */
             for (size_t j = K; j < n; j++) next->mean[d * n + j] = 0;
     } else {
@@ -458,16 +458,17 @@ static int SMM_T(settled)(const SMM_T(image) *im, const SMM_T(record) *r, const 
     return 1;
 }
 
-/* Records, centre and number of steps, for backward. */
+/* Records, centre and number of steps, for backward, which finds 0 where a step was not taken. */
 static void SMM_T(save_image)(const SMM_T(image) *im, real *saved)
 {
     const smm_sizes *s = im->s;
     const size_t swapped = s->records != s->T + 1 && im->steps % 2 == 0; /* the state before the last step is in record 1 */
     if (!swapped) memcpy(saved, im->trace, s->records * s->record * sizeof *saved);
     for (size_t i = 0; swapped && i < 2; i++) memcpy(saved + i * s->record, im->trace + (1 - i) * s->record, s->record * sizeof *saved);
-    saved += s->records * s->record;
-    memcpy(saved, im->centre, s->Cp * sizeof *saved);
-    saved[s->Cp] = (real)im->steps;
+    real *centre = saved + s->records * s->record;
+    memcpy(centre, im->centre, s->Cp * sizeof *saved);
+    centre[s->Cp] = (real)im->steps;
+    for (size_t t = im->steps; t < s->steps_back; t++) memset(saved + SMM_T(saved_update)(s, t), 0, s->update * sizeof *saved);
 }
 
 /* The whole forward pass of image b. */
@@ -486,7 +487,7 @@ static void SMM_T(image_forward)(SMM_T(image) *im, const SMM_T(smm_inputs) *in, 
     for (int last = 0, settled = 0; !last; im->steps++) {
         const SMM_T(record) r = SMM_T(record_of)(im, im->steps), next = SMM_T(record_of)(im, im->steps + 1);
         last = settled || im->steps + 1 == s->T;
-        SMM_T(step_forward)(im, &r, &next, im->steps == 0, last, attention, out->log_likelihood ? out->log_likelihood + b : NULL);
+        SMM_T(step_forward)(im, &r, &next, last, attention, out->log_likelihood ? out->log_likelihood + b : NULL);
         settled = SMM_T(settled)(im, &r, &next);
     }
     const SMM_T(record) before = SMM_T(record_of)(im, im->steps - 1), last = SMM_T(record_of)(im, im->steps);

@@ -7,7 +7,6 @@ typedef struct {
     real *mean, *log_std, *prior; /* prior: Kp */
     real *m, *variance;           /* weighted mean and variance about it; in the last record: variance is the module's output */
     real *sums;                   /* (heads, slots): sum of the responsibilities */
-    real *update;                 /* the update of the slots that followed; see update_save */
 } SMM_T(record);
 
 /* What a step needs of a state: queries and inverse standard deviations as rows (slots, Cp), logits' constants. */
@@ -149,8 +148,7 @@ static SMM_T(record) SMM_T(record_at)(const SMM_T(image) *im, size_t i)
     const size_t c = im->s->D * im->s->Kp;
     real *at = im->trace + i * im->s->record;
     real *m = at + 3 * c, *prior = m + im->s->C * im->s->Kp;
-    real *sums = prior + im->s->Kp;
-    SMM_T(record) r = {at, at + c, prior, m, at + 2 * c, sums, sums + smm_pad(im->s->heads * im->s->Kp)};
+    SMM_T(record) r = {at, at + c, prior, m, at + 2 * c, prior + im->s->Kp};
     return r;
 }
 
@@ -164,6 +162,12 @@ static SMM_T(record) SMM_T(record_of)(const SMM_T(image) *im, size_t t)
 static SMM_T(record) SMM_T(saved_record_of)(const SMM_T(image) *im, size_t t)
 {
     return SMM_T(record_at)(im, im->s->records == im->s->T + 1 ? t : t + 1 - im->steps);
+}
+
+/* Where the update after step t stands in what is saved of an image: only the last one's, or each in its place. */
+static size_t SMM_T(saved_update)(const smm_sizes *s, size_t t)
+{
+    return s->records * s->record + s->Cp + 1 + (s->steps_back == s->T ? t : 0) * s->update;
 }
 
 /* The real inputs and active slots of image b. */

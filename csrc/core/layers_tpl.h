@@ -131,7 +131,7 @@ static void SMM_T(gru_backward)(const KERNELS *k, const smm_sizes *s, const real
     SMM_T(slots_linear_backward)(k, s, p, u->pending, SMM_GRU_WEIGHT_HH, SMM_GRU_BIAS_HH, hidden, u->d_gates_hidden, d_hidden, 1, g);
 }
 
-/* What backward needs of an update, (5 D + H, Kp), to a record or back: products with weights are not made again. */
+/* What backward needs of an update, (5 D + H, Kp), to what is saved or back: products with weights are not made again. */
 static void SMM_T(update_save)(const smm_sizes *s, const SMM_T(update_scratch) *u, real *saved)
 {
     const size_t c = s->D * s->Kp;
