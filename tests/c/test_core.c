@@ -143,6 +143,17 @@ static void check_threads(const problem *p, const char *what)
     free(one);
 }
 
+/* Whatever the buffer held before, also where a tolerance leaves steps out. */
+static void check_saved(problem *p, const char *what)
+{
+    p->dims.iters = 4, p->config.tol = 100, p->config.gradient = SMM_GRADIENT_FULL;
+    const size_t size = smm_saved_size(&p->config, &p->dims);
+    double *slots = numbers(p->slots_size, 0), *one = numbers(size, 0), *other = numbers(size, 1);
+    EXPECT(run(p, slots, one, 1) == SMM_OK && run(p, slots, other, 2) == SMM_OK, "forward");
+    EXPECT(!memcmp(one, other, size * sizeof *one), "%s: what is saved depends on what the buffer held", what);
+    free(slots), free(one), free(other);
+}
+
 static void check_errors(void)
 {
     problem p = make_problem(SMM_SLOT_MIXTURE, 0, 1, 3, 2);
@@ -181,6 +192,7 @@ int main(int argc, char **argv)
             problem p = make_problem((smm_kind)kind, option, 2, quick ? 5 : 67, 3);
             check_differences(&p, names[kind]);
             check_threads(&p, names[kind]);
+            check_saved(&p, names[kind]);
             free_problem(&p);
             if (quick) continue;
             p = make_problem((smm_kind)kind, option, 1, 1500, 3);
