@@ -75,8 +75,9 @@ def set_pictures(results, folder):
     lines = []
     for result in results:
         for name in ("predictions", "attention"):
-            copyfile(result.runs[0] / f"{name}.png", folder / f"figure1_{name}.png")
-            lines.append(f"![{name}](figure1_{name}.png)")
+            to = f"figure1_{name}_{result.data}.png"
+            copyfile(result.runs[0] / f"{name}.png", folder / to)
+            lines.append(f"![{name}, {result.data}]({to})")
     return "\n\n".join(lines)
 
 
