@@ -33,8 +33,9 @@ class Config(shared.Config):
     slots: int = 5
     train_iters: int = 3
     eval_iters: int = 7
-    temperature: float | None = 0.5  # lower ones let two slots end in one object
+    temperature: float | None = 0.35  # lower ones let two slots end in one object, higher ones leave small objects without
     lr: float = 1e-3
+    clip: float | None = 0.3  # four times the usual norm: a run can collapse after a gradient of ten times it
     minutes: float | None = 15.0
     strides: tuple[int, ...] = (2, 1, 1)
     decoder_strides: tuple[int, ...] = (2, 2)
