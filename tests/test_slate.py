@@ -15,10 +15,10 @@ from safetensors.torch import load_file  # noqa: E402
 from examples.pictures import Pictures  # noqa: E402
 from examples.schedules import halved, warm_up_and_decay  # noqa: E402
 from examples.slate.config import from_preset  # noqa: E402
-from examples.slate.dvae import DVAE, gumbel_noise, squared_error, temperature_at  # noqa: E402
+from examples.slate.dvae import DVAE, entropy, gumbel_noise, squared_error, temperature_at  # noqa: E402
 from examples.slate.plots import mix  # noqa: E402
 from examples.slate.train import build_model, dvae_rate, figures, frechet, to_pixels, train  # noqa: E402
-from examples.slate.transformer import ImageGPT  # noqa: E402
+from examples.slate.transformer import ImageGPT, sinusoids  # noqa: E402
 from examples.training import Loop  # noqa: E402
 from smm_py._spec import initial_state_names  # noqa: E402
 from pipelines import check_error, check_kill_and_resume, check_two_processes, result, run_well  # noqa: E402
@@ -58,11 +58,11 @@ def test_the_papers_preset(model):
     optimizer = torch.optim.Adam(net.parameters(), config.lr)
     before = {name: p.detach().clone() for name, p in net.named_parameters()}
     for step in range(3):
-        error, entropy = net(torch.rand(1, 3, 96, 96), [step], [step], temperature_at(step, 1, 0.1, config.cooldown))
+        error, cross_entropy = net(torch.rand(1, 3, 96, 96), [step], [step], temperature_at(step, 1, 0.1, config.cooldown))
         optimizer.zero_grad()
-        (error + entropy).backward()
+        (error + cross_entropy).backward()
         optimizer.step()
-    assert entropy.isfinite() and 0 < entropy < 2 * 576 * np.log(v)
+    assert cross_entropy.isfinite() and 0 < cross_entropy < 2 * 576 * np.log(v)
     assert all(p.isfinite().all() for p in net.parameters())
     still = {name for name, p in net.named_parameters() if torch.equal(p, before[name])}
     assert still == {f"slots.{name}" for name in initial_state_names(net.slots._spec)}  # the implicit gradient ends before these
@@ -75,6 +75,24 @@ def test_schedules_of_the_papers_preset():
     assert [dvae_rate(config, s) for s in (0, 200_000)] == [3e-4, 3e-4]
     assert [warm_up_and_decay(config, s) for s in (0, 15_000, 30_000, 200_000)] == pytest.approx([0, 5e-5, 1e-4, 1e-4])
     assert halved(30, 10) == 0.125 and halved(30, None) == 1
+
+
+def test_sinusoids_tell_places_apart_and_near_ones_are_alike():
+    """Against a formula of their own, one number at a time; also where a quarter of the channels is no whole number."""
+    side, dim = 4, 10
+    waves = sinusoids(side, dim).numpy()
+    assert waves.shape == (side * side, dim)
+    for place in range(side * side):
+        for channel in range(dim):
+            at, axis = channel // 4, channel // 2 % 2
+            wavelength = 2 * side * (2 / (2 * side)) ** (at / 2)
+            angle = 2 * np.pi * (place // side, place % side)[axis] / wavelength
+            assert waves[place, channel] == pytest.approx((np.sin, np.cos)[channel % 2](angle), abs=1e-5)
+    alike = sinusoids(16, 64) @ sinusoids(16, 64).T
+    assert alike[0, 0] > alike[0, 1] > alike[0, 2] and alike[0, 0] > alike[0, 16] > alike[0, 17]
+    net = build_model(small())
+    assert torch.equal(net.writer.positions[1:], sinusoids(4, 16))
+    assert not torch.equal(build_model(small(positions="normal")).writer.positions[1:], sinusoids(4, 16))
 
 
 def test_dvae():
@@ -90,6 +108,21 @@ def test_dvae():
     noisy = scores + gumbel_noise(torch.empty(1, 20_000, 3), [0])
     share = torch.bincount(noisy.argmax(2)[0], minlength=3) / 20_000
     assert torch.allclose(share, scores.exp(), atol=0.015)  # four standard deviations
+
+
+def test_a_dvae_pays_for_using_few_tokens():
+    """Of each picture for itself: nothing where all tokens have the same share, log V times the weight where one has all."""
+    assert entropy(torch.tensor([[0.5, 0.5, 0, 0], [0.25] * 4])).tolist() == pytest.approx([np.log(2), np.log(4)])
+    dvae, image = DVAE(6, channels=8), torch.rand(2, 3, 16, 16) * 2 - 1
+    last = dvae.encoder[-1]
+    last.weight.data.zero_()  # the bias alone says which tokens there are
+    for bias, cost in (([0.0] * 6, 0.0), ([0.0] * 5 + [100.0], np.log(6))):
+        last.bias.data = torch.tensor(bias)
+        dvae.usage = 0.0
+        free = dvae(image, [1, 2], 0.5)[0]
+        dvae.usage = 3.0
+        assert torch.allclose(dvae(image, [1, 2], 0.5)[0] - free, torch.full((2,), 3 * cost, dtype=torch.float32), atol=1e-4)
+    assert build_model(small()).dvae.usage == 2 and from_preset("paper").usage == 0
 
 
 def test_kept_keys_and_values_change_nothing():
@@ -115,10 +148,10 @@ def test_a_token_knows_those_before_it_alone():
 
 
 def test_gradients_are_blocked():
-    """The dVAE learns from its error alone, all the rest from the cross-entropy alone."""
+    """The dVAE learns from its own loss alone, all the rest from the cross-entropy alone."""
     net = build_model(small())
-    error, entropy = net(torch.rand(2, 3, 16, 16), [1, 2], [3, 4], 1.0)
-    entropy.backward(retain_graph=True)
+    error, cross_entropy = net(torch.rand(2, 3, 16, 16), [1, 2], [3, 4], 1.0)
+    cross_entropy.backward(retain_graph=True)
     inside = {name for name, p in net.named_parameters() if name.startswith("dvae.")}
     reached = {name for name, p in net.named_parameters() if p.grad is not None}
     assert not reached & inside
@@ -248,6 +281,7 @@ def test_two_processes_train_the_same_model(tmp_path):
     (("train", "--image-size", "30"), "image_size must be a multiple of 4, got 30"),
     (("train", "--heads", "5"), "heads must divide dim=64, got 5"),
     (("train", "--dropout", "1"), "dropout must be from 0 to less than 1, got 1.0"),
+    (("train", "--usage", "-1"), "usage must be at least 0, got -1.0"),
     (("train", "--vocabulary", "0"), "vocabulary must be at least 1, got 0"),
     (("eval",), "eval needs --weights or a trained run"),
     (("sample",), "sample needs --weights or a trained run"),

@@ -6,6 +6,8 @@ without biases in the attentions; weights that write to the residual stream star
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -79,18 +81,32 @@ class Past:
         return [kept[:, :, :self.length] for kept in self.kept]
 
 
+def sinusoids(side, dim) -> Tensor:
+    """Sines and cosines of the rows and columns of a square, (side^2, dim), row by row: near places have like vectors.
+
+    Four channels for each wavelength, which go from twice the side to two places in geometric steps (after Vaswani et al. 2017).
+    """
+    frequency = math.pi / side * side ** torch.linspace(0, 1, math.ceil(dim / 4))
+    waves = torch.arange(side)[:, None] * frequency
+    waves = torch.stack([waves.sin(), waves.cos()], 2)  # (side, dim / 4, 2)
+    rows, columns = waves[:, None].expand(side, side, -1, 2), waves[None].expand(side, side, -1, 2)
+    return torch.cat([rows, columns], 3).flatten(2).flatten(0, 1)[:, :dim]
+
+
 class ImageGPT(nn.Module):
     """Tokens (B, N) given slots (B, K, slot_dim).
 
     Token embeddings with learned positions are also what the slot module reads (`embed`). Number
-    `vocabulary` is the token before the first.
+    `vocabulary` is the token before the first. positions : "normal", as in SLATE, or "sinusoids", which those start from.
     """
 
-    def __init__(self, vocabulary, tokens, dim, heads, blocks, slot_dim, dropout=0.0):
+    def __init__(self, vocabulary, tokens, dim, heads, blocks, slot_dim, dropout=0.0, positions="normal"):
         super().__init__()
         self.start, self.tokens = vocabulary, tokens
         self.embedding = nn.Embedding(vocabulary + 1, dim)
         self.positions = nn.Parameter(nn.init.trunc_normal_(torch.empty(tokens + 1, dim)))
+        if positions == "sinusoids":
+            self.positions.data[1:] = sinusoids(math.isqrt(tokens), dim)
         self.drop = nn.Dropout(dropout)
         self.from_slots = linear(slot_dim, dim, bias=False)
         self.norm_in, self.norm_out = nn.LayerNorm(dim), nn.LayerNorm(dim)
