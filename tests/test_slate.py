@@ -15,7 +15,7 @@ from safetensors.torch import load_file  # noqa: E402
 from examples.pictures import Pictures  # noqa: E402
 from examples.schedules import halved, warm_up_and_decay  # noqa: E402
 from examples.slate.config import from_preset  # noqa: E402
-from examples.slate.dvae import DVAE, entropy, gumbel_noise, squared_error, temperature_at  # noqa: E402
+from examples.slate.dvae import DVAE, gumbel_noise, squared_error, temperature_at  # noqa: E402
 from examples.slate.plots import mix  # noqa: E402
 from examples.slate.train import build_model, dvae_rate, figures, frechet, to_pixels, train  # noqa: E402
 from examples.slate.transformer import ImageGPT, sinusoids  # noqa: E402
@@ -110,21 +110,6 @@ def test_dvae():
     assert torch.allclose(share, scores.exp(), atol=0.015)  # four standard deviations
 
 
-def test_a_dvae_pays_for_using_few_tokens():
-    """Of each picture for itself: nothing where all tokens have the same share, log V times the weight where one has all."""
-    assert entropy(torch.tensor([[0.5, 0.5, 0, 0], [0.25] * 4])).tolist() == pytest.approx([np.log(2), np.log(4)])
-    dvae, image = DVAE(6, channels=8), torch.rand(2, 3, 16, 16) * 2 - 1
-    last = dvae.encoder[-1]
-    last.weight.data.zero_()  # the bias alone says which tokens there are
-    for bias, cost in (([0.0] * 6, 0.0), ([0.0] * 5 + [100.0], np.log(6))):
-        last.bias.data = torch.tensor(bias)
-        dvae.usage = 0.0
-        free = dvae(image, [1, 2], 0.5)[0]
-        dvae.usage = 3.0
-        assert torch.allclose(dvae(image, [1, 2], 0.5)[0] - free, torch.full((2,), 3 * cost, dtype=torch.float32), atol=1e-4)
-    assert build_model(small()).dvae.usage == 2 and from_preset("paper").usage == 0
-
-
 def test_kept_keys_and_values_change_nothing():
     """What is written token by token is what the whole pass, without anything kept, says of it."""
     torch.manual_seed(0)
@@ -148,7 +133,7 @@ def test_a_token_knows_those_before_it_alone():
 
 
 def test_gradients_are_blocked():
-    """The dVAE learns from its own loss alone, all the rest from the cross-entropy alone."""
+    """The dVAE learns from its error alone, all the rest from the cross-entropy alone."""
     net = build_model(small())
     error, cross_entropy = net(torch.rand(2, 3, 16, 16), [1, 2], [3, 4], 1.0)
     cross_entropy.backward(retain_graph=True)
@@ -281,7 +266,6 @@ def test_two_processes_train_the_same_model(tmp_path):
     (("train", "--image-size", "30"), "image_size must be a multiple of 4, got 30"),
     (("train", "--heads", "5"), "heads must divide dim=64, got 5"),
     (("train", "--dropout", "1"), "dropout must be from 0 to less than 1, got 1.0"),
-    (("train", "--usage", "-1"), "usage must be at least 0, got -1.0"),
     (("train", "--vocabulary", "0"), "vocabulary must be at least 1, got 0"),
     (("eval",), "eval needs --weights or a trained run"),
     (("sample",), "sample needs --weights or a trained run"),

@@ -21,7 +21,7 @@ class Config(shared.Config):
     # Its halving of both rates where the loss of the whole stagnates is left out, as the dVAE would depend on the slots.
     PRESETS: ClassVar = {
         "tiny": {},
-        "paper": dict(image_size=96, max_objects=10, pictures=70_000, vocabulary=4096, channels=64, usage=0.0, cooldown=30_000, dvae_lr=3e-4,
+        "paper": dict(image_size=96, max_objects=10, pictures=70_000, vocabulary=4096, channels=64, cooldown=30_000, dvae_lr=3e-4,
                       dvae_half_life=None, tokens="sampled", positions="normal", blocks=8, heads=8, dim=192, dropout=0.1, hidden=192, slots=12, train_iters=7,
                       eval_iters=7, variant="paper", start="gaussian", batch_size=64, lr=1e-4, schedule="decay",
                       warmup=30_000 / 250_000, half_life=None, clip_norm=float("inf"), steps=250_000, minutes=None,
@@ -29,7 +29,7 @@ class Config(shared.Config):
     }
     CHOICES: ClassVar = {**shared.Config.CHOICES, "tokens": ("likeliest", "sampled"), "positions": ("sinusoids", "normal")}
     HELP: ClassVar = {**shared.Config.HELP, "precision": "of convolutions and transformer",
-                      "vocabulary": "number of different tokens", "channels": "of the dVAE", "usage": "weight of the dVAE's cost of using few tokens",
+                      "vocabulary": "number of different tokens", "channels": "of the dVAE",
                       "cooldown": "steps in which the Gumbel-softmax cools from temperature 1 to 0.1",
                       "dvae_lr": "learning rate of the dVAE", "dvae_half_life": "steps in which it decays by half",
                       "tokens": "of the dVAE, that slots and transformer learn from; what eval and sample read are the likeliest",
@@ -46,10 +46,9 @@ class Config(shared.Config):
     precision: str = "float32"
     vocabulary: int = 64
     channels: int = 32
-    usage: float = 2.0
     cooldown: int = 1000
     dvae_lr: float = 2e-3
-    dvae_half_life: int | None = 1000  # slots and transformer learn little while the tokens change
+    dvae_half_life: int | None = 1500  # slots and transformer learn little while the tokens change
     tokens: str = "likeliest"
     positions: str = "sinusoids"
     blocks: int = 4
@@ -65,8 +64,6 @@ class Config(shared.Config):
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.dim % self.heads:
             raise ValueError(f"heads must divide dim={self.dim}, got {self.heads}")
-        if not self.usage >= 0:
-            raise ValueError(f"usage must be at least 0, got {self.usage}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be from 0 to less than 1, got {self.dropout}")
 

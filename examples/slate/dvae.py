@@ -35,16 +35,12 @@ def last_layer(inputs, outputs):
 
 
 class DVAE(nn.Module):
-    """Pictures (B, 3, S, S) in [-1, 1] to scores of tokens (B, V, S/4, S/4) and back.
+    """Pictures (B, 3, S, S) in [-1, 1] to scores of tokens (B, V, S/4, S/4) and back."""
 
-    usage : what it costs, beside the squared error, to use few tokens: the weight of the Kullback-Leibler divergence of a
-        picture's mean distribution of tokens from the uniform one. At 0, as in SLATE, most tokens can stay unused.
-    """
-
-    def __init__(self, vocabulary, channels=64, usage=0.0):
+    def __init__(self, vocabulary, channels=64):
         super().__init__()
         c = channels
-        self.vocabulary, self.usage = vocabulary, usage
+        self.vocabulary = vocabulary
         self.encoder = nn.Sequential(Block(3, c, PATCH, PATCH), *(Block(c, c) for _ in range(6)), last_layer(c, vocabulary))
         self.decoder = nn.Sequential(Block(vocabulary, c), *twice_as_large(c), *twice_as_large(c), last_layer(c, 3))
         self.to(memory_format=torch.channels_last)  # faster convolutions on CPUs
@@ -64,7 +60,7 @@ class DVAE(nn.Module):
         return self.encoder[:-1](image).float().mean((2, 3))
 
     def forward(self, image, seeds, temperature):
-        """Loss (B,) of pictures through relaxed tokens, and two sets of tokens (B, N): sampled, and likeliest.
+        """Squared error (B,) of pictures through relaxed tokens, and two sets of tokens (B, N): sampled, and likeliest.
 
         seeds : one for each picture, of its Gumbel noise, which depends on nothing else. The sampled tokens are drawn from
         the encoder's distribution with the same noise: the relaxed ones at temperature 0.
@@ -72,21 +68,13 @@ class DVAE(nn.Module):
         scores = self.encoder(image).float()
         noisy = scores + gumbel_noise(scores, seeds)
         drawn = self.decoder((noisy / temperature).softmax(1)).float()
-        loss = squared_error(drawn, image)
-        if self.usage:
-            loss = loss + self.usage * (math.log(self.vocabulary) - entropy(scores.softmax(1).mean((2, 3))))
-        return loss, noisy.argmax(1).flatten(1), scores.argmax(1).flatten(1)
+        return squared_error(drawn, image), noisy.argmax(1).flatten(1), scores.argmax(1).flatten(1)
 
 
 def twice_as_large(channels):
     """Layers that double height and width."""
     c = channels
     return Block(c, c, 3, padding=1), Block(c, c), Block(c, c), Block(c, 4 * c), nn.PixelShuffle(2)
-
-
-def entropy(share) -> Tensor:
-    """Of distributions (B, V), in nats, (B,)."""
-    return -(share * share.clamp_min(torch.finfo(share.dtype).tiny).log()).sum(1)
 
 
 def gumbel_noise(like, seeds) -> Tensor:

@@ -15,12 +15,12 @@ class Slate(nn.Module):
     """Pictures (B, 3, S, S) in [-1, 1] to slots (B, K, D) and back, through N = (S/4)^2 tokens.
 
     The dVAE is made first, so that a seed gives it the same weights beside any slot module. It learns from its
-    own loss alone, all the rest from the cross-entropy alone: tokens carry no gradient.
+    squared error alone, all the rest from the cross-entropy alone: tokens carry no gradient.
     """
 
     def __init__(self, config):
         super().__init__()
-        self.dvae = DVAE(config.vocabulary, config.channels, config.usage)
+        self.dvae = DVAE(config.vocabulary, config.channels)
         self.slots = make_slots(config)
         self.writer = ImageGPT(config.vocabulary, (config.image_size // PATCH) ** 2, config.dim, config.heads, config.blocks,
                                self.slots._spec.slot_dim, config.dropout, config.positions)
@@ -53,15 +53,15 @@ class Slate(nn.Module):
         return F.cross_entropy(scores.transpose(1, 2), tokens, reduction="none").sum(1)
 
     def forward(self, image, noise_seeds, slot_seeds, temperature):
-        """The dVAE's loss and the cross-entropy, means over pictures of sums over each.
+        """The dVAE's squared error and the cross-entropy, means over pictures of sums over each.
 
         noise_seeds, slot_seeds : one for each picture, of the dVAE's noise and of the initial slots.
         """
         with self.autocast(image.device):
-            dvae_loss, sampled, likeliest = self.dvae(image, noise_seeds, temperature)
+            error, sampled, likeliest = self.dvae(image, noise_seeds, temperature)
             tokens = sampled if self.tokens == "sampled" else likeliest
             slots, _ = self.read(tokens, slot_seeds)
-            return dvae_loss.mean(), self.cross_entropy(tokens, slots).mean()
+            return error.mean(), self.cross_entropy(tokens, slots).mean()
 
     @torch.no_grad()
     def encode(self, image, seeds=None, num_iters=None):
