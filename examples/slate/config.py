@@ -46,9 +46,9 @@ class Config(shared.Config):
     precision: str = "float32"
     vocabulary: int = 64
     channels: int = 32
-    cooldown: int = 1000
-    dvae_lr: float = 2e-3
-    dvae_half_life: int | None = 1500  # slots and transformer learn little while the tokens change
+    cooldown: int = 500
+    dvae_lr: float = 3e-3
+    dvae_half_life: int | None = 500  # slots and transformer learn little while the tokens change
     tokens: str = "likeliest"
     positions: str = "sinusoids"
     blocks: int = 4
