@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-UNKNOWN = 10_000  # steps, while the length of a run is being measured
+UNKNOWN = 10_000  # steps, until the length of a run has been measured
 
 
 def one_cycle(config, step):

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
 
-from .schedules import RATES
+from .schedules import RATES, UNKNOWN
 
 
 def rank_and_world():
@@ -106,8 +106,9 @@ class Loop:
         return loss.detach()
 
     def measure_steps(self):
-        """Fix the number of steps so that training ends in about config.minutes, by timing some."""
+        """Fix the number of steps so that training ends in about config.minutes, by timing some as they are late in a run."""
         start = {k: v.clone() for k, v in self.model.state_dict().items()}
+        self.step = UNKNOWN
         times = []
         for _ in range(12):
             begin = time.perf_counter()

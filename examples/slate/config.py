@@ -11,7 +11,7 @@ from .dvae import PATCH
 
 @dataclass
 class Config(shared.Config):
-    """See `examples.config.Config`. `lr`, `warmup` and `schedule` are of slots and transformer.
+    """See `examples.config.Config`. `lr`, `warmup` and `schedule` are of slots and transformer, from the step on in which they begin.
 
     What trains the dVAE counts in steps, not in shares of the run: at the same step it is the same in runs of any length.
     """
@@ -22,7 +22,7 @@ class Config(shared.Config):
     PRESETS: ClassVar = {
         "tiny": {},
         "paper": dict(image_size=96, max_objects=10, pictures=70_000, vocabulary=4096, channels=64, cooldown=30_000, dvae_lr=3e-4,
-                      dvae_half_life=None, tokens="sampled", positions="normal", blocks=8, heads=8, dim=192, dropout=0.1, hidden=192, slots=12, train_iters=7,
+                      dvae_half_life=None, dvae_alone=0.0, tokens="sampled", positions="normal", blocks=8, heads=8, dim=192, dropout=0.1, hidden=192, slots=12, train_iters=7,
                       eval_iters=7, variant="paper", start="gaussian", batch_size=64, lr=1e-4, schedule="decay",
                       warmup=30_000 / 250_000, half_life=None, clip_norm=float("inf"), steps=250_000, minutes=None,
                       evaluate_every=5_000, checkpoint_every=1_000),
@@ -32,6 +32,7 @@ class Config(shared.Config):
                       "vocabulary": "number of different tokens", "channels": "of the dVAE",
                       "cooldown": "steps in which the Gumbel-softmax cools from temperature 1 to 0.1",
                       "dvae_lr": "learning rate of the dVAE", "dvae_half_life": "steps in which it decays by half",
+                      "dvae_alone": "share of the steps in which the dVAE alone learns, first of all",
                       "tokens": "of the dVAE, that slots and transformer learn from; what eval and sample read are the likeliest",
                       "positions": "what the learned vectors of the tokens' places start from",
                       "lr": "learning rate of slots and transformer", "blocks": "of the transformer", "heads": "of its attention"}
@@ -46,9 +47,10 @@ class Config(shared.Config):
     precision: str = "float32"
     vocabulary: int = 64
     channels: int = 32
-    cooldown: int = 500
-    dvae_lr: float = 3e-3
-    dvae_half_life: int | None = 500  # slots and transformer learn little while the tokens change
+    cooldown: int = 1000
+    dvae_lr: float = 2e-3
+    dvae_half_life: int | None = 1000
+    dvae_alone: float = 0.45  # share of the steps: slots and transformer learn nothing while the tokens change, and take most of a step
     tokens: str = "likeliest"
     positions: str = "sinusoids"
     blocks: int = 4
@@ -64,6 +66,8 @@ class Config(shared.Config):
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.dim % self.heads:
             raise ValueError(f"heads must divide dim={self.dim}, got {self.heads}")
+        if not 0 <= self.dvae_alone < 1:
+            raise ValueError(f"dvae_alone must be from 0 to less than 1, got {self.dvae_alone}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be from 0 to less than 1, got {self.dropout}")
 

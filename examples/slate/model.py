@@ -31,6 +31,10 @@ class Slate(nn.Module):
             self.before_slots = nn.Sequential(nn.LayerNorm(config.dim), hidden, nn.ReLU(), linear(config.dim, config.dim))
         self.tokens, self.precision = config.tokens, config.precision
 
+    def learners(self):
+        """Parameters of slots and transformer: all that learn and are not the dVAE's."""
+        return [p for name, p in self.named_parameters() if not name.startswith("dvae.") and p.requires_grad]
+
     def autocast(self, device):
         return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
 
@@ -52,13 +56,16 @@ class Slate(nn.Module):
         scores = self.writer(tokens, slots).float()
         return F.cross_entropy(scores.transpose(1, 2), tokens, reduction="none").sum(1)
 
-    def forward(self, image, noise_seeds, slot_seeds, temperature):
+    def forward(self, image, noise_seeds, slot_seeds, temperature, alone=False):
         """The dVAE's squared error and the cross-entropy, means over pictures of sums over each.
 
         noise_seeds, slot_seeds : one for each picture, of the dVAE's noise and of the initial slots.
+        alone : the cross-entropy is left out: 0, with gradients 0, as several processes ask for one of every parameter.
         """
         with self.autocast(image.device):
             error, sampled, likeliest = self.dvae(image, noise_seeds, temperature)
+            if alone:
+                return error.mean(), 0 * sum(p.sum() for p in self.learners())
             tokens = sampled if self.tokens == "sampled" else likeliest
             slots, _ = self.read(tokens, slot_seeds)
             return error.mean(), self.cross_entropy(tokens, slots).mean()

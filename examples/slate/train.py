@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -13,7 +14,7 @@ from ..diagnostics import watch
 from ..metrics.inception import inception_features
 from ..modules import build
 from ..pictures import open_pictures, seed_of, to_input
-from ..schedules import RATES, halved
+from ..schedules import RATES, UNKNOWN, halved
 from ..training import Loop, rank_and_world
 from .dvae import squared_error, temperature_at
 from .model import Slate
@@ -29,6 +30,18 @@ def dvae_rate(config, step):
     return config.dvae_lr * halved(step, config.dvae_half_life)
 
 
+def steps_alone(config):
+    """Steps in which the dVAE learns alone."""
+    return int(config.dvae_alone * (config.steps or UNKNOWN))
+
+
+def slots_rate(config, step):
+    """Learning rate of slots and transformer: `config.schedule` over the steps in which they learn."""
+    alone = steps_alone(config)
+    rest = replace(config, steps=(config.steps or UNKNOWN) - alone)
+    return RATES[config.schedule](rest, step - alone) if step >= alone else 0.0
+
+
 def train(config, out, device):
     """Train as configured into the folder `out`; returns the model."""
     rank, _ = rank_and_world()
@@ -41,15 +54,14 @@ def train(config, out, device):
         torch.manual_seed(seed_of(config.seed, indices.start))  # of the dropout alone
         losses = trained(to_input(images, device), [seed_of(config.seed + NOISE, i) for i in indices],
                          [seed_of(config.seed, i) for i in indices],
-                         temperature_at(step, HOT, COLD, config.cooldown))
+                         temperature_at(step, HOT, COLD, config.cooldown), alone=step < steps_alone(config))
         return sum(losses)
 
     def progress(model):
         return {**figures(model, check, config), "slots": watch(model, check, config)}
 
-    rest = [p for name, p in model.named_parameters() if not name.startswith("dvae.") and p.requires_grad]
     # apart, clipped apart: else the slots' gradients would change the dVAE's steps
-    groups = [(rest, RATES[config.schedule]), (list(model.dvae.parameters()), dvae_rate)]
+    groups = [(model.learners(), slots_rate), (list(model.dvae.parameters()), dvae_rate)]
     Loop(model, config, out, loss, progress, groups).run()
     return model
 
