@@ -13,11 +13,12 @@ for name in ("scipy", "safetensors", "matplotlib", "tqdm", "PIL"):
 from safetensors.torch import load_file  # noqa: E402
 
 from examples.pictures import Pictures  # noqa: E402
-from examples.schedules import halved, warm_up_and_decay  # noqa: E402
+from examples.schedules import halved, one_cycle, warm_up_and_decay  # noqa: E402
 from examples.slate.config import from_preset  # noqa: E402
 from examples.slate.dvae import DVAE, gumbel_noise, squared_error, temperature_at  # noqa: E402
+from examples.slate.model import Slate  # noqa: E402
 from examples.slate.plots import mix  # noqa: E402
-from examples.slate.train import build_model, dvae_rate, figures, frechet, to_pixels, train  # noqa: E402
+from examples.slate.train import build_model, dvae_rate, figures, frechet, slots_rate, to_pixels, train  # noqa: E402
 from examples.slate.transformer import ImageGPT, sinusoids  # noqa: E402
 from examples.training import Loop  # noqa: E402
 from smm_py._spec import initial_state_names  # noqa: E402
@@ -174,6 +175,58 @@ def test_the_dvae_is_the_same_beside_any_slot_module(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(start[0].writer.parameters(), start[1].writer.parameters()))
 
 
+def test_the_dvae_learns_alone_at_first(tmp_path):
+    """In the share of the steps that is asked for, all else stands still; the dVAE is the same with and without."""
+    alone = dict(dvae_alone=0.5, checkpoint_every=1, log_every=1, evaluate_every=100)
+    trained = {}
+    for name, steps, changes in (("first half", 3, {"steps": 6}), ("whole", 6, {}), ("together", 6, {"dvae_alone": 0.0})):
+        out = tmp_path / name
+        out.mkdir()
+        config = small(**{**alone, "steps": steps, **changes})
+        loop_ends_after(steps, train, config, out)
+        trained[name] = load_file(out / "model.safetensors")
+    start = build_model(small()).state_dict()
+    learned = {name: [k for k, v in weights.items() if not torch.equal(v, start[k])] for name, weights in trained.items()}
+    assert learned["first half"] and all(k.startswith("dvae.") for k in learned["first half"])
+    assert any(k.startswith("writer.") for k in learned["whole"]) and any(k.startswith("slots.") for k in learned["whole"])
+    assert all(torch.equal(v, trained["together"][k]) for k, v in trained["whole"].items() if k.startswith("dvae."))
+    config = from_preset("tiny", steps=1000, dvae_alone=0.4)
+    assert [slots_rate(config, s) for s in (0, 399)] == [0, 0] and slots_rate(config, 430) == config.lr
+    assert slots_rate(config, 400) == one_cycle(from_preset("tiny", steps=600), 0) > 0
+
+
+def loop_ends_after(steps, train, config, out):
+    """Train, and stop as a user would after so many steps, if there are more."""
+    step = Loop.one_step
+
+    def stop(loop):
+        if loop.step == steps:
+            raise KeyboardInterrupt
+        return step(loop)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Loop, "one_step", stop)
+        try:
+            train(config, out, "cpu")
+        except KeyboardInterrupt:
+            pass
+
+
+def test_a_run_is_measured_by_its_late_steps(tmp_path, monkeypatch):
+    """Those with slots and transformer, not the fast ones of the dVAE alone."""
+    asked = []
+    forward = Slate.forward
+
+    def watch(self, *arguments, alone, **options):
+        asked.append(alone)
+        return forward(self, *arguments, alone=alone, **options)
+
+    monkeypatch.setattr(Slate, "forward", watch)
+    config = small(steps=None, minutes=1e-5, dvae_alone=0.9)
+    train(config, tmp_path, "cpu")
+    assert asked[:12] == [False] * 12 and config.steps == len(asked) - 12 == 1
+
+
 class Drawn:
     """A data set of grey pictures, and a model that sees and writes them one shade off."""
 
@@ -221,22 +274,13 @@ def test_slots_of_two_pictures():
     assert (first, second, other) == ([1, 20, 2], [30, 3, 10], [1, 20, 2])
 
 
-def test_a_resumed_run_drops_the_same_numbers(tmp_path, monkeypatch):
+def test_a_resumed_run_drops_the_same_numbers(tmp_path):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     config = small(dropout=0.5, steps=6, checkpoint_every=3)
     for out in (whole, stopped):
         out.mkdir()
     train(config, whole, "cpu")
-    step = Loop.one_step
-
-    def stop(loop):
-        if loop.step == 4:
-            raise KeyboardInterrupt
-        return step(loop)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Loop, "one_step", stop)
-        train(config, stopped, "cpu")
+    loop_ends_after(4, train, config, stopped)
     train(config, stopped, "cpu")
     assert (whole / "model.safetensors").read_bytes() == (stopped / "model.safetensors").read_bytes()
     assert build_model(config).train().writer.drop.p == 0.5
@@ -265,6 +309,7 @@ def test_two_processes_train_the_same_model(tmp_path):
 @pytest.mark.parametrize("arguments, message", [
     (("train", "--image-size", "30"), "image_size must be a multiple of 4, got 30"),
     (("train", "--heads", "5"), "heads must divide dim=64, got 5"),
+    (("train", "--dvae-alone", "1"), "dvae_alone must be from 0 to less than 1, got 1.0"),
     (("train", "--dropout", "1"), "dropout must be from 0 to less than 1, got 1.0"),
     (("train", "--vocabulary", "0"), "vocabulary must be at least 1, got 0"),
     (("eval",), "eval needs --weights or a trained run"),
