@@ -32,7 +32,7 @@ class Config(shared.Config):
     max_objects: int = 4
     slots: int = 5
     train_iters: int = 3
-    eval_iters: int = 7
+    eval_iters: int = 10
     temperature: float | None = 0.5  # lower ones let two slots end in one object
     lr: float = 1e-3
     clip: float | None = 0.3  # four times the usual norm: a run can collapse after a gradient of ten times it
