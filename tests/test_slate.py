@@ -177,7 +177,7 @@ def test_the_dvae_is_the_same_beside_any_slot_module(tmp_path):
 
 def test_the_dvae_learns_alone_at_first(tmp_path):
     """In the share of the steps that is asked for, all else stands still; the dVAE is the same with and without."""
-    alone = dict(dvae_alone=0.5, checkpoint_every=1, log_every=1, evaluate_every=100)
+    alone = dict(dvae_alone=0.5, checkpoint_every=1, log_every=1, evaluate_every=1)
     trained = {}
     for name, steps, changes in (("first half", 3, {"steps": 6}), ("whole", 6, {}), ("together", 6, {"dvae_alone": 0.0})):
         out = tmp_path / name
@@ -190,6 +190,9 @@ def test_the_dvae_learns_alone_at_first(tmp_path):
     assert learned["first half"] and all(k.startswith("dvae.") for k in learned["first half"])
     assert any(k.startswith("writer.") for k in learned["whole"]) and any(k.startswith("slots.") for k in learned["whole"])
     assert all(torch.equal(v, trained["together"][k]) for k, v in trained["whole"].items() if k.startswith("dvae."))
+    logged = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in logged if "dvae_mse" in line] == [1, 2, 3, 4, 5, 6]
+    assert [line["step"] for line in logged if "cross_entropy" in line and "slots" in line] == [4, 5, 6]
     config = from_preset("tiny", steps=1000, dvae_alone=0.4)
     assert [slots_rate(config, s) for s in (0, 399)] == [0, 0] and slots_rate(config, 430) == config.lr
     assert slots_rate(config, 400) == one_cycle(from_preset("tiny", steps=600), 0) > 0

@@ -58,11 +58,16 @@ def train(config, out, device):
         return sum(losses)
 
     def progress(model):
-        return {**figures(model, check, config), "slots": watch(model, check, config)}
+        values = figures(model, check, config)
+        if loop.step <= steps_alone(config):
+            del values["cross_entropy"]  # of a transformer that has not begun
+            return values
+        return {**values, "slots": watch(model, check, config)}
 
     # apart, clipped apart: else the slots' gradients would change the dVAE's steps
     groups = [(model.learners(), slots_rate), (list(model.dvae.parameters()), dvae_rate)]
-    Loop(model, config, out, loss, progress, groups).run()
+    loop = Loop(model, config, out, loss, progress, groups)
+    loop.run()
     return model
 
 
