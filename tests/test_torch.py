@@ -159,6 +159,16 @@ def test_compile():
     assert compiled(x).shape == (3, 3, 8)  # draws its state inside
 
 
+def test_graphs_of_another_core_are_not_taken_for_ours(monkeypatch):
+    """Compiled graphs are kept on disk by what they hold: the text of a configuration changes with what the core saves."""
+    spec = build("stable")._spec
+    text = _ops.config_text(spec)
+    assert _ops._spec(text) == spec and _ops.config_text(spec) == text
+    saved_size = _ops._core.saved_size
+    monkeypatch.setattr(_ops._core, "saved_size", lambda *arguments: saved_size(*arguments) + 8)
+    assert _ops.config_text(spec) != text and _ops._spec(_ops.config_text(spec)) == spec
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")  # the exporter's own
 def test_export():
     module = build("sa").eval()

@@ -28,13 +28,18 @@ _LIBRARY.define(
 
 
 def config_text(spec: Spec) -> str:
-    """A Spec as the operators take it: text, which graphs can hold."""
-    return json.dumps(asdict(spec))
+    """A Spec as the operators take it: text, which graphs can hold.
+
+    It also tells how much the core saves of a small call: compiled graphs have such sizes in them and are kept on disk, so
+    that one made with another version of the core must not pass for one of this.
+    """
+    saved = _core.saved_size(core_config(spec), 1, 65, 2, 2), _core.SAVED_MOST
+    return json.dumps({**asdict(spec), "saved": saved})
 
 
 @functools.lru_cache(maxsize=256)
 def _spec(config: str) -> Spec:
-    return Spec(**json.loads(config))
+    return Spec(**{name: value for name, value in json.loads(config).items() if name != "saved"})
 
 
 def _memory(tensor, dtype, keep):
