@@ -177,13 +177,11 @@ def test_the_dvae_is_the_same_beside_any_slot_module(tmp_path):
 
 def test_the_dvae_learns_alone_at_first(tmp_path):
     """In the share of the steps that is asked for, all else stands still; the dVAE is the same with and without."""
-    alone = dict(dvae_alone=0.5, checkpoint_every=1, log_every=1, evaluate_every=1)
     trained = {}
-    for name, steps, changes in (("first half", 3, {"steps": 6}), ("whole", 6, {}), ("together", 6, {"dvae_alone": 0.0})):
+    for name, run, share in (("first half", train_and_stop, 0.5), ("whole", train, 0.5), ("together", train, 0.0)):
         out = tmp_path / name
         out.mkdir()
-        config = small(**{**alone, "steps": steps, **changes})
-        loop_ends_after(steps, train, config, out)
+        run(small(steps=6, dvae_alone=share, checkpoint_every=1, log_every=1, evaluate_every=1), out, "cpu")
         trained[name] = load_file(out / "model.safetensors")
     start = build_model(small()).state_dict()
     learned = {name: [k for k, v in weights.items() if not torch.equal(v, start[k])] for name, weights in trained.items()}
@@ -198,8 +196,8 @@ def test_the_dvae_learns_alone_at_first(tmp_path):
     assert slots_rate(config, 400) == one_cycle(from_preset("tiny", steps=600), 0) > 0
 
 
-def loop_ends_after(steps, train, config, out):
-    """Train, and stop as a user would after so many steps, if there are more."""
+def train_and_stop(config, out, device, steps=3):
+    """Train, and stop as a user would after so many steps."""
     step = Loop.one_step
 
     def stop(loop):
@@ -207,12 +205,9 @@ def loop_ends_after(steps, train, config, out):
             raise KeyboardInterrupt
         return step(loop)
 
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Loop, "one_step", stop)
-        try:
-            train(config, out, "cpu")
-        except KeyboardInterrupt:
-            pass
+        train(config, out, device)
 
 
 def test_a_run_is_measured_by_its_late_steps(tmp_path, monkeypatch):
@@ -286,7 +281,7 @@ def test_a_resumed_run_drops_the_same_numbers(tmp_path):
     for out in (whole, stopped):
         out.mkdir()
     train(config, whole, "cpu")
-    loop_ends_after(4, train, config, stopped)
+    train_and_stop(config, stopped, "cpu", 4)
     train(config, stopped, "cpu")
     assert (whole / "model.safetensors").read_bytes() == (stopped / "model.safetensors").read_bytes()
     assert build_model(config).train().writer.drop.p == 0.5

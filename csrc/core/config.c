@@ -214,7 +214,7 @@ smm_status smm_sizes_init(smm_sizes *s, const smm_config *c, const smm_dims *dim
     s->update = s->learned ? (5 * s->D + s->H) * s->Kp : 0;
     s->saved_head = s->records * s->record + s->Cp + 1 + s->steps_back * s->update;
     s->saved_image = s->saved_head + s->blocks * s->saved_block;
-    if (too_big(s->records * s->B, s->record + s->Cp)) return SMM_ERR_DIMS;
+    if (too_big(s->records * s->B, s->record + s->update + s->Cp)) return SMM_ERR_DIMS;
     return SMM_OK;
 }
 

@@ -40,7 +40,7 @@ def add_options(parser):
 PIPELINE = Pipeline(
     "slate",
     "Learn to take pictures apart into slots and to write them again, token by token. Without a command: train the tiny preset on "
-    "built-in scenes (about 20 minutes on two cores), then evaluate; sample draws what is written from the slots.",
+    "built-in scenes (at most 20 minutes on two cores), then evaluate; sample draws what is written from the slots.",
     Config, FIELDS, build_model, train, curves, {"eval": evaluate, "sample": sample}, add_options)
 
 if __name__ == "__main__":

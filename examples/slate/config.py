@@ -22,8 +22,8 @@ class Config(shared.Config):
     PRESETS: ClassVar = {
         "tiny": {},
         "paper": dict(image_size=96, max_objects=10, pictures=70_000, vocabulary=4096, channels=64, cooldown=30_000, dvae_lr=3e-4,
-                      dvae_half_life=None, dvae_alone=0.0, tokens="sampled", positions="normal", blocks=8, heads=8, dim=192, dropout=0.1, hidden=192, slots=12, train_iters=7,
-                      eval_iters=7, variant="paper", start="gaussian", batch_size=64, lr=1e-4, schedule="decay",
+                      dvae_half_life=None, dvae_alone=0.0, tokens="sampled", positions="normal", blocks=8, heads=8, dim=192, dropout=0.1,
+                      hidden=192, slots=12, train_iters=7, eval_iters=7, variant="paper", start="gaussian", batch_size=64, lr=1e-4, schedule="decay",
                       warmup=30_000 / 250_000, half_life=None, clip_norm=float("inf"), steps=250_000, minutes=None,
                       evaluate_every=5_000, checkpoint_every=1_000),
     }
