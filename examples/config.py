@@ -79,13 +79,17 @@ class Config:
     def load(cls, path):
         """From a config.json; ValueError, naming the file, if it is none."""
         try:
-            values = json.loads(Path(path).read_text())
-            unknown = set(values) - {f.name for f in fields(cls)}
-            if unknown:
-                raise ValueError(f"unknown settings {', '.join(sorted(unknown))}")
-            return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+            return cls.from_json(json.loads(Path(path).read_text()))
         except (OSError, ValueError, AttributeError, TypeError) as error:
             raise ValueError(f"{path} is not the configuration of a run: {error}") from error
+
+    @classmethod
+    def from_json(cls, values):
+        """From what a config.json holds."""
+        unknown = set(values) - {f.name for f in fields(cls)}
+        if unknown:
+            raise ValueError(f"unknown settings {', '.join(sorted(unknown))}")
+        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
 
     @classmethod
     def from_preset(cls, name, **changes):

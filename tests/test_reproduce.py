@@ -52,8 +52,13 @@ def test_figures_link_to_pictures_that_are_there(tmp_path):
     links = re.findall(r"\]\((.*?)\)", page)
     assert len(links) == 5 and all((tmp_path / link).stat().st_size > 1000 for link in links)
     result = load(tmp_path / "tiny" / "scenes" / "discovery-smm")
-    assert [steps for steps, _ in result.metrics("mse")] == [[1, 2]]
+    assert [steps for steps, _ in result.curves("mse")] == [[1, 2]]
     assert f"{100 * result.figures['fg_ari']:.1f} ± 0.0" in page
+    # what was trained elsewhere stays on the page, with the pictures that only its weights could draw
+    (tmp_path / "tiny").rename(tmp_path / "gone")
+    work(["--out", str(tmp_path), "--page", str(tmp_path / "page.md")])
+    assert (tmp_path / "page.md").read_text() == page
+    assert load(tmp_path / "page" / "tiny" / "scenes" / "discovery-smm").settings["steps"] == 2
 
 
 def test_layers_are_told_as_they_are():

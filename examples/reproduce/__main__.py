@@ -44,10 +44,20 @@ def heading(name):
 
 
 def page(out, path, preset="tiny") -> str:
-    """The page of all items from the results that there are; pictures go to images/ beside it."""
-    path, images = Path(path), Path(path).parent / "images" / "results"
+    """The page of all items from the results in `out` and from those of earlier pages.
+
+    Beside it, images/results/ holds the pictures and a folder of the page's name the results, without weights: the
+    next page is made from these too, so not all has to be trained at one time and place.
+    """
+    path = Path(path)
+    images, kept = path.parent / "images" / "results", path.with_suffix("")
     images.mkdir(parents=True, exist_ok=True)
-    found = [load(file.parent) for file in sorted((Path(out) / preset).glob(f"*/*/{RESULT}"))]
+    at_hand = {file.parent.relative_to(out): load(file.parent) for file in sorted(Path(out, preset).glob(f"*/*/{RESULT}"))}
+    for place, result in at_hand.items():
+        (kept / place).mkdir(parents=True, exist_ok=True)
+        result.save(kept / place)
+    places = sorted(file.parent.relative_to(kept) for file in Path(kept, preset).glob(f"*/*/{RESULT}"))
+    found = [at_hand.get(place) or load(kept / place) for place in places]
     parts = [PAGE]
     for name, item in ITEMS.items():
         results = [r for training in item.trainings for r in found if r.training == training]

@@ -53,6 +53,22 @@ def ours(result) -> str:
     return f"{result.label}, `{result.preset}`, {result.data}"
 
 
+def drawn(results, folder, name, what, draw, trained=False) -> str:
+    """A link to a picture for each data set, which draw(results of the data set, path) makes.
+
+    trained : it is drawn by the trained models. Where these are not at hand, the picture stays as it was drawn before.
+    """
+    lines = []
+    for data in dict.fromkeys(r.data for r in results):
+        of = [r for r in results if r.data == data]
+        path = folder / f"{name}_{data}.png"
+        if not trained or all(r.runs for r in of):
+            draw(of, path)
+        if path.exists():
+            lines.append(f"![{what}, {data}]({path.name})")
+    return "\n\n".join(lines)
+
+
 # -- set prediction ----------------------------------------------------------------------------
 
 THRESHOLDS = ("inf", "1", "0.5", "0.25", "0.125", "0.0625")
@@ -72,13 +88,11 @@ def average_precision(paper):
 
 def set_pictures(results, folder):
     """The scheme at work: pictures, what is listed of them, what each slot attends to."""
-    lines = []
-    for result in results:
-        for name in ("predictions", "attention"):
-            to = f"figure1_{name}_{result.data}.png"
-            copyfile(result.runs[0] / f"{name}.png", folder / to)
-            lines.append(f"![{name}, {result.data}]({to})")
-    return "\n\n".join(lines)
+    def copy(name):
+        return lambda of, path: copyfile(of[0].runs[0] / f"{name}.png", path)
+
+    return "\n\n".join((drawn(results, folder, "figure1_predictions", "pictures and what is listed of them", copy("predictions"), trained=True),
+                        drawn(results, folder, "figure1_attention", "what every slot attends to", copy("attention"), trained=True)))
 
 
 # -- SLATE -------------------------------------------------------------------------------------
@@ -99,19 +113,19 @@ def reconstruction(results, folder):
 
 def curves(results, folder, key, ylabel, name, yscale="linear"):
     """A picture for each data set: the mean of `key` over the seeds along training, and all seeds as a band."""
-    lines = []
-    for data in dict.fromkeys(r.data for r in results):
+    def draw(of, path):
         figure, axes = plots.plt.subplots(figsize=(5.5, 3.4), layout="constrained")
-        for result in (r for r in results if r.data == data):
-            steps, values = zip(*result.metrics(key))
+        for result in of:
+            steps, values = zip(*result.curves(key))
             values = np.array(values)
             axes.plot(steps[0], values.mean(0), label=result.label)
             axes.fill_between(steps[0], values.min(0), values.max(0), alpha=0.2)
-        axes.set(xlabel="step", ylabel=ylabel, yscale=yscale, title=data)
+        axes.set(xlabel="step", ylabel=ylabel, yscale=yscale, title=of[0].data)
         axes.legend(frameon=False)
-        plots.save(figure, folder / f"{name}_{data}.png")
-        lines.append(f"![{ylabel} along training, {data}]({name}_{data}.png)")
-    return "\n\n".join(lines) + "\n\nLines are means over the seeds, bands reach from the lowest seed to the highest."
+        plots.save(figure, path)
+
+    return (drawn(results, folder, name, f"{ylabel} along training", draw) +
+            "\n\nLines are means over the seeds, bands reach from the lowest seed to the highest.")
 
 
 def cross_entropy_curves(results, folder):
@@ -127,15 +141,14 @@ def written_by(result, count):
 
 def beside(results, folder, name, count, choose):
     """A picture for each data set: rows that `choose` takes of `count` pictures as each model writes them."""
-    lines = []
-    for data in dict.fromkeys(r.data for r in results):
-        written = {r.label: written_by(r, count) for r in results if r.data == data}
+    def draw(of, path):
+        written = {r.label: written_by(r, count) for r in of}
         rows = choose(list(written.values()))
         first = next(iter(written.values()))
         columns = {"input": first.input[rows], "dVAE": first.reconstruction[rows]}
-        grid({**columns, **{label: w.generated[rows] for label, w in written.items()}}, folder / f"{name}_{data}.png")
-        lines.append(f"![pictures written from slots, {data}]({name}_{data}.png)")
-    return "\n\n".join(lines)
+        grid({**columns, **{label: w.generated[rows] for label, w in written.items()}}, path)
+
+    return drawn(results, folder, name, "pictures written from slots", draw, trained=True)
 
 
 def generated(results, folder):
@@ -156,12 +169,8 @@ def worst_generated(results, folder):
 
 
 def attention(results, folder):
-    lines = []
-    for result in results:
-        name = f"figure5_{result.data}.png"
-        written_figure(written_by(result, 8), folder / name)
-        lines.append(f"![input, dVAE, picture written from the slots, attention of every slot]({name})")
-    return "\n\n".join(lines)
+    return drawn(results, folder, "figure5", "input, dVAE, picture written from the slots, attention of every slot",
+                 lambda of, path: written_figure(written_by(of[0], 8), path), trained=True)
 
 
 def hyperparameters(results, folder):

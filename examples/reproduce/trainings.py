@@ -47,7 +47,11 @@ SEEDS = {"tiny": 3, "paper": 4}
 
 @dataclass
 class Result:
-    """What a training, of several seeds, came to. `folder` holds a run in seed-0, seed-1, ..."""
+    """What a training, of several seeds, came to.
+
+    settings : of its first run. metrics : for each run, the lines of its log that have an evaluation.
+    folder : holds a run in seed-0, seed-1, ...; none where the result was kept without its weights.
+    """
 
     training: str
     preset: str
@@ -56,6 +60,8 @@ class Result:
     figures: dict
     hardware: str
     seconds: list[float]
+    settings: dict
+    metrics: list[list[dict]]
     folder: Path
 
     @property
@@ -68,14 +74,17 @@ class Result:
 
     @property
     def config(self):
-        """Of its first run."""
-        return import_module(f"examples.{TRAININGS[self.training].pipeline}.config").Config.load(self.runs[0] / "config.json")
+        return import_module(f"examples.{TRAININGS[self.training].pipeline}.config").Config.from_json(self.settings)
 
-    def metrics(self, key):
+    def curves(self, key):
         """For each run: the steps at which `key` was measured, and its values."""
-        for out in self.runs:
-            lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        for lines in self.metrics:
             yield [x["step"] for x in lines if key in x], [x[key] for x in lines if key in x]
+
+    def save(self, folder):
+        """Write it into a folder, without its runs."""
+        kept = {key: value for key, value in asdict(self).items() if key != "folder"}
+        write_atomically(Path(folder) / RESULT, lambda path: Path(path).write_text(json.dumps(kept) + "\n"))
 
 
 def obtain(name, out, preset, data, seeds, options=()) -> Result:
@@ -100,12 +109,18 @@ def obtain(name, out, preset, data, seeds, options=()) -> Result:
             raise ValueError(f"{folder} holds the result of another command:\n{result.command}\ninstead of\n{command}")
         return result
     figures = run(pipeline, [*arguments, "--resume"] if folder.exists() else arguments)
-    seconds = [torch.load(out / "checkpoint.pt", map_location="cpu", weights_only=True)["seconds"]
-               for out in sorted(folder.glob("seed-*"))]
-    result = Result(name, preset, of, command, figures, hardware(), seconds, folder)
-    kept = {key: value for key, value in asdict(result).items() if key != "folder"}
-    write_atomically(folder / RESULT, lambda path: Path(path).write_text(json.dumps(kept, indent=1) + "\n"))
+    runs = sorted(folder.glob("seed-*"))
+    seconds = [torch.load(out / "checkpoint.pt", map_location="cpu", weights_only=True)["seconds"] for out in runs]
+    settings = json.loads((runs[0] / "config.json").read_text())
+    result = Result(name, preset, of, command, figures, hardware(), seconds, settings, [evaluations(out) for out in runs], folder)
+    result.save(folder)
     return result
+
+
+def evaluations(run):
+    """The lines of a run's log that have more than the loss."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if set(line) > {"step", "loss", "lr"}]
 
 
 def load(folder) -> Result:
