@@ -94,6 +94,9 @@ def test_sinusoids_tell_places_apart_and_near_ones_are_alike():
     net = build_model(small())
     assert torch.equal(net.writer.positions[1:], sinusoids(4, 16))
     assert not torch.equal(build_model(small(positions="normal")).writer.positions[1:], sinusoids(4, 16))
+    # the tokens' vectors are the same ones at the size that is asked for
+    half, whole = (build_model(small(token_std=std)).writer.embedding.weight.detach() for std in (0.5, 1.0))
+    assert torch.equal(2 * half, whole) and abs(float(whole.std()) - 1) < 0.1
 
 
 def test_dvae():
@@ -311,6 +314,7 @@ def test_two_processes_train_the_same_model(tmp_path):
     (("train", "--image-size", "30"), "image_size must be a multiple of 4, got 30"),
     (("train", "--heads", "5"), "heads must divide dim=64, got 5"),
     (("train", "--dvae-alone", "1"), "dvae_alone must be from 0 to less than 1, got 1.0"),
+    (("train", "--token-std", "0"), "token_std must be more than 0, got 0.0"),
     (("train", "--dropout", "1"), "dropout must be from 0 to less than 1, got 1.0"),
     (("train", "--vocabulary", "0"), "vocabulary must be at least 1, got 0"),
     (("eval",), "eval needs --weights or a trained run"),

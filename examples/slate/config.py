@@ -22,7 +22,7 @@ class Config(shared.Config):
     PRESETS: ClassVar = {
         "tiny": {},
         "paper": dict(image_size=96, max_objects=10, pictures=70_000, vocabulary=4096, channels=64, cooldown=30_000, dvae_lr=3e-4,
-                      dvae_half_life=None, dvae_alone=0.0, tokens="sampled", positions="normal", blocks=8, heads=8, dim=192, dropout=0.1,
+                      dvae_half_life=None, dvae_alone=0.0, tokens="sampled", positions="normal", token_std=1.0, blocks=8, heads=8, dim=192, dropout=0.1,
                       hidden=192, slots=12, train_iters=7, eval_iters=7, variant="paper", start="gaussian", batch_size=64, lr=1e-4, schedule="decay",
                       warmup=30_000 / 250_000, half_life=None, clip_norm=float("inf"), steps=250_000, minutes=None,
                       evaluate_every=5_000, checkpoint_every=1_000),
@@ -35,6 +35,7 @@ class Config(shared.Config):
                       "dvae_alone": "share of the steps in which the dVAE alone learns, first of all",
                       "tokens": "of the dVAE, that slots and transformer learn from; what eval and sample read are the likeliest",
                       "positions": "what the learned vectors of the tokens' places start from",
+                      "token_std": "standard deviation that the learned vectors of the tokens start with",
                       "lr": "learning rate of slots and transformer", "blocks": "of the transformer", "heads": "of its attention"}
 
     image_size: int = 64
@@ -53,6 +54,7 @@ class Config(shared.Config):
     dvae_alone: float = 0.45  # share of the steps: slots and transformer learn nothing while the tokens change, and take most of a step
     tokens: str = "likeliest"
     positions: str = "sinusoids"
+    token_std: float = 0.25  # near places are then more alike than like tokens, and a slot takes one object, not all of them
     blocks: int = 4
     heads: int = 4
     dropout: float = 0.0
@@ -68,6 +70,8 @@ class Config(shared.Config):
             raise ValueError(f"heads must divide dim={self.dim}, got {self.heads}")
         if not 0 <= self.dvae_alone < 1:
             raise ValueError(f"dvae_alone must be from 0 to less than 1, got {self.dvae_alone}")
+        if not self.token_std > 0:
+            raise ValueError(f"token_std must be more than 0, got {self.token_std}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be from 0 to less than 1, got {self.dropout}")
 

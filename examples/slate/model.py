@@ -23,7 +23,7 @@ class Slate(nn.Module):
         self.dvae = DVAE(config.vocabulary, config.channels)
         self.slots = make_slots(config)
         self.writer = ImageGPT(config.vocabulary, (config.image_size // PATCH) ** 2, config.dim, config.heads, config.blocks,
-                               self.slots._spec.slot_dim, config.dropout, config.positions)
+                               self.slots._spec.slot_dim, config.dropout, config.positions, config.token_std)
         self.before_slots = nn.Identity()  # the slot mixture has its own norm and MLP
         if config.model != "smm":
             hidden = linear(config.dim, config.dim)

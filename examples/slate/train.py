@@ -58,11 +58,9 @@ def train(config, out, device):
         return sum(losses)
 
     def progress(model):
-        values = figures(model, check, config)
         if loop.step <= steps_alone(config):
-            del values["cross_entropy"]  # of a transformer that has not begun
-            return values
-        return {**values, "slots": watch(model, check, config)}
+            return figures(model, check, config, alone=True)
+        return {**figures(model, check, config), "slots": watch(model, check, config)}
 
     # apart, clipped apart: else the slots' gradients would change the dVAE's steps
     groups = [(model.learners(), slots_rate), (list(model.dvae.parameters()), dvae_rate)]
@@ -72,12 +70,12 @@ def train(config, out, device):
 
 
 @torch.no_grad()
-def figures(model, pictures, config, draw=0, generate=False, inception=None, batch_size=25) -> dict[str, float]:
+def figures(model, pictures, config, draw=0, alone=False, generate=False, inception=None, batch_size=25) -> dict[str, float]:
     """Means over pictures, from the draw-th initial slots.
 
-    cross_entropy : of the likeliest tokens given their slots, in nats, summed over a picture's tokens.
-    dvae_mse : squared error of the dVAE's picture of these tokens, in [0, 1], summed over pixels and channels.
-    mse : the same of the picture that is generated from the slots; where `generate`, as all that follow.
+    dvae_mse : squared error of the dVAE's picture of its likeliest tokens, in [0, 1], summed over pixels and channels.
+    cross_entropy : of these tokens given their slots, in nats, summed over a picture's tokens; not where the dVAE is `alone`.
+    mse : squared error, summed likewise, of the picture generated from the slots; where `generate`, as all that follow.
     frechet_dvae : Fréchet distance of generated to input pictures in the dVAE's features, no FID.
     fid : where `inception` is the file of the Inception network; see `metrics.inception`.
     """
@@ -86,10 +84,13 @@ def figures(model, pictures, config, draw=0, generate=False, inception=None, bat
     values, shown, written = defaultdict(list), [], []
     for indices, (images,) in pictures.in_batches(batch_size):
         inputs = to_input(images, device)
-        tokens, slots, _ = model.encode(inputs, [seed_of(1_000_000 + draw, i) for i in indices], config.eval_iters)
         with model.autocast(device):
-            values["cross_entropy"].append(model.cross_entropy(tokens, slots))
+            tokens = model.dvae.tokens(inputs)
             values["dvae_mse"].append(squared_error(model.dvae.picture(tokens), inputs))
+            if alone:
+                continue
+            slots, _ = model.read(tokens, [seed_of(1_000_000 + draw, i) for i in indices], config.eval_iters)
+            values["cross_entropy"].append(model.cross_entropy(tokens, slots))
         if generate:
             drawn = model.generate(slots)
             values["mse"].append(squared_error(drawn, inputs))

@@ -98,12 +98,14 @@ class ImageGPT(nn.Module):
 
     Token embeddings with learned positions are also what the slot module reads (`embed`). Number
     `vocabulary` is the token before the first. positions : "normal", as in SLATE, or "sinusoids", which those start from.
+    token_std : of the numbers that the embeddings start from, which are normal.
     """
 
-    def __init__(self, vocabulary, tokens, dim, heads, blocks, slot_dim, dropout=0.0, positions="normal"):
+    def __init__(self, vocabulary, tokens, dim, heads, blocks, slot_dim, dropout=0.0, positions="normal", token_std=1.0):
         super().__init__()
         self.start, self.tokens = vocabulary, tokens
         self.embedding = nn.Embedding(vocabulary + 1, dim)
+        self.embedding.weight.data *= token_std
         self.positions = nn.Parameter(nn.init.trunc_normal_(torch.empty(tokens + 1, dim)))
         if positions == "sinusoids":
             self.positions.data[1:] = sinusoids(math.isqrt(tokens), dim)
