@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,11 @@ def write(path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"folder {path.parent} for {path.name} is missing")
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "xb") as file:
             file.write(len(text).to_bytes(8, "little") + text)
             for array in arrays.values():
                 file.write(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data)
@@ -41,7 +43,7 @@ def write(path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -50,7 +52,7 @@ def read(path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     content = Path(path).read_bytes()
     try:
         return _parse(content)
-    except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+    except (ValueError, KeyError, TypeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{os.fspath(path)} is not a complete .safetensors file: {error}") from error
 
 
@@ -59,7 +61,11 @@ def _parse(content: bytes):
     if len(content) < 8 or length > len(content) - 8:
         raise ValueError(f"its header should have {length} bytes, the file has {len(content)}")
     header = json.loads(content[8:8 + length].decode())
+    if not isinstance(header, dict):
+        raise ValueError(f"its header is no JSON object but {type(header).__name__}")
     metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict):
+        raise ValueError(f"its __metadata__ is no JSON object but {type(metadata).__name__}")
     data = memoryview(content)[8 + length:]
     arrays = {}
     for name, entry in header.items():

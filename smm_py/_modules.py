@@ -139,9 +139,14 @@ def _check_array(name, value, dtype):
         raise TypeError(f"{name} must be a {dtype} array, got an array of {value.dtype}")
 
 
+def _plain(value):
+    """The array as the core reads it, C-contiguous and aligned; a copy where it is not."""
+    return value if value.flags.c_contiguous and value.flags.aligned else np.array(value, order="C")
+
+
 def _first_nonfinite(value):
     """Index of the first infinity or NaN of an array, or None."""
-    at = _core.first_nonfinite(value if value.flags.c_contiguous and value.flags.aligned else np.array(value, order="C"))
+    at = _core.first_nonfinite(_plain(value))
     return None if at < 0 else tuple(map(int, np.unravel_index(at, value.shape)))
 
 
@@ -158,7 +163,7 @@ def to_bfloat16(x: np.ndarray) -> np.ndarray:
     bfloat16 is the upper half of a float32. For modules with `bfloat16_inputs`.
     """
     _check_array("x", x, "float32")
-    bits = np.ascontiguousarray(x).view(np.uint32)
+    bits = np.array(x, order="C").view(np.uint32)
     nearest = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16
     return np.where(np.isnan(x), 0x7FC0, nearest).astype(np.uint16)
 
@@ -252,7 +257,7 @@ class _Module:
         spec = self._spec
         if spec.bfloat16_inputs and getattr(getattr(x, "dtype", None), "name", "") == "bfloat16":
             x = x.view(np.uint16)
-        single = getattr(x, "ndim", 0) == 2 and not spec.has_network
+        single = isinstance(x, np.ndarray) and x.ndim == 2 and not spec.has_network
         x = x[None] if single else x
         batch = self._check_x(x)
         mask = self._check_mask("mask", mask, x.shape[:2], single)
@@ -271,9 +276,9 @@ class _Module:
                 _check_indices(state["indices"], mask, x.shape[1])
         arrays = self._parameters.of_core()
         first = "mean" if spec.is_mixture else "slots"
-        call = dict(x=np.ascontiguousarray(x), params=arrays, state0=state.get(first),
+        call = dict(x=_plain(x), params=arrays, state0=state.get(first),
                     state1=state.get("log_std"), indices=state.get("indices"), mask=mask,
-                    slot_mask=slot_mask, iters=iters, noise=noise, single=single,
+                    slot_mask=slot_mask, iters=iters, noise=noise, single=single, spec=spec,
                     drawn=self._parameters.of_draw())
         *results, call["saved"] = _core.forward(
             core_config(spec), call["x"], arrays, call["state0"], call["state1"], call["indices"],
@@ -303,13 +308,15 @@ class _Module:
         if not isinstance(out, Output):
             raise TypeError(f"out must be an Output of this module, got {type(out).__name__}")
         spec, call = self._spec, out._call
+        if call["spec"] != spec:
+            raise ValueError("out must be of a call of this module, got one of a module with other options")
         if call["saved"] is None:
             raise ValueError("out must be of a call with grad=True, got one with grad=False, which keeps nothing for gradients")
         _check_array("d_slots", d_slots, spec.dtype)
         if d_slots.shape != out.slots.shape:
             raise ValueError(f"d_slots must have shape {out.slots.shape}, got {d_slots.shape}")
         _check_finite("d_slots", d_slots)
-        d_slots = np.ascontiguousarray(d_slots[None] if call["single"] else d_slots)
+        d_slots = _plain(d_slots[None] if call["single"] else d_slots)
         dx, d_state0, d_state1, d_params = _core.backward(
             core_config(spec), call["x"], call["params"], call["state0"], call["state1"],
             call["indices"], call["mask"], call["slot_mask"], call["iters"], call["saved"], d_slots, None)
@@ -353,7 +360,7 @@ class _Module:
         if len(empty):
             what = "a real input" if name == "mask" else "an active slot"
             raise ValueError(f"{name} must leave every image {what}, got none in image {empty[0]}")
-        return np.ascontiguousarray(mask)
+        return _plain(mask)
 
     def _count_slots(self, init, num_slots, single):
         if num_slots is not None:
@@ -365,7 +372,7 @@ class _Module:
         names = self._spec.state_names
         wanted = [set(names), {"indices", *names[1:]}]
         if set(init) not in wanted:
-            raise KeyError(f"init must hold {' or '.join(str(sorted(w)) for w in wanted)}, got {sorted(init)}")
+            raise KeyError(f"init must hold {' or '.join(str(sorted(w)) for w in wanted)}, got {sorted(map(str, init))}")
         name = "indices" if "indices" in init else names[0]
         rank = 2 if name == "indices" else 3
         if not isinstance(init[name], np.ndarray):
@@ -389,7 +396,7 @@ class _Module:
                 raise ValueError(f"init[{name!r}] must have shape {shape}, got {value.shape}")
             if not indices:
                 _check_finite(f"init[{name!r}]", value)
-            state[name] = np.ascontiguousarray(value)
+            state[name] = _plain(value)
         return state
 
     def _check_result(self, slots):
@@ -476,8 +483,15 @@ class _Module:
         kind = metadata.get("module", cls.__name__)
         if kind != cls.__name__:
             raise ValueError(f"{path} holds a {kind}, expected a {cls.__name__}")
-        module = cls(**{**json.loads(metadata.get("options", "{}")), **options})
         try:
+            stored = json.loads(metadata.get("options", "{}"))
+            known = {name: stored[name] for name in cls._OPTIONS if name in stored}
+            if len(known) < len(stored):
+                raise ValueError(f"options {', '.join(sorted(set(stored) - set(known)))} are of another version")
+        except (ValueError, TypeError, RecursionError) as error:
+            raise ValueError(f"{path} does not tell a module's options: {error}") from error
+        try:
+            module = cls(**{**known, **options})
             module.parameters = arrays
         except (KeyError, TypeError, ValueError) as error:
             raise type(error)(f"{path}: {error.args[0]}") from error

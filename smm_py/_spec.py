@@ -7,6 +7,7 @@ parameter names and their errors are the same.
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -54,27 +55,31 @@ class Spec:
     dtype: str = "float32"
 
     def __post_init__(self):
-        for name in ("dim", "num_slots", "num_iters", "hidden_dim", "heads"):
-            count(name, getattr(self, name))
+        def settle(name, value):  # NumPy's numbers as Python's, which files and graphs hold
+            object.__setattr__(self, name, value)
+
         if self.input_dim is None:
-            object.__setattr__(self, "input_dim", self.dim)
-        count("input_dim", self.input_dim)
+            settle("input_dim", self.dim)
+        for name in ("dim", "num_slots", "num_iters", "hidden_dim", "heads", "input_dim"):
+            settle(name, count(name, getattr(self, name)))
         for name in ("slot_norm", "norm_kv", "input_mlp", "reduce", "qkv_bias", "recompute", "bfloat16_inputs"):
             if not isinstance(getattr(self, name), (bool, np.bool_)):
                 raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
+            settle(name, bool(getattr(self, name)))
         for name, choices in (("kind", KINDS), ("variant", VARIANTS), ("prior", PRIORS),
                               ("weight_init", WEIGHT_INITS), ("start", STARTS),
                               ("gradient", GRADIENTS), ("dtype", DTYPES)):
             choice(name, getattr(self, name), choices)
-        positive("temperature", self.temperature)
-        positive("eps", self.eps)
-        if self.tol != 0:
-            positive("tol", self.tol)
-        if self.scale is None:
-            object.__setattr__(self, "scale", (self.dim // self.heads) ** -0.5)
-        positive("scale", self.scale)
         if self.dim % self.heads:
             raise ValueError(f"heads must divide dim={self.dim}, got {self.heads}")
+        if self.scale is None:
+            settle("scale", (self.dim // self.heads) ** -0.5)
+        for name in ("temperature", "eps", "scale"):
+            settle(name, positive(name, getattr(self, name)))
+        settle("tol", positive("tol", self.tol) if self.tol != 0 else 0.0)
+        smallest = float(np.finfo(self.dtype).tiny)
+        if self.eps < smallest:
+            raise ValueError(f"eps must be at least {smallest:.2g} in {self.dtype}, got {self.eps!r}")
         if not self.has_network and self.input_dim != self.dim:
             raise ValueError(f"input_dim must equal dim={self.dim} here, got {self.input_dim}")
         if self.is_mixture and self.variant == "paper" and not self.input_mlp \
@@ -117,20 +122,30 @@ class Spec:
         return replace(self, **changes)
 
 
-def count(name, value):
-    """Raise unless `value` is an integer of at least 1."""
+MOST = 2**24  # of a width, as in the core
+MOST_OF = {"num_slots": 2**20, "num_iters": 2**20 - 1}
+
+
+def count(name, value) -> int:
+    """The number, if it is an integer from 1 to the most that the core takes; else an error."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name} must be an int, got {value!r} ({type(value).__name__})")
     if value < 1:
         raise ValueError(f"{name} must be at least 1, got {value}")
+    most = MOST_OF.get(name, MOST)
+    if value > most:
+        raise ValueError(f"{name} must be at most {most}, got {value}")
+    return int(value)
 
 
-def positive(name, value):
-    """Raise unless `value` is a finite number above zero."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.number)):
+def positive(name, value) -> float:
+    """The number, if it is finite and above zero; else an error."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__})")
-    if not (math.isfinite(value) and value > 0):
+    plain = float(value) if isinstance(value, np.floating) else int(value) if isinstance(value, np.integer) else value
+    if not 0 < plain <= sys.float_info.max:
         raise ValueError(f"{name} must be finite and greater than 0, got {value!r}")
+    return float(plain)
 
 
 def choice(name, value, choices):

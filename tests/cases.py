@@ -21,6 +21,7 @@ CASES = {
                                            weight_init="default")),
     "reference-bare": (smm_py.SlotMixture, dict(dim=7, hidden_dim=9, input_dim=5, variant="reference",
                                                 input_mlp=False, reduce=False)),
+    "reference-bias": (smm_py.SlotMixture, dict(dim=7, hidden_dim=9, input_dim=5, variant="reference", qkv_bias=True)),
     "sa-recompute": (smm_py.SlotAttention, dict(dim=7, hidden_dim=9, input_dim=5, recompute=True)),
     "smm-recompute": (smm_py.SlotMixture, dict(dim=7, hidden_dim=9, input_dim=5, norm_kv=True, recompute=True)),
     "reference-recompute": (smm_py.SlotMixture, dict(dim=7, hidden_dim=9, input_dim=5, variant="reference", recompute=True)),

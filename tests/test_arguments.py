@@ -82,12 +82,58 @@ def test_call(smm, change, error, match):
     (smm_py.SlotAttention, dict(heads=3), ValueError, "heads must divide dim=64, got 3"),
     (smm_py.SlotAttention, dict(eps=-1.0), ValueError, "eps must be finite and greater than 0"),
     (smm_py.SlotAttention, dict(seed=1.5), TypeError, "seed must be an int"),
+    (smm_py.SlotAttention, dict(dim=4, heads=8), ValueError, "heads must divide dim=4, got 8"),
+    (smm_py.SlotAttention, dict(num_iters=2**20), ValueError, "num_iters must be at most 1048575, got 1048576"),
+    (smm_py.SlotAttention, dict(num_slots=2**70), ValueError, "num_slots must be at most 1048576"),
+    (smm_py.SlotAttention, dict(hidden_dim=2**25), ValueError, "hidden_dim must be at most 16777216"),
+    (smm_py.SlotAttention, dict(eps=1e-40), ValueError, "eps must be at least 1.2e-38 in float32, got 1e-40"),
+    (smm_py.SlotAttention, dict(scale=10**400), ValueError, "scale must be finite"),
+    (smm_py.SlotAttention, dict(scale=np.complex64(1)), TypeError, "scale must be a number"),
     (smm_py.KMeans, dict(scale="big"), TypeError, "scale must be a number"),
     (smm_py.GaussianMixture, dict(prior="flat"), ValueError, "prior must be one of"),
 ])
 def test_options(kind, options, error, match):
     with pytest.raises(error, match=match):
         kind(**options)
+
+
+def test_numbers_of_numpy_are_options(tmp_path):
+    module = smm_py.SlotMixture(dim=np.int64(8), num_slots=np.int32(3), scale=np.float32(0.5), norm_kv=np.bool_(True))
+    assert repr(module) == repr(smm_py.SlotMixture(dim=8, num_slots=3, scale=0.5, norm_kv=True))
+    module.save(tmp_path / "m.safetensors")
+    assert repr(smm_py.SlotMixture.load(tmp_path / "m.safetensors")) == repr(module)
+
+
+@pytest.mark.parametrize("x", [[[1.0]], None, {"a": 1}])
+def test_inputs_that_are_no_arrays(x):
+    for module in (smm_py.KMeans(dim=1), smm_py.SlotAttention(dim=1)):
+        with pytest.raises(TypeError, match="x must be a float32 array, got"):
+            module(x)
+
+
+def test_unaligned_arrays_are_taken(smm):
+    module, x, call = smm
+    out = module(x, **call)
+
+    def shifted(array):
+        new = np.frombuffer(b"." + array.tobytes(), array.dtype, offset=1).reshape(array.shape)
+        assert not new.flags.aligned
+        return new
+
+    odd = module(shifted(x), **{**call, "init": {name: shifted(value) for name, value in call["init"].items()}})
+    assert np.array_equal(odd.slots, out.slots)
+    gradients = [module.backward(o, d) for o, d in ((out, np.ones_like(out.slots)), (odd, shifted(np.ones_like(out.slots))))]
+    assert all(np.array_equal(value, gradients[1][name]) for name, value in gradients[0].items())
+
+
+@pytest.mark.parametrize("dtype, large", [("float32", 1e20), ("float64", 1e160)])
+def test_an_overflow_is_told(dtype, large):
+    """Squares of these are infinite; a norm of 0 would make slots that look right."""
+    module = smm_py.SlotAttention(dim=8, num_slots=3, dtype=dtype)
+    x = np.random.default_rng(0).standard_normal((2, 9, 8)).astype(dtype)
+    with pytest.raises(ValueError, match=f"x, init or the parameters hold numbers too large for {dtype}"):
+        module(x * np.asarray(large, dtype))
+    assert np.isfinite(module(x * np.asarray(large**0.5, dtype)).slots).all()
 
 
 def test_parameters(smm):
@@ -126,6 +172,8 @@ def test_backward(smm):
             module.backward(out, d_slots)
     with pytest.raises(TypeError, match="out must be an Output"):
         module.backward(out.slots, good)
+    with pytest.raises(ValueError, match="out must be of a call of this module, got one of a module with other options"):
+        build("smm", temperature=0.3).backward(out, good)
 
 
 def test_starts_at_masked_inputs(smm):

@@ -89,3 +89,14 @@ def test_a_slot_without_any_input_recovers_the_mean_of_all():
     assert (out.attention[0, :, 1] == 0).all() and out.prior[0, 1] == 0
     assert np.allclose(out.mean[0, 1], x.mean(0), atol=1e-4)
     assert all(np.isfinite(g).all() for g in module.backward(out, np.ones_like(out.slots)).values())
+
+
+def test_float64_reaches_far():
+    """Two clusters at distances whose squares float32 does not have."""
+    rng = np.random.default_rng(0)
+    points = 0.1 * rng.standard_normal((20, 2)) + np.repeat([[0.0], [5.0]], 10, 0)
+    expected = np.stack([points[:10].mean(0), points[10:].mean(0)])
+    for size in (1.0, 1e30, 1e100):
+        x = points * size
+        slots = smm_py.KMeans(dim=2, num_slots=2, num_iters=3, dtype="float64", scale=50.0, eps=1e-30)(x, init={"slots": x[[0, 19]]}).slots
+        assert np.allclose(slots / size, expected, rtol=1e-7)

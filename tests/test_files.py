@@ -53,6 +53,46 @@ def test_damaged_files(tmp_path):
         smm_py.SlotAttention.load(tmp_path / "nothing")
 
 
+@pytest.mark.parametrize("change, match", [
+    (lambda header: 3, "is not a complete .safetensors file: its header is no JSON object but int"),
+    (lambda header: None, "its header is no JSON object but NoneType"),
+    (lambda header: {**header, "__metadata__": ["a"]}, "its __metadata__ is no JSON object but list"),
+    (lambda header: {**header, "__metadata__": {"options": "{"}}, "does not tell a module's options"),
+    (lambda header: {**header, "__metadata__": {"options": "3"}}, "does not tell a module's options"),
+    (lambda header: {**header, "__metadata__": {"options": '{"colour": 1}'}}, "options colour are of another version"),
+    (lambda header: {**header, "__metadata__": {"options": '{"dim": 0}'}}, "m.safetensors: dim must be at least 1, got 0"),
+])
+def test_damaged_headers(change, match, tmp_path):
+    path = tmp_path / "m.safetensors"
+    build("sa").save(path)
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.dumps(change(json.loads(content[8:8 + length]))).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + content[8 + length:])
+    with pytest.raises(ValueError, match=match) as caught:
+        smm_py.SlotAttention.load(path)
+    assert "m.safetensors" in str(caught.value)
+
+
+def test_a_header_nested_too_deep(tmp_path):
+    path = tmp_path / "m.safetensors"
+    path.write_bytes((10**5).to_bytes(8, "little") + b"[" * 10**5)
+    with pytest.raises(ValueError, match="not a complete"):
+        smm_py.SlotAttention.load(path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no modes there")
+def test_others_may_read_what_is_saved(tmp_path):
+    before = os.umask(0o027)
+    try:
+        build("sa").save(tmp_path / "m.safetensors")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "m.safetensors").stat().st_mode & 0o777 == 0o640
+    with pytest.raises(FileNotFoundError, match="folder .*nowhere for m.safetensors is missing"):
+        build("sa").save(tmp_path / "nowhere" / "m.safetensors")
+
+
 def test_files_of_another_module(tmp_path):
     path = tmp_path / "m.safetensors"
     build("sa").save(path)

@@ -187,6 +187,14 @@ def test_shapes_of_what_is_saved(name, options):
         assert _ops._saved_size(spec, *sizes, 4) == expected > 0
 
 
+@pytest.mark.parametrize("hidden_dim", [50_000, 100_000])
+def test_shapes_of_what_is_saved_of_wide_layers(hidden_dim):
+    """So wide that two blocks of inputs, or one, are more than is saved."""
+    spec = build("smm", hidden_dim=hidden_dim)._spec
+    for sizes in ((1, 9, 3), (2, 9, 3), (1, 65, 3)):
+        assert _ops._saved_size(spec, *sizes, 4) == smm_py._core.saved_size(_ops.core_config(spec), *sizes, 4)
+
+
 def test_functional_call():
     module = build("smm")
     x, init = inputs(module)
@@ -203,9 +211,67 @@ def test_autocast_runs_in_float32():
     expected = module(x.bfloat16().float(), init)
     with torch.autocast("cpu", torch.bfloat16):
         got = module(x.bfloat16(), init)
+        assert torch.equal(module(x.bfloat16().float(), {n: v.bfloat16() for n, v in init.items()}),
+                           module(x.bfloat16(), {n: v.bfloat16().float() for n, v in init.items()}))
+        for other in (x.long(), x > 0, x.double()):
+            with pytest.raises(TypeError, match=f"x must be a torch.float32 tensor, got {other.dtype}"):
+                module(other, init)
     assert got.dtype == torch.float32 and torch.equal(got, expected)
     with pytest.raises(TypeError, match="x must be a torch.float32 tensor, got torch.bfloat16"):
         module(x.bfloat16(), init)
+
+
+def test_submodules_may_be_replaced():
+    module = build("smm")
+    x, init = inputs(module)
+    before = module(x, init)
+    module.to_k = torch.nn.Linear(8, 8, bias=False)
+    after = module(x, init)
+    assert not torch.equal(after, before)
+    after.sum().backward()
+    assert module.to_k.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("lean", [False, True], ids=["core", "lean"])
+def test_more_slots_than_inputs_where_few_are_active(lean):
+    module = build("stable")
+    x, _ = inputs(module, count=4)
+    active = torch.arange(6).expand(2, -1) < 3
+    with path(lean):
+        slots = module(x, slot_mask=active, num_slots=6)
+        assert slots.isfinite().all() and len(slots[0, :3].unique(dim=0)) == 3
+        with pytest.raises(ValueError, match="num_slots must not exceed the real inputs"):
+            module(x, slot_mask=torch.ones(2, 6, dtype=torch.bool), num_slots=6)
+
+
+def test_slots_on_meta_have_shapes_alone():
+    with torch.device("meta"):
+        module = build("smm")
+        assert next(module.parameters()).device.type == "meta"
+    x, init = inputs(build("smm"))
+    assert module(x.to("meta"), {n: v.to("meta") for n, v in init.items()}).shape == (2, 3, 8)
+    with pytest.raises(ValueError, match="x must be on meta as the parameter norm_input.weight is, got cpu"):
+        module(x, init)
+    with pytest.raises(ValueError, match=r"init\['mean'\] must be on cpu as x is, got meta"):
+        build("smm")(x, {**init, "mean": init["mean"].to("meta")})
+
+
+def test_states_of_each_slot_come_from_files(tmp_path):
+    """What the start is drawn from may have a row for each slot, as in NumPy; the file serves both."""
+    safetensors = pytest.importorskip("safetensors.torch")
+    of_numpy = smm_py.SlotAttention(dim=8, num_slots=3)
+    rows = np.random.default_rng(0).standard_normal((3, 8)).astype(np.float32)
+    of_numpy.parameters["slots_mu"] = rows
+    of_numpy.parameters["slots_logsigma"] = np.full((3, 8), -20, np.float32)
+    of_numpy.save(tmp_path / "m.safetensors")
+    module = st.SlotAttention(dim=8, num_slots=3)
+    module.load_state_dict(safetensors.load_file(tmp_path / "m.safetensors"))
+    drawn = module.initial_state(torch.zeros(2, 9, 8))["slots"].detach()
+    assert np.allclose(drawn, rows, atol=1e-6) and module.slots_mu.requires_grad
+    with pytest.raises(ValueError, match="num_slots must be 3, as slots_mu has one row for each slot, got 4"):
+        module(torch.zeros(2, 9, 8), num_slots=4)
+    module.load_state_dict(st.SlotAttention(dim=8, num_slots=3).state_dict())
+    assert module.slots_mu.shape == (8,)
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -263,6 +329,7 @@ def test_nan_stays_in_its_image(name, lean):
         assert torch.equal(got[[0, 2]], good[[0, 2]]) and got[1].isnan().any()
         mask = torch.ones(3, 20, dtype=torch.bool)
         mask[1, 4] = False
+        assert module(bad, mask=mask).isfinite().all()
         bad.requires_grad_()
         slots = module(bad, init, mask)
         slots.sum().backward()
@@ -273,6 +340,10 @@ def test_nan_stays_in_its_image(name, lean):
 def test_errors_name_the_argument():
     module = build("stable")
     x, init = inputs(module)
+
+    def rows(indices):
+        return {"indices": torch.tensor(indices), "log_std": init["log_std"]}
+
     for error, match, call in (
         (TypeError, "x must be a tensor", lambda: module(x.numpy())),
         (TypeError, "x must be a torch.float32 tensor, got torch.float64", lambda: module(x.double())),
@@ -284,9 +355,17 @@ def test_errors_name_the_argument():
         (TypeError, "mask must be a torch.bool tensor", lambda: module(x, mask=torch.ones(2, 20))),
         (ValueError, "num_slots must not exceed", lambda: module(x, num_slots=21)),
         (ValueError, "num_slots must agree with init", lambda: module(x, init, num_slots=4)),
+        (ValueError, r"slot_mask must have shape \(2, 3\), got \(2, 1\)", lambda: module(x, slot_mask=torch.ones(2, 1) > 0)),
+        (ValueError, "x must hold at least one image of at least one input", lambda: module(x[:0])),
+        (ValueError, "rows of real inputs, from 0 to 19, got 20 at index .1, 2.", lambda: module(x, rows([[0, 1, 2], [3, 4, 20]]))),
+        (ValueError, "and not masked, got 4 at index .0, 1.", lambda: module(x, rows([[0, 4, 2]] * 2), torch.arange(20).expand(2, -1) != 4)),
+        (TypeError, "return_attention must be True or False, got 1", lambda: module(x, return_attention=1)),
+        (TypeError, "seed must be an int, got 1.7", lambda: st.SlotAttention(seed=1.7)),
+        (ValueError, "seed must be at least 0, got -1", lambda: st.SlotAttention(seed=-1)),
     ):
-        with pytest.raises(error, match=match):
-            call()
+        for lean in (False, True):
+            with pytest.raises(error, match=match), path(lean):
+                call()
 
 
 def test_manual_seed_fixes_everything():

@@ -44,10 +44,10 @@ static void SMM_T(expectation_backward)(SMM_T(image) *im, const SMM_T(record) *r
                                      d_in, !normed, g);
     else
         for (size_t i = 0; i < c; i++) d_in[i] += im->d_q[i];
-    if (s->reference)
-        SMM_T(slots_linear_backward)(k, s, im->p, im->u.pending, SMM_TO_Q_WEIGHT, SMM_TO_Q_BIAS, e->normed + c, im->d_ls, d_log_std, 0,
-                                     g); /* the reference variant has no biases */
-    else if (s->variance)
+    if (s->reference) { /* W_q alone, without its bias, is applied to log standard deviations too */
+        k->gemm(D, n, D, im->p[SMM_TO_Q_WEIGHT], 1, D, im->d_ls, n, d_log_std, n, 0);
+        SMM_T(slots_weight_backward)(k, s, im->u.pending, SMM_TO_Q_WEIGHT, e->normed + c, im->d_ls, g);
+    } else if (s->variance)
         memcpy(d_log_std, im->d_ls, c * sizeof *d_log_std);
     if (s->dot) {
         k->norm_backward(D, n, r->mean, n, im->p[SMM_NORM_SLOTS_WEIGHT], e->norm_mean, e->norm_rstd, d_in, n, d_in, n,

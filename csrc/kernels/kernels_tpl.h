@@ -339,7 +339,7 @@ typedef union { /* aligned for vectors */
 
 static void softmax(size_t K, size_t n, size_t valid, real *L, size_t ldl, real mul, const real *base, real *sums, real *lse)
 {
-    const vec lowest = vec_set(-(real)1e37), factor = vec_set(mul); /* an overflow must not become inf - inf */
+    const vec lowest = vec_set(-(real)(sizeof(real) == 8 ? 1e307 : 1e37)), factor = vec_set(mul); /* an overflow must not become inf - inf */
     for (size_t j = 0; j < n; j += STRIP) {
         strip z;
         const size_t lanes = n - j < STRIP ? n - j : STRIP, real_lanes = valid > j ? valid - j : 0;
@@ -445,7 +445,8 @@ INLINE void norm_lanes(const size_t vectors, size_t D, const real *X, size_t ldx
         }
     UNROLL
     for (size_t v = 0; v < vectors; v++) {
-        s[v] = vec_div(vec_set(1), vec_sqrt(vec_fma(s[v], count, vec_set(eps))));
+        /* a variance that has overflown makes NaN, not numbers that look right: inf - inf */
+        s[v] = vec_add(vec_div(vec_set(1), vec_sqrt(vec_fma(s[v], count, vec_set(eps)))), vec_sub(s[v], s[v]));
         vec_store(mean + v * VEC_WIDTH, m[v]);
         vec_store(rstd + v * VEC_WIDTH, s[v]);
     }

@@ -38,7 +38,7 @@ int threads_init(void)
 {
     const char *text = getenv("OMP_NUM_THREADS");
     const long asked = text ? strtol(text, NULL, 10) : 0;
-    wanted = asked > 0 && asked < 4096 ? (int)asked : processors();
+    wanted = asked > 0 && asked <= 4096 ? (int)asked : processors();
 #ifndef _WIN32
     static int registered;
     if (!registered && pthread_atfork(NULL, NULL, in_child) != 0) {

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .._modules import _check_seed as check_seed
 from .._spec import Spec, count, initial_parameters, initial_state_names, parameter_shapes
 from . import _lean, _ops
 from ._lean import DTYPES, Result
@@ -27,9 +28,14 @@ def force_lean():
         _force_lean = before
 
 
-def _check(name, value, dtype, shape=None):
+AUTOCAST = (torch.float16, torch.bfloat16, torch.float32)  # what autocast passes from one layer to the next
+
+
+def _check(name, value, dtype, shape=None, device=None):
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+    if device is not None and value.device != device:
+        raise ValueError(f"{name} must be on {device} as x is, got {value.device}")
     if value.dtype != dtype:
         raise TypeError(f"{name} must be a {dtype} tensor, got {value.dtype}")
     if shape is not None and tuple(value.shape) != tuple(shape):
@@ -47,8 +53,9 @@ class _Module(nn.Module):
         # for every dtype that .double() or .float() may bring; made here, as graphs cannot make them
         self._specs = {dtype: spec.but(dtype=name) for name, dtype in DTYPES.items()}
         self._configs = {dtype: _ops.config_text(other) for dtype, other in self._specs.items()}
+        check_seed(seed)
         values = initial_parameters(spec, np.random.default_rng(int(seed)))
-        self._owners = []
+        self._leaves = {}  # path of a submodule -> (parameter's name, its name there)
         for name in parameter_shapes(spec):
             *path, leaf = name.split(".")
             owner = self
@@ -56,16 +63,32 @@ class _Module(nn.Module):
                 if part not in owner._modules:
                     owner.add_module(part, nn.Module())
                 owner = owner._modules[part]
-            owner.register_parameter(leaf, nn.Parameter(torch.from_numpy(values[name])))
-            self._owners.append((name, owner, leaf))
+            owner.register_parameter(leaf, nn.Parameter(torch.from_numpy(values[name]).to(torch.get_default_device())))
+            self._leaves.setdefault(tuple(path), []).append((name, leaf))
         if spec.start == "inputs":  # nothing is drawn from these
             for name in initial_state_names(spec)[:2]:
                 getattr(self, name).requires_grad_(False)
 
     def _named(self):
-        """Name -> parameter, whatever stands in its place (functional_call, a parametrization)."""
-        return {name: owner._parameters[leaf] if leaf in owner._parameters else getattr(owner, leaf)
-                for name, owner, leaf in self._owners}
+        """Name -> parameter, whatever stands in its place (functional_call, a parametrization, another submodule)."""
+        named = {}
+        for path, leaves in self._leaves.items():
+            owner = self
+            for part in path:
+                owner = owner._modules[part]
+            there = owner._parameters
+            for name, leaf in leaves:
+                named[name] = there[leaf] if leaf in there else getattr(owner, leaf)
+        return named
+
+    def _load_from_state_dict(self, state_dict, prefix, *rest):
+        """What the initial state is drawn from may be of each slot, (K, D), in place of one for all, (D)."""
+        for name in initial_state_names(self._spec):
+            new, own = state_dict.get(prefix + name), self._parameters.get(name)
+            shapes = (self._spec.num_slots, self._spec.dim), (self._spec.dim,)
+            if new is not None and own is not None and new.shape != own.shape and new.shape in shapes:
+                self._parameters[name] = nn.Parameter(torch.empty_like(new, dtype=own.dtype, device=own.device), own.requires_grad)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def extra_repr(self) -> str:
         values = asdict(self._spec)
@@ -77,8 +100,8 @@ class _Module(nn.Module):
 
         Parameters
         ----------
-        x : (B, N, input_dim). Under autocast a narrower x is taken as float32, and all inside is
-            float32; else its dtype must be the module's, or bfloat16 with `bfloat16_inputs`.
+        x : (B, N, input_dim). Under autocast float16, bfloat16 and float32 are taken as the module's dtype,
+            in init too, and all inside is of it; else x must have it, or bfloat16 with `bfloat16_inputs`.
         init : dict, optional. "slots", or "mean" and "log_std", (B, K, D); or "indices" (B, K)
             int64, rows of h where the means start, with "log_std" for mixtures. Drawn if not given.
         mask : (B, N) bool, optional. True where an input is real.
@@ -108,22 +131,35 @@ class _Module(nn.Module):
             raise TypeError(f"the module must be of float32 or float64, its parameters are {dtype}")
         spec = self._specs[dtype]
         of_x = torch.bfloat16 if spec.bfloat16_inputs else dtype
-        autocast = isinstance(x, Tensor) and torch.is_autocast_enabled(x.device.type)
-        if autocast and x.dtype != of_x:
-            x = x.to(of_x)
+        autocast = isinstance(x, Tensor) and _autocasts(x.device.type)
+        if autocast:
+            x = x.to(of_x) if x.dtype in AUTOCAST else x
+            if isinstance(init, dict):
+                init = {name: value.to(dtype) if isinstance(value, Tensor) and value.dtype in AUTOCAST else value
+                        for name, value in init.items()}
         _check("x", x, of_x)
         if x.dim() != 3 or x.shape[2] != spec.input_dim:
             raise ValueError(f"x must have shape (B, N, {spec.input_dim}), got {tuple(x.shape)}")
+        if 0 in x.shape:
+            raise ValueError(f"x must hold at least one image of at least one input, got shape {tuple(x.shape)}")
+        for name, value in params.items():
+            if value.device != x.device:
+                raise ValueError(f"x must be on {value.device} as the parameter {name} is, got {x.device}")
+        if not isinstance(return_attention, bool):
+            raise TypeError(f"return_attention must be True or False, got {return_attention!r}")
         iters = spec.num_iters if num_iters is None else num_iters
         count("num_iters", iters)
-        if not torch.compiler.is_compiling():
-            _check_masks(x, mask, slot_mask)
         with torch.autocast(x.device.type, enabled=False) if autocast else contextlib.nullcontext():
             if init is None:
                 slots = spec.num_slots if num_slots is None else num_slots
                 count("num_slots", slots)
+                _check_masks(x, mask, slot_mask, slots)
                 init = self._draw(spec, params, x, mask, slot_mask, slots, generator)
-            state = self._state(spec, init, x.shape[0], dtype, num_slots)
+                state = self._state(spec, init, x, dtype, num_slots)
+            else:
+                state = self._state(spec, init, x, dtype, num_slots)
+                first = next(s for s in (state[2], state[0]) if s is not None)
+                _check_masks(x, mask, slot_mask, first.shape[1], state[2])
             if x.device.type == "cpu" and not _force_lean:
                 drawn = initial_state_names(spec)
                 arrays = tuple(p for name, p in params.items() if name not in drawn)
@@ -136,28 +172,33 @@ class _Module(nn.Module):
         params = self._named()
         slots = self._spec.num_slots if num_slots is None else num_slots
         count("num_slots", slots)
+        if not isinstance(x, Tensor):
+            raise TypeError(f"x must be a tensor, got {type(x).__name__}")
+        _check_masks(x, mask, slot_mask, slots)
         return self._draw(self._spec, params, x, mask, slot_mask, slots, generator)
 
-    def _state(self, spec, init, batch, dtype, num_slots):
+    def _state(self, spec, init, x, dtype, num_slots):
         """(state0, state1, indices) of an `init` dict, checked."""
         if not isinstance(init, dict):
             raise TypeError(f"init must be a dict of tensors, got {type(init).__name__}")
         names = spec.state_names
         if set(init) not in ({*names}, {"indices", *names[1:]}):
-            raise KeyError(f"init must hold {list(names)} or {['indices', *names[1:]]}, got {sorted(init)}")
+            raise KeyError(f"init must hold {list(names)} or {['indices', *names[1:]]}, got {sorted(map(str, init))}")
         indices = init.get("indices")
         first = init.get(names[0]) if indices is None else indices
         if not isinstance(first, Tensor) or first.dim() != (3 if indices is None else 2):
             got = tuple(first.shape) if isinstance(first, Tensor) else type(first).__name__
             raise ValueError(f"init must hold a tensor of shape (B, K{', D' if indices is None else ''}), got {got}")
-        slots = first.shape[1]
+        batch, slots = x.shape[0], first.shape[1]
+        if slots == 0:
+            raise ValueError("init must hold at least one slot, got none")
         if num_slots is not None and num_slots != slots:
             raise ValueError(f"num_slots must agree with init, which has {slots} slots, got {num_slots}")
         for name in init:
             if name == "indices":
-                _check("init['indices']", indices, torch.int64, (batch, slots))
+                _check("init['indices']", indices, torch.int64, (batch, slots), x.device)
             else:
-                _check(f"init[{name!r}]", init[name], dtype, (batch, slots, spec.dim))
+                _check(f"init[{name!r}]", init[name], dtype, (batch, slots, spec.dim), x.device)
         return init.get(names[0]), init.get("log_std"), indices
 
     def _draw(self, spec, params, x, mask, slot_mask, slots, generator):
@@ -168,15 +209,21 @@ class _Module(nn.Module):
         def normal():
             return torch.randn(shape, dtype=x.dtype, device=x.device, **_given(generator))
 
+        def located(mu, logsigma):
+            for name in (mu, logsigma):
+                if params[name].dim() == 2 and len(params[name]) != slots:
+                    raise ValueError(f"num_slots must be {len(params[name])}, as {name} has one row for each slot, got {slots}")
+            return params[mu] + params[logsigma].exp() * normal()
+
         init = {}
         first = spec.state_names[0]
         names = initial_state_names(spec)
         if spec.start == "inputs":
             init["indices"] = _draw_indices(x, mask, slot_mask, slots, generator)
         else:
-            init[first] = params[names[0]] + params[names[1]].exp() * normal() if names else normal()
+            init[first] = located(*names[:2]) if names else normal()
         if spec.kind == "slot_mixture":
-            init["log_std"] = params[names[2]] + params[names[3]].exp() * normal()
+            init["log_std"] = located(*names[2:])
         elif spec.kind == "gaussian_mixture":
             init["log_std"] = _spread(x, mask).expand(shape).contiguous()
         return init
@@ -187,35 +234,49 @@ def _given(generator):
     return {} if generator is None else {"generator": generator}
 
 
-def _check_masks(x, mask, slot_mask):
-    for name, value, what in (("mask", mask, "a real input"), ("slot_mask", slot_mask, "an active slot")):
+def _autocasts(device_type):
+    """Whether autocast is on; there are devices without it, such as "meta"."""
+    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+
+
+def _check_masks(x, mask, slot_mask, slots, indices=None):
+    """Masks, and indices where they are given; what numbers they hold is not looked at in graphs or without memory."""
+    looks = not torch.compiler.is_compiling() and x.device.type != "meta"
+    for name, value, size, what in (("mask", mask, x.shape[1], "a real input"), ("slot_mask", slot_mask, slots, "an active slot")):
         if value is None:
             continue
-        _check(name, value, torch.bool)
-        if value.dim() != 2 or value.shape[0] != x.shape[0] or (name == "mask" and value.shape[1] != x.shape[1]):
-            raise ValueError(f"{name} must have shape (B, {'N' if name == 'mask' else 'K'}) for x of shape "
-                             f"{tuple(x.shape)}, got {tuple(value.shape)}")
-        empty = (~value.any(1)).nonzero()
+        _check(name, value, torch.bool, (x.shape[0], size), x.device)
+        empty = (~value.any(1)).nonzero() if looks else ()
         if len(empty):
             raise ValueError(f"{name} must leave every image {what}, got none in image {int(empty[0])}")
+    if indices is not None and looks:
+        wrong = (indices < 0) | (indices >= x.shape[1])
+        if mask is not None:
+            wrong |= ~mask.gather(1, indices.clamp(0, x.shape[1] - 1))
+        if wrong.any():
+            at = tuple(wrong.nonzero()[0].tolist())
+            raise ValueError(f"init['indices'] must be rows of real inputs, from 0 to {x.shape[1] - 1}"
+                             f"{'' if mask is None else ' and not masked'}, got {int(indices[at])} at index {at}")
 
 
 def _draw_indices(x, mask, slot_mask, slots, generator):
     """Distinct real inputs for the active slots of every image (B, K)."""
-    if slots > x.shape[1]:
+    if slots > x.shape[1] and slot_mask is None:
         raise ValueError(f"num_slots must not exceed the inputs that means start at: {slots} slots, "
                          f"{x.shape[1]} inputs")
     order = torch.rand(x.shape[:2], device=x.device, **_given(generator))
     if mask is not None:
         order = order.masked_fill(~mask, -1)
-    chosen, indices = order.topk(slots)
+    most = slots if slot_mask is None else min(slots, x.shape[1])
+    chosen, indices = order.topk(most)
     if mask is None and slot_mask is None:
         return indices
     rank = torch.arange(slots, device=x.device).expand(x.shape[0], -1)
     if slot_mask is not None:  # the active slots take the first of them
         rank = torch.where(slot_mask, slot_mask.cumsum(1) - 1, 0)
-    drawn = indices.gather(1, rank)
-    real = chosen.gather(1, rank) >= 0
+    there = rank.clamp(max=most - 1)
+    drawn = indices.gather(1, there)
+    real = (chosen.gather(1, there) >= 0) & (rank < most)
     if not torch.compiler.is_compiling():
         short = ~real if slot_mask is None else ~real & slot_mask
         if short.any():
@@ -229,6 +290,7 @@ def _spread(x, mask):
     """Log standard deviation of each image's real inputs, (B, 1, D)."""
     weights = torch.ones(x.shape[:2], dtype=x.dtype, device=x.device) if mask is None else mask.to(x.dtype)
     weights = (weights / weights.sum(1, keepdim=True))[..., None]
+    x = x if mask is None else torch.where(mask[..., None], x, 0)  # what is masked may be NaN
     mean = (weights * x).sum(1, keepdim=True)
     return 0.5 * torch.log((weights * (x - mean) ** 2).sum(1, keepdim=True) + 1e-4).detach()
 
@@ -277,7 +339,7 @@ class SlotMixture(_Module):
 
 
 class KMeans(_Module):
-    """Differentiable soft K-Means; arguments as `smm_py.KMeans`. Takes (B, N, dim)."""
+    """Differentiable soft K-Means; arguments as `smm_py.KMeans`, without a seed: it has no weights. Takes (B, N, dim)."""
 
     _OPTIONS = ("dim", "num_slots", "num_iters", "scale", "eps", "start", "gradient", "dtype", "tol", "recompute", "bfloat16_inputs")
 
@@ -289,7 +351,8 @@ class KMeans(_Module):
 
 
 class GaussianMixture(_Module):
-    """Differentiable EM for a Gaussian mixture; arguments as `smm_py.GaussianMixture`. Takes (B, N, dim)."""
+    """Differentiable EM for a Gaussian mixture; arguments as `smm_py.GaussianMixture`, without a seed: it has no weights.
+    Takes (B, N, dim)."""
 
     _OPTIONS = ("dim", "num_slots", "num_iters", "prior", "temperature", "eps", "start", "gradient", "dtype", "tol", "recompute", "bfloat16_inputs")
 

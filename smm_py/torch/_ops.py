@@ -106,10 +106,10 @@ def _forward_fake(x, params, state0, state1, indices, mask, slot_mask, config, n
 
 
 def _saved_size(spec, batch, inputs, slots, num_iters):
-    """What the core says, in operations that symbolic sizes have too."""
-    one, two = (_core.saved_size(core_config(spec), 1, n, int(slots), num_iters) for n in (1, 65))
-    layers = batch * ((inputs + 63) // 64) * (two - one)
-    return batch * (2 * one - two) + (layers if layers <= _core.SAVED_MOST else 0)
+    """What the core says, in operations that symbolic sizes have too: of each image, and of each 64 of its inputs."""
+    image, one = (_core.saved_size(core_config(s), 1, 1, int(slots), num_iters) for s in (spec.but(recompute=True), spec))
+    layers = batch * ((inputs + 63) // 64) * (one - image)
+    return batch * image + (layers if layers <= _core.SAVED_MOST else 0)
 
 
 @torch.library.register_fake("smm_py::backward")
