@@ -55,14 +55,14 @@ class Pipeline:
 def make_parser(pipeline):
     parser = argparse.ArgumentParser(prog=f"python -m examples.{pipeline.name}", description=pipeline.about)
     parser.add_argument("command", nargs="?", choices=("train", *pipeline.commands), help="default: train, then eval")
-    parser.add_argument("--preset", choices=tuple(pipeline.config.PRESETS), default="tiny")
+    parser.add_argument("--preset", choices=tuple(pipeline.config.PRESETS), help="settings to start from (default: tiny)")
     parser.add_argument("--out", type=Path, help="the run's folder; default: a new one below runs/")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
     parser.add_argument("--seeds", type=int, help="this many runs, of one seed each, in folders of their own; mean and deviation")
     parser.add_argument("--split", default="val", help="what eval reads (default: val)")
     parser.add_argument("--images", type=int, help="how many pictures are read (default: 500 scenes, or all; to show them, 8)")
     parser.add_argument("--draws", type=int, default=3, help="draws of the initial slots in eval (default: 3)")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="cpu", help="of PyTorch (default: cpu)")
     pipeline.add_options(parser)
     settings = parser.add_argument_group("settings", "in place of the preset's")
     for name, kind in settings_of(pipeline.config).items():
@@ -89,8 +89,10 @@ def configure(pipeline, options) -> Config:
     if not (stored and stored.exists() and (options.resume or not trains)):
         if options.resume:
             raise ValueError(f"there is no run to resume in {options.out}" if options.out else "--resume needs --out")
-        return pipeline.config.from_preset(options.preset, **given)
+        return pipeline.config.from_preset(options.preset or "tiny", **given)
     config = pipeline.config.load(stored)
+    if options.preset not in (None, config.preset):
+        raise ValueError(f"preset differs from the run in {options.out}: {config.preset!r}, got {options.preset!r}")
     for name, value in given.items():
         if not trains and name in FREE:
             setattr(config, name, value)
@@ -183,6 +185,10 @@ def run(pipeline, arguments=None):
     options = make_parser(pipeline).parse_args(arguments)
     try:
         device = start_processes(options.device)
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:  # the latter where PyTorch is built without it
+            raise ValueError(f"device {options.device} cannot be used: {str(error).splitlines()[0]}") from error
         for name in ("images", "draws", "seeds", "threads"):
             if getattr(options, name) is not None and getattr(options, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(options, name)}")

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import torch
 
+from .data.properties import MOST_OBJECTS
 from .schedules import RATES
 from .training import write_atomically
 
@@ -29,13 +30,21 @@ class Config:
         "data": "folder of a data set in its official layout; default: built-in scenes",
         "dataset": "which data set it is, where the folder does not tell",
         "cache": "folder for decoded pictures of --data (docs/data.md)",
+        "model": "slot module", "image_size": "height and width that pictures are brought to",
+        "min_objects": "of built-in scenes", "max_objects": "of built-in scenes", "slots": "their number",
+        "dim": "width of features and slots", "hidden": "width of the slot module's MLPs", "train_iters": "iterations in training",
+        "eval_iters": "iterations in evaluation", "start": "of the slots of smm and sa; kmeans and gmm start at inputs",
+        "batch_size": "of all processes together", "lr": "highest learning rate", "warmup": "share of the steps in which the rate rises",
+        "steps": "of training; in place of minutes", "minutes": "of training, from which the steps are made; in place of steps",
+        "seed": "of weights, order of pictures and initial slots", "log_every": "steps between lines of the log",
+        "evaluate_every": "steps between evaluations", "checkpoint_every": "steps between checkpoints",
         "weights": ".safetensors file to start from or to evaluate",
         "pictures": "built-in scenes that are drawn and gone through again and again",
         "schedule": "of the learning rate: one cycle, or linear warm-up and exponential decay",
         "half_life": "steps in which the rate decays by half", "clip": "greatest norm of the gradient",
         "clip_norm": "which norm that is; inf: of the largest number",
         "variant": "setting of the slot mixture",
-        "temperature": "factor of its log density; default: dim^-1/2, with --variant paper 1", "precision": "of the convolutions",
+        "temperature": "factor of the log density, of smm with --variant stable and of gmm; default: dim^-1/2", "precision": "of the convolutions",
         "threads": "of PyTorch and of the slot module"}
 
     model: str = "smm"
@@ -100,6 +109,8 @@ class Config:
         if changes.get("minutes") is not None and changes.get("steps") is None:
             values["steps"] = None
         config = cls(preset=name, **values)
+        if config.variant == "paper" and changes.get("temperature") is None:
+            config.temperature = None
         config.check()
         if config.precision == "auto":  # from here on it is recorded, and a resumed run keeps it
             config.precision = "bfloat16" if has_bfloat16() else "float32"
@@ -118,6 +129,19 @@ class Config:
                      "log_every", "evaluate_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not self.lr > 0:
+            raise ValueError(f"lr must be more than 0, got {self.lr}")
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(f"clip must be more than 0, got {self.clip}")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"warmup must be a share of the steps, from 0 to less than 1, got {self.warmup}")
+        if not 0 <= self.seed < 2**31:
+            raise ValueError(f"seed must be from 0 to 2147483647, got {self.seed}")
+        if self.data is None and not 1 <= self.min_objects <= self.max_objects <= MOST_OBJECTS:
+            raise ValueError(f"min_objects and max_objects must be in order and from 1 to {MOST_OBJECTS}, "
+                             f"got {self.min_objects} and {self.max_objects}")
+        if self.temperature is not None and self.model == "smm" and self.variant == "paper":
+            raise ValueError(f"temperature must be left out with variant 'paper', where it is 1, got {self.temperature}")
         if self.temperature is not None and not self.temperature > 0:
             raise ValueError(f"temperature must be more than 0, got {self.temperature}")
         if self.half_life is not None and self.half_life < 1:

@@ -8,7 +8,7 @@ import torch
 from tqdm import tqdm
 
 from .modules import draw_states
-from .pictures import seed_of, to_input
+from .pictures import eval_seeds, to_input
 
 FLOOR = 1e-4   # of the variances; docs/math.md
 CLOSE = 0.01   # two slots closer than this share of the spread over all slots are duplicates
@@ -66,7 +66,7 @@ def watch(model, pictures, config, count=100) -> dict:
     images = pictures.batch(list(range(min(count, len(pictures)))))[0]
     with torch.no_grad():
         features = model.features(to_input(images, next(model.parameters()).device)).contiguous()
-        init = draw_states(model.slots, features, [seed_of(1_000_000, i) for i in range(len(images))])
+        init = draw_states(model.slots, features, eval_seeds(range(len(images))))
     diagnosis = diagnose(model.slots, features, init, config.eval_iters)
     model.train()
     problem = collapse(diagnosis)

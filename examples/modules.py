@@ -29,22 +29,21 @@ class PositionEmbedding(nn.Module):
         return self.linear(torch.stack([y, x, 1 - y, 1 - x], -1)).permute(2, 0, 1)
 
 
-def make_slots(config, input_dim=None):
+def make_slots(config):
     """The slot module of a configuration.
 
     "stable" is the setting that learns (docs/training.md): normalised features, a low temperature,
-    a uniform prior and means that start at inputs. "paper" is Algorithm 1 as printed.
+    a uniform prior and means that start at inputs. "paper" is Algorithm 1 as printed, from
+    the same initial weights.
     """
     temperature = config.temperature or config.dim**-0.5
     common = dict(dim=config.dim, num_slots=config.slots, num_iters=config.train_iters)
     if config.model == "sa":
-        return slots_torch.SlotAttention(**common, hidden_dim=config.hidden, input_dim=input_dim, start=config.start)
+        return slots_torch.SlotAttention(**common, hidden_dim=config.hidden, start=config.start)
     if config.model == "smm":
         stable = dict(norm_kv=True, temperature=temperature, prior="uniform")
-        return slots_torch.SlotMixture(**common, hidden_dim=config.hidden, input_dim=input_dim, start=config.start,
+        return slots_torch.SlotMixture(**common, hidden_dim=config.hidden, start=config.start,
                                        **(stable if config.variant == "stable" else {}))
-    if input_dim not in (None, config.dim):
-        raise ValueError(f"dim must be the inputs' width, {input_dim}, for {config.model}, got {config.dim}")
     if config.model == "kmeans":
         return slots_torch.KMeans(**common, gradient="implicit")
     return slots_torch.GaussianMixture(**common, temperature=temperature, gradient="implicit")

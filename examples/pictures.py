@@ -136,6 +136,11 @@ def seed_of(seed, index):
     return (seed * 1_000_003 + index * 7919 + 12345) % (2**62)
 
 
+def eval_seeds(indices, draw=0):
+    """Of the initial slots of pictures that are evaluated, at the draw-th time: apart from those of training."""
+    return [seed_of(1_000_000 + draw, i) for i in indices]
+
+
 def to_input(images, device):
     """uint8 (B, H, W, 3) to float32 (B, 3, H, W) in [-1, 1]."""
     import torch

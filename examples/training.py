@@ -123,38 +123,36 @@ class Loop:
     # -- a run ---------------------------------------------------------------------------------
 
     def run(self):
-        """Train to the end; returns the last evaluation."""
+        """Train to the end."""
         self.load()
         if self.config.steps is None:
             self.measure_steps()
             if self.rank == 0:
                 self.config.save(self.out / "config.json")
         result, begin, since = {}, time.perf_counter(), self.step
-        bar = tqdm(total=self.config.steps, initial=self.step, disable=self.rank > 0, unit="step", smoothing=0.05)
-        while self.step < self.config.steps:
-            before = time.perf_counter()
-            loss = self.one_step()
-            self.seconds += time.perf_counter() - before
-            bar.update()
-            last = self.step == self.config.steps
-            if self.step % self.config.log_every == 0 or last:
-                pictures = (self.step - since) * self.config.batch_size / (time.perf_counter() - begin)
-                if self.world > 1:
-                    dist.all_reduce(loss)
-                    loss /= self.world
-                if not torch.isfinite(loss):
-                    raise FloatingPointError(f"the loss is {float(loss)} at step {self.step}; {self.out} keeps the last checkpoint")
-                line = {"step": self.step, "loss": float(loss), "lr": self.optimizer.param_groups[0]["lr"]}
-                if self.rank == 0 and (self.step % self.config.evaluate_every == 0 or last):
-                    result = self.evaluate(self.model)
-                    line.update(result)
-                self.log(line)
-                shown = {name: f"{value:.3g}" for name, value in result.items() if isinstance(value, float)}
-                bar.set_postfix({"loss": f"{float(loss):.4f}", **shown, "pictures/s": f"{pictures:.0f}"})
-            if self.step % self.config.checkpoint_every == 0 or last:
-                self.save()
-        bar.close()
-        return result
+        with tqdm(total=self.config.steps, initial=self.step, disable=self.rank > 0, unit="step", smoothing=0.05) as bar:
+            while self.step < self.config.steps:
+                before = time.perf_counter()
+                loss = self.one_step()
+                self.seconds += time.perf_counter() - before
+                bar.update()
+                last = self.step == self.config.steps
+                if self.step % self.config.log_every == 0 or last:
+                    pictures = (self.step - since) * self.config.batch_size / (time.perf_counter() - begin)
+                    if self.world > 1:
+                        dist.all_reduce(loss)
+                        loss /= self.world
+                    if not torch.isfinite(loss):
+                        raise FloatingPointError(f"the loss is {float(loss)} at step {self.step}; {self.out} keeps the last checkpoint")
+                    line = {"step": self.step, "loss": float(loss), "lr": self.optimizer.param_groups[0]["lr"]}
+                    if self.rank == 0 and (self.step % self.config.evaluate_every == 0 or last):
+                        result = self.evaluate(self.model)
+                        line.update(result)
+                    self.log(line)
+                    shown = {name: f"{value:.3g}" for name, value in result.items() if isinstance(value, float)}
+                    bar.set_postfix({"loss": f"{float(loss):.4f}", **shown, "pictures/s": f"{pictures:.0f}"})
+                if self.step % self.config.checkpoint_every == 0 or last:
+                    self.save()
 
     def log(self, line):
         if self.rank == 0:

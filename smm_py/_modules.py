@@ -592,6 +592,8 @@ class SlotMixture(_Module):
     dtype : "float32" or "float64".
     seed : int. Of the initial weights and of the states drawn without a seed of their own.
     eps : float. Added to the responsibilities before they are normalised over inputs.
+    scale : float. Factor of the log density of "reference" alone; dim^-1/2 if not given.
+    qkv_bias : bool. Biases of the query's and key's maps (and of the value's, which "reference" has).
     tol, recompute, bfloat16_inputs : as in `SlotAttention`; `tol` is of the means.
 
     Examples

@@ -14,7 +14,7 @@ pytest.importorskip("safetensors")
 from examples.command import tell  # noqa: E402
 from examples.reproduce.__main__ import work  # noqa: E402
 from examples.reproduce.items import ITEMS, layers  # noqa: E402
-from examples.reproduce.trainings import TRAININGS, load, obtain  # noqa: E402
+from examples.reproduce.trainings import TRAININGS, Result, load, obtain  # noqa: E402
 
 SHORT = ("--steps", "2", "--pictures", "12", "--batch-size", "4", "--image-size", "16", "--images", "4", "--draws", "1", "--log-every", "1",
          "--evaluate-every", "1", "--slots", "6")
@@ -34,6 +34,8 @@ def test_trainings_are_made_once_and_shown(tmp_path, capsys):
         assert len(result.seconds) == 2 and min(result.seconds) > 0
         values = [run["ap"]["inf"] for run in result.figures["seeds"].values()]
         assert f"| {result.label}, `tiny`, scenes | {np.mean(values):.1f} ± {np.std(values):.1f} |" in shown
+        row = next(line for line in shown.splitlines() if line.startswith(f"| {result.label}, `tiny`"))
+        assert "| - |" not in row and row.count("±") == 6  # at every threshold
     written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
     assert len(written) == 4
     work(["table4", "--seeds", "2", "--out", str(tmp_path), *SHORT, "--page", str(tmp_path / "page.md")])
@@ -59,6 +61,13 @@ def test_figures_link_to_pictures_that_are_there(tmp_path):
     work(["--out", str(tmp_path), "--page", str(tmp_path / "page.md")])
     assert (tmp_path / "page.md").read_text() == page
     assert load(tmp_path / "page" / "tiny" / "scenes" / "discovery-smm").settings["steps"] == 2
+
+
+def test_a_model_that_is_not_trained_yet_leaves_its_cells_empty(tmp_path):
+    figures = {"mse": 178.9, "cross_entropy": 98.4, "frechet_dvae": 5.5}
+    result = Result("slate-smm", "tiny", "scenes", "", {**figures, "std": figures}, "", [], {}, [], tmp_path)
+    row = next(line for line in ITEMS["table2"].make([result], tmp_path).splitlines() if line.startswith("| `tiny`"))
+    assert [cell.strip().split(" ")[0] for cell in row.split("|")[2:-1]] == ["-", "-", "-", "178.90", "-", "98.40", "-", "5.50"]
 
 
 def test_layers_are_told_as_they_are():

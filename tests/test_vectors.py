@@ -62,7 +62,7 @@ def test_float64(file):
     assert len(pairs) >= 4
     for name, ours, expected in pairs:
         error = np.abs(ours - expected).max() / scale(name, expected, pairs)
-        assert error <= 1e-9, f"{name}: {error:.2e}"
+        assert error <= 1e-12, f"{name}: {error:.2e}"
 
 
 def perturbed(groups, seed):

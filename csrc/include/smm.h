@@ -5,7 +5,7 @@
  *
  *     B images   N inputs of an image   K slots   D slot width (dim)   I input width (input_dim)   H hidden width   T steps
  *
- * Formulas: Slot Attention is Locatello et al. 2020, Algorithm 1; the Slot Mixture Module is Kirilenko et al. 2023,
+ * Formulas: Slot Attention is Locatello et al. 2020, Algorithm 1; the Slot Mixture Module is Kirilenko et al. 2024,
  * Algorithm 1 (SMM_SLOT_MIXTURE), or the code its authors released (SMM_SLOT_MIXTURE_REFERENCE). docs/math.md has them all.
  *
  * A call: fill smm_config (smm_config_init, then change fields), smm_dims, and a table of parameter pointers; call

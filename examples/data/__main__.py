@@ -37,7 +37,7 @@ def main(arguments=None):
     try:
         inspect(options)
     except (OSError, ValueError, ImportError) as error:
-        command_line.exit(1, f"error: {error}\n")
+        command_line.exit(2, f"error: {error}\n")
 
 
 def inspect(options):

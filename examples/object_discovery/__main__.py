@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 
-from ..command import Pipeline, main
+from ..command import Pipeline, main, over
 from ..diagnostics import describe, watch
 from .config import Config
 from .plots import curves, discovery
@@ -15,8 +15,7 @@ from .train import FIELDS, build_model, figures, train
 
 def evaluate(model, pictures, config, options):
     draws = [figures(model, pictures, config, draw) for draw in range(options.draws)]
-    mean = {name: float(np.mean([d[name] for d in draws])) for name in draws[0]}
-    deviation = {name: float(np.std([d[name] for d in draws])) for name in draws[0]}
+    mean, deviation = over(draws, np.mean), over(draws, np.std)
     for name, value in mean.items():
         print(f"{name:8s}{value:.4f} ± {deviation[name]:.4f}")
     print(describe(watch(model, pictures, config)))

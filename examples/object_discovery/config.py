@@ -26,7 +26,9 @@ class Config(shared.Config):
     }
     HELP: ClassVar = {**shared.Config.HELP,
                       "max_objects": "of built-in scenes; with --data, pictures with more are left out (6: CLEVR6)",
-                      "slots": "default: one more than objects"}
+                      "slots": "default: one more than objects",
+                      "temperature": "factor of the log density, of smm with --variant stable and of gmm; default: 0.5",
+                      "decoder_channels": "of the layers between slot and picture"}
 
     image_size: int = 32
     max_objects: int = 4

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from .. import plots
-from ..pictures import seed_of, to_input
+from ..pictures import eval_seeds, to_input
 from ..plots import plt
 
 COLOURS = plt.get_cmap("tab20")
@@ -29,7 +29,7 @@ def discovery(model, pictures, config, out, count=6):
     device = next(model.parameters()).device
     images, true = pictures.batch(list(range(min(count, len(pictures)))))
     model.eval()
-    scene = model(to_input(images, device), [seed_of(1_000_000, i) for i in range(len(images))], config.eval_iters)
+    scene = model(to_input(images, device), eval_seeds(range(len(images))), config.eval_iters)
     model.train()
     slots = scene.masks.shape[1]
     figure, axes = plt.subplots(2 * len(images), slots + 2, figsize=(1.1 * (slots + 2), 2.3 * len(images)),

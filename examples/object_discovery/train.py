@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from .. import metrics
 from ..diagnostics import watch
 from ..modules import build
-from ..pictures import open_pictures, seed_of, to_input
+from ..pictures import eval_seeds, open_pictures, seed_of, to_input
 from ..training import Loop, rank_and_world
 from .model import ObjectDiscovery
 
@@ -51,7 +51,7 @@ def figures(model, pictures, config, draw=0, batch_size=25) -> dict[str, float]:
     values = {name: [] for name in ("mse", "ari", "fg_ari", "mbo", "miou")}
     for indices, (images, true) in pictures.in_batches(batch_size):
         images = to_input(images, device)
-        scene = model(images, [seed_of(1_000_000 + draw, i) for i in indices], config.eval_iters)
+        scene = model(images, eval_seeds(indices, draw), config.eval_iters)
         predicted = scene.masks.argmax(1).flatten(1).cpu().numpy()
         true = true.reshape(len(true), -1)
         values["mse"].append((scene.reconstruction - images).square().mean((1, 2, 3)).cpu().numpy())

@@ -99,7 +99,7 @@ def make_parser():
     parser.add_argument("--preset", choices=tuple(SEEDS), default="tiny")
     parser.add_argument("--data", type=Path, action="append", default=[],
                         help="folder of a data set in its official layout, again for each; default of tiny: built-in scenes")
-    parser.add_argument("--seeds", type=int, help=f"runs of each training (default: {SEEDS})")
+    parser.add_argument("--seeds", type=int, help=f"runs of each training (default: {', '.join(f'{name} {n}' for name, n in SEEDS.items())})")
     parser.add_argument("--out", type=Path, default=Path("runs", "reproduce"), help="folder of the trainings and what is made of them")
     parser.add_argument("--page", type=Path, help="write this Markdown page of the results that are there")
     return parser

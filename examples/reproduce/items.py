@@ -42,7 +42,7 @@ class Item:
 def spread(result, key, scale=1.0, digits=1) -> str:
     """Mean and deviation over the seeds of a figure; "a.b" is figure b of a."""
     mean, deviation = result.figures, result.figures["std"]
-    for part in key.split("."):
+    for part in key.split(".", 1):  # thresholds have points too
         if part not in mean:
             return "-"
         mean, deviation = mean[part], deviation[part]
@@ -104,11 +104,13 @@ TABLE_2 = {"clevr_mirror": ("35.4", "34.8", "4.5", "4.3", "0.82", "0.20"), "shap
 def reconstruction(results, folder):
     rows = [[f"paper: {name}", *values, "-", "-"] for name, values in TABLE_2.items()]
     for data in dict.fromkeys(r.data for r in results):
-        pair = [r for r in results if r.data == data]
-        cells = [spread(r, key, digits=2) for key in ("fid", "mse", "cross_entropy", "frechet_dvae") for r in pair]
-        rows.append([f"`{pair[0].preset}`, {data}", *cells])
+        pair = {r.training: r for r in results if r.data == data}
+        cells = [spread(pair[name], key, digits=2) if name in pair else "-"
+                 for key in ("fid", "mse", "cross_entropy", "frechet_dvae") for name in SLATE]
+        rows.append([f"`{next(iter(pair.values())).preset}`, {data}", *cells])
     measures = ("FID", "MSE", "cross-entropy", "Fréchet distance in the dVAE's features")
-    return table(["", *(f"{m}, {model}" for m in measures for model in ("SA", "SMM"))], rows)
+    return (table(["", *(f"{m}, {model}" for m in measures for model in ("SA", "SMM"))], rows) +
+            "\n\nIn `tiny` the slots of both start at inputs, and both have the same dVAE.")
 
 
 def curves(results, folder, key, ylabel, name, yscale="linear"):

@@ -7,7 +7,7 @@ from math import inf
 
 import numpy as np
 
-from ..command import Pipeline, main
+from ..command import Pipeline, main, over
 from .config import Config
 from .plots import curves, predictions, table
 from .train import FIELDS, average_precision, build_model, train
@@ -15,8 +15,7 @@ from .train import FIELDS, average_precision, build_model, train
 
 def evaluate(model, pictures, config, options):
     draws = average_precision(model, pictures, config, options.draws)
-    mean = {t: float(np.mean([d[t] for d in draws])) for t in draws[0]}
-    deviation = {t: float(np.std([d[t] for d in draws])) for t in draws[0]}
+    mean, deviation = over(draws, np.mean), over(draws, np.std)
     print(table(mean, deviation))
     if options.out:
         predictions(model, pictures, config, options.out)

@@ -11,7 +11,7 @@ import torch
 from .. import plots
 from ..data import properties
 from ..data.scenes import RGB, project
-from ..pictures import seed_of, to_input
+from ..pictures import eval_seeds, to_input
 from ..plots import plt
 
 MARKERS = {"cube": "s", "sphere": "o", "cylinder": "D"}
@@ -27,7 +27,7 @@ def predictions(model, pictures, config, out, count=6):
     """DIR/predictions.png: what was found (marks) and what is there (rings); DIR/attention.png: every slot."""
     device = next(model.parameters()).device
     images, targets = pictures.batch(list(range(min(count, len(pictures)))))
-    seeds = [seed_of(1_000_000, i) for i in range(len(images))]
+    seeds = eval_seeds(range(len(images)))
     model.eval()
     found, attention = model(to_input(images, device), seeds, num_iters=config.eval_iters, return_attention=True)
     model.train()

@@ -45,16 +45,16 @@ class LatePrior(SlotMixture):
 
     def __init__(self, late, **options):
         super().__init__(**options, prior="uniform")
-        self.learned, self.late, self.calls = SlotMixture(**options, prior="learned"), late, 0
+        self.learned, self.late = SlotMixture(**options, prior="learned"), late
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))  # kept in checkpoints
         for parameter in self.learned.parameters():
             parameter.requires_grad_(False)
 
     def forward(self, *arguments, **options):
         self.calls += self.training and torch.is_grad_enabled()
-        if self.calls == self.late:
+        if self.calls >= self.late:
             for name in ("_spec", "_specs", "_configs"):
                 setattr(self, name, getattr(self.learned, name))
-            self.calls += 1
         return super().forward(*arguments, **options)
 
 
@@ -145,7 +145,7 @@ def table(results) -> str:
 
 def main():
     options = argparse.ArgumentParser(prog="python -m examples.set_prediction.study", description=__doc__.split("\n")[0])
-    options.add_argument("--only", nargs="+", choices=tuple(SETTINGS), default=tuple(SETTINGS))
+    options.add_argument("--only", nargs="+", choices=tuple(SETTINGS), default=tuple(SETTINGS), metavar="NAME", help=f"settings: {'; '.join(SETTINGS)}")
     options.add_argument("--steps", type=int, default=1500)
     options.add_argument("--seeds", type=int, default=3)
     options.add_argument("--first-seed", type=int, default=0)

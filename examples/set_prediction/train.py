@@ -11,7 +11,7 @@ from .. import metrics
 from ..diagnostics import watch
 from ..modules import SlotEncoder, build
 from ..pictures import open_pictures as open_with
-from ..pictures import seed_of, to_input
+from ..pictures import eval_seeds, seed_of, to_input
 from ..training import Loop, rank_and_world
 from .matching import set_loss
 from .model import SetPredictor
@@ -58,7 +58,7 @@ def predict(model, pictures, config, draw=0, batch_size=50):
     device = next(model.parameters()).device
     parts = []
     for indices, (images, _) in pictures.in_batches(batch_size):
-        seeds = [seed_of(1_000_000 + draw, i) for i in indices]
+        seeds = eval_seeds(indices, draw)
         parts.append(model(to_input(images, device), seeds, num_iters=config.eval_iters).float().cpu().numpy())
     model.train()
     return np.concatenate(parts)

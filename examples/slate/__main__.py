@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 
-from ..command import Pipeline, main
+from ..command import Pipeline, main, over
 from ..diagnostics import describe, watch
 from .config import Config
 from .plots import curves, samples
@@ -14,9 +14,10 @@ from .train import FIELDS, build_model, figures, train
 
 
 def evaluate(model, pictures, config, options):
+    if len(pictures) < 2:
+        raise ValueError(f"images must be at least 2 for a distance of distributions, got {len(pictures)}")
     draws = [figures(model, pictures, config, draw, generate=True, inception=options.inception) for draw in range(options.draws)]
-    mean = {name: float(np.mean([d[name] for d in draws])) for name in draws[0]}
-    deviation = {name: float(np.std([d[name] for d in draws])) for name in draws[0]}
+    mean, deviation = over(draws, np.mean), over(draws, np.std)
     for name, value in mean.items():
         print(f"{name:14s}{value:10.3f} ± {deviation[name]:.3f}")
     print(describe(watch(model, pictures, config)))
@@ -28,6 +29,8 @@ def evaluate(model, pictures, config, options):
 def sample(model, pictures, config, options):
     if options.out is None:
         raise ValueError("sample needs --out, the folder for its pictures")
+    if len(pictures) < 2:
+        raise ValueError(f"images must be at least 2 to mix slots, got {len(pictures)}")
     samples(model, pictures, config, options.out)
     print(f"pictures: {options.out / 'samples.png'}, {options.out / 'mixed.png'}")
     return {}, {}

@@ -36,7 +36,7 @@ class Config(shared.Config):
                       "tokens": "of the dVAE, that slots and transformer learn from; what eval and sample read are the likeliest",
                       "positions": "what the learned vectors of the tokens' places start from",
                       "token_std": "standard deviation that the learned vectors of the tokens start with",
-                      "lr": "learning rate of slots and transformer", "blocks": "of the transformer", "heads": "of its attention"}
+                      "lr": "highest learning rate of slots and transformer", "dropout": "of embeddings and transformer", "blocks": "of the transformer", "heads": "of its attention"}
 
     image_size: int = 64
     max_objects: int = 4

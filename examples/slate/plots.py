@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from .. import plots
-from ..pictures import seed_of, to_input
+from ..pictures import eval_seeds, to_input
 from ..plots import plt
 from .train import to_pixels
 
@@ -35,7 +35,7 @@ def write(model, pictures, config) -> Written:
     (images,) = pictures.batch(list(range(len(pictures))))
     model.eval()
     inputs = to_input(images, next(model.parameters()).device)
-    tokens, slots, attention = model.encode(inputs, [seed_of(1_000_000, i) for i in range(len(images))], config.eval_iters)
+    tokens, slots, attention = model.encode(inputs, eval_seeds(range(len(images))), config.eval_iters)
     written = Written(images, to_pixels(model.dvae.picture(tokens)), to_pixels(model.generate(slots)), slots, attention)
     model.train()
     return written
@@ -55,13 +55,11 @@ def samples(model, pictures, config, out):
     """
     written = write(model, pictures, config)
     written_figure(written, Path(out) / "samples.png")
-    if len(written.input) > 1:
-        model.eval()
-        mixed = {name: to_pixels(model.generate(both)) for name, both in mix(written.slots, written.attention).items()}
-        grid({"first": written.input[0::2], "second": written.input[1::2],
-              "first, written": written.generated[0::2], "second, written": written.generated[1::2], **mixed},
-             Path(out) / "mixed.png")
-        model.train()
+    model.eval()
+    mixed = {name: to_pixels(model.generate(both)) for name, both in mix(written.slots, written.attention).items()}
+    model.train()
+    grid({"first": written.input[0::2], "second": written.input[1::2],
+          "first, written": written.generated[0::2], "second, written": written.generated[1::2], **mixed}, Path(out) / "mixed.png")
 
 
 def mix(slots, attention):

@@ -13,7 +13,7 @@ from .. import metrics
 from ..diagnostics import watch
 from ..metrics.inception import inception_features
 from ..modules import build
-from ..pictures import open_pictures, seed_of, to_input
+from ..pictures import eval_seeds, open_pictures, seed_of, to_input
 from ..schedules import RATES, UNKNOWN, halved
 from ..training import Loop, rank_and_world
 from .dvae import squared_error, temperature_at
@@ -89,7 +89,7 @@ def figures(model, pictures, config, draw=0, alone=False, generate=False, incept
             values["dvae_mse"].append(squared_error(model.dvae.picture(tokens), inputs))
             if alone:
                 continue
-            slots, _ = model.read(tokens, [seed_of(1_000_000 + draw, i) for i in indices], config.eval_iters)
+            slots, _ = model.read(tokens, eval_seeds(indices, draw), config.eval_iters)
             values["cross_entropy"].append(model.cross_entropy(tokens, slots))
         if generate:
             drawn = model.generate(slots)
