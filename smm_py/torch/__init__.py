@@ -8,6 +8,9 @@
 (torch.Size([2, 4, 32]), torch.Size([2, 100, 4]))
 >>> slots.sum().backward()
 
+Gradients are of first order: `create_graph=True` and the transforms of `torch.func` are refused. Submodules hold parameters
+alone and are not called, so hooks on them do not run; parametrizations do.
+
 A model that uses the package `slot-attention` changes one line, its import:
 
 >>> from smm_py.torch.compat import SlotAttention
