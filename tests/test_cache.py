@@ -214,11 +214,11 @@ def test_inspect_other_sets(tmp_path, capsys):
 
 
 def test_inspect_says_what_is_wrong(tmp_path, capsys):
-    assert "error: " + str(tmp_path) in inspect(capsys, tmp_path, status=1)
-    assert "nowhere is missing" in inspect(capsys, tmp_path / "nowhere", status=1)
-    assert "clevr_with_masks_train.tfrecords is missing" in inspect(capsys, tmp_path, "--dataset", "clevr_with_masks", status=1)
+    assert "error: " + str(tmp_path) in inspect(capsys, tmp_path, status=2)
+    assert "nowhere is missing" in inspect(capsys, tmp_path / "nowhere", status=2)
+    assert "clevr_with_masks_train.tfrecords is missing" in inspect(capsys, tmp_path, "--dataset", "clevr_with_masks", status=2)
     miniature.clevrtex(tmp_path, 3)
-    assert "split must be one of" in inspect(capsys, tmp_path, "--split", "nothing", status=1)
+    assert "split must be one of" in inspect(capsys, tmp_path, "--split", "nothing", status=2)
     for path in tmp_path.rglob("*_flat.png"):
         path.unlink()
     text = inspect(capsys, tmp_path, "--out", tmp_path / "seen.png")

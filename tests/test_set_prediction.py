@@ -102,7 +102,7 @@ def test_order_is_a_permutation_of_each_epoch():
     assert order(range(10), 0, range(10)) != order(range(10), 1, range(10))
 
 
-@pytest.mark.parametrize("changes, expected", [({}, 0.125), ({"temperature": 0.5}, 0.5), ({"temperature": 0.5, "variant": "paper"}, 1.0)])
+@pytest.mark.parametrize("changes, expected", [({}, 0.125), ({"temperature": 0.5}, 0.5), ({"variant": "paper"}, 1.0)])
 def test_temperature(changes, expected):
     assert make_slots(from_preset("tiny", **changes))._spec.temperature == expected
 
@@ -115,7 +115,11 @@ def test_configuration(tmp_path):
     with pytest.raises(ValueError, match="unknown settings speed"):
         Config.load(tmp_path / "c.json")
     for bad, match_ in ((dict(model="rnn"), "model must be one of"), (dict(steps=0), "steps must be at least 1"),
-                        (dict(minutes=-1.0), "minutes must be more than 0"), (dict(temperature=0.0), "temperature must be more than 0")):
+                        (dict(minutes=-1.0), "minutes must be more than 0"), (dict(temperature=0.0), "temperature must be more than 0"),
+                        (dict(temperature=0.5, variant="paper"), "temperature must be left out with variant 'paper', where it is 1, got 0.5"),
+                        (dict(lr=0.0), "lr must be more than 0"), (dict(clip=0.0), "clip must be more than 0"),
+                        (dict(warmup=1.0), "warmup must be a share of the steps"), (dict(seed=-1), "seed must be from 0"),
+                        (dict(min_objects=5, max_objects=3), "min_objects and max_objects must be in order")):
         with pytest.raises(ValueError, match=match_):
             from_preset("tiny", **bad)
 
