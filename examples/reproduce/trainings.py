@@ -137,7 +137,7 @@ def load(folder) -> Result:
 def hardware() -> str:
     """Processor or accelerator, threads, PyTorch."""
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
-    return f"{name}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}"
+    return f"{name}, threads: {torch.get_num_threads()}, PyTorch {torch.__version__}"
 
 
 def processor() -> str:
