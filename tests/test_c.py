@@ -28,10 +28,25 @@ def run(*command):
     return done.stdout
 
 
-@pytest.mark.parametrize("name, last", [("test_kernels", "all kernels ok"), ("test_core", "core ok")])
-def test_c_program(name, last, tmp_path):
-    build(ROOT / "tests" / "c" / f"{name}.c", tmp_path / name, "-O2", "-fno-math-errno")
-    assert run(tmp_path / name).splitlines()[-1] == last
+PROGRAMS = ("test_kernels", "test_core")
+
+
+def link_programs(compiler, folder, *flags):
+    """Both test programs in a folder, from one compilation of the core."""
+    mains = [str(ROOT / "tests" / "c" / f"{name}.c") for name in PROGRAMS]
+    done = subprocess.run([compiler, *STRICT, "-O2", "-fno-math-errno", *INCLUDES, "-c", *SOURCES, *mains],
+                          capture_output=True, text=True, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    objects = {path.stem: str(path) for path in folder.glob("*.o")}
+    own = [objects.pop(name) for name in PROGRAMS]
+    for name, main in zip(PROGRAMS, own):
+        run(compiler, *flags, main, *objects.values(), "-lm", "-o", str(folder / name))
+
+
+def test_c_programs(tmp_path):
+    link_programs(CC, tmp_path)
+    for name, last in zip(PROGRAMS, ("all kernels ok", "core ok")):
+        assert run(tmp_path / name).splitlines()[-1] == last
 
 
 def test_example(tmp_path):
@@ -53,14 +68,7 @@ ARM = ("aarch64-linux-gnu-gcc", "qemu-aarch64")
 def test_arm64(tmp_path):
     """The NEON kernels and the core, built by a cross compiler, run by an emulator."""
     compiler, emulator = ARM
-    programs = {name: ROOT / "tests" / "c" / f"{name}.c" for name in ("test_kernels", "test_core")}
-    done = subprocess.run([compiler, *STRICT, "-O2", "-fno-math-errno", *INCLUDES, "-c", *SOURCES, *map(str, programs.values())],
-                          capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    objects = {path.stem: str(path) for path in tmp_path.glob("*.o")}
-    own = [objects.pop(name) for name in programs]
-    for name, main in zip(programs, own):
-        run(compiler, "-static", main, *objects.values(), "-lm", "-o", str(tmp_path / name))
+    link_programs(compiler, tmp_path, "-static")
     kernels = run(emulator, str(tmp_path / "test_kernels")).splitlines()
     assert "neon     ok" in kernels and kernels[-1] == "all kernels ok"
     assert run(emulator, str(tmp_path / "test_core"), "quick").splitlines()[-1] == "core ok"
