@@ -109,7 +109,7 @@ class Config:
         if changes.get("minutes") is not None and changes.get("steps") is None:
             values["steps"] = None
         config = cls(preset=name, **values)
-        if config.variant == "paper" and changes.get("temperature") is None:
+        if config.model == "smm" and config.variant == "paper" and changes.get("temperature") is None:
             config.temperature = None
         config.check()
         if config.precision == "auto":  # from here on it is recorded, and a resumed run keeps it

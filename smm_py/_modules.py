@@ -163,7 +163,7 @@ def to_bfloat16(x: np.ndarray) -> np.ndarray:
     bfloat16 is the upper half of a float32. For modules with `bfloat16_inputs`.
     """
     _check_array("x", x, "float32")
-    bits = np.array(x, order="C").view(np.uint32)
+    bits = _plain(x).view(np.uint32)
     nearest = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16
     return np.where(np.isnan(x), 0x7FC0, nearest).astype(np.uint16)
 
