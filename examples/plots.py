@@ -41,26 +41,43 @@ def _line(axis, points, label):
 def attention_figure(images, attention, path, titles=None, beside=()):
     """A row for each picture (S, S, 3) uint8: itself, then with all but each slot's attention (N, K) faded out.
 
-    beside : name -> pictures of the same shape, between the two.
+    titles : texts above the slots, a list for each picture. beside : name -> pictures of the same shape, between the two.
     """
-    slots, columns = attention.shape[2], ("input", *beside) if beside else ("",)
-    side = int(round(attention.shape[1] ** 0.5))
-    figure, axes = plt.subplots(len(images), slots + len(columns), figsize=(1.1 * (slots + len(columns)), 1.18 * len(images)),
-                                layout="constrained", squeeze=False)
-    for axis, name in zip(axes[0], columns):
-        axis.set_title(name, fontsize=6, pad=1)
-    for n, (row, image, weights) in enumerate(zip(axes, images, attention)):
-        for axis, picture in zip(row, (image, *(pictures[n] for pictures in dict(beside).values()))):
-            axis.imshow(picture)
-        for k, axis in enumerate(row[len(columns):]):
-            size = image.shape[0]
-            weight = np.kron(weights[:, k].reshape(side, side), np.ones((size // side, size // side)))
-            weight = np.pad(weight, [(0, size - n) for n in weight.shape], mode="edge")
-            axis.imshow((image / 255 * weight[..., None] + (1 - weight[..., None])).clip(0, 1))
-            if titles is not None:
-                axis.set_title(titles[n][k], fontsize=6, pad=1)
-        for axis in row:
-            axis.axis("off")
+    slots, names = attention.shape[2], ("input", *beside) if beside else ("",)
+    side, size = int(round(attention.shape[1] ** 0.5)), images.shape[1]
+    weights = attention.reshape(len(images), side, side, slots).repeat(size // side, 1).repeat(size // side, 2)
+    weights = np.pad(weights, [(0, 0), *[(0, size - weights.shape[1])] * 2, (0, 0)], mode="edge")
+    rows = [[image, *(pictures[n] for pictures in dict(beside).values()),
+             *(image / 255 * w[..., None] + (1 - w[..., None]) for w in np.moveaxis(weights[n], 2, 0))] for n, image in enumerate(images)]
+    sheet(rows, path, names, titles and [[""] * len(names) + row for row in titles])
+
+
+def sheet(rows, path, names=(), titles=None):
+    """Rows of pictures of one size, (S, S, 3) or grey (S, S), uint8 or in [0, 1].
+
+    names : of the columns. titles : texts above the pictures, a list for each row.
+
+    All are one image in one pair of axes, since axes take matplotlib far longer than a picture does.
+    """
+    size = len(rows[0][0])
+    head, gap = size // 7 if titles else 0, 1 + size // 40
+    canvas = np.ones((len(rows) * (head + size + gap), len(rows[0]) * (size + gap), 3))
+    inch = 1.1 / (size + gap)
+    lines = max((name.count("\n") + 1 for name in names), default=0)
+    height = canvas.shape[0] * inch
+    figure = plt.figure(figsize=(canvas.shape[1] * inch, height + 0.13 * lines))
+    axis = figure.add_axes((0, 0, 1, height / (height + 0.13 * lines)))
+    for i, row in enumerate(rows):
+        for j, cell in enumerate(row):
+            y, x = i * (head + size + gap) + head, j * (size + gap)
+            cell = cell / 255 if cell.dtype == np.uint8 else np.clip(cell, 0, 1)
+            canvas[y:y + size, x:x + size] = cell if cell.ndim == 3 else cell[..., None]
+            if titles and titles[i][j]:
+                axis.text(x + size / 2, y - 1, titles[i][j], fontsize=6, ha="center", va="bottom")
+    for j, name in enumerate(names):
+        axis.text(j * (size + gap) + size / 2, -1, name, fontsize=6, ha="center", va="bottom")
+    axis.imshow(canvas)
+    axis.axis("off")
     save(figure, path)
 
 

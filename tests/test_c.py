@@ -16,49 +16,40 @@ INCLUDES = [f"-I{ROOT / 'csrc' / folder}" for folder in ("include", "kernels", "
 STRICT = "-std=c99 -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror".split()
 
 
-def build(program, output, *flags):
-    done = subprocess.run([CC, *STRICT, *flags, *INCLUDES, str(program), *SOURCES, "-lm", "-o", str(output)],
-                          capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
-def run(*command):
-    done = subprocess.run(command, capture_output=True, text=True)
+def run(*command, cwd=None):
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
-PROGRAMS = ("test_kernels", "test_core")
+TESTS = [ROOT / "tests" / "c" / "test_kernels.c", ROOT / "tests" / "c" / "test_core.c"]
+EXAMPLE = ROOT / "examples" / "c" / "cluster.c"
 
 
-def link_programs(compiler, folder, *flags):
-    """Both test programs in a folder, from one compilation of the core."""
-    mains = [str(ROOT / "tests" / "c" / f"{name}.c") for name in PROGRAMS]
-    done = subprocess.run([compiler, *STRICT, "-O2", "-fno-math-errno", *INCLUDES, "-c", *SOURCES, *mains],
-                          capture_output=True, text=True, cwd=folder)
-    assert done.returncode == 0, done.stderr
+def link_programs(compiler, folder, mains, *flags):
+    """Programs in a folder, from one compilation of the core."""
+    run(compiler, *STRICT, "-O2", "-fno-math-errno", *flags, *INCLUDES, "-c", *SOURCES, *map(str, mains), cwd=folder)
     objects = {path.stem: str(path) for path in folder.glob("*.o")}
-    own = [objects.pop(name) for name in PROGRAMS]
-    for name, main in zip(PROGRAMS, own):
-        run(compiler, *flags, main, *objects.values(), "-lm", "-o", str(folder / name))
+    own = [objects.pop(main.stem) for main in mains]
+    for main, object in zip(mains, own):
+        run(compiler, *flags, object, *objects.values(), "-lm", "-o", str(folder / main.stem))
 
 
 def test_c_programs(tmp_path):
-    link_programs(CC, tmp_path)
-    for name, last in zip(PROGRAMS, ("all kernels ok", "core ok")):
-        assert run(tmp_path / name).splitlines()[-1] == last
-
-
-def test_example(tmp_path):
-    """The example finds its clusters, in C++'s reading of the header too."""
-    build(ROOT / "examples" / "c" / "cluster.c", tmp_path / "cluster", "-O1", "-fopenmp")
-    lines = run(tmp_path / "cluster").splitlines()
+    """The tests; and the example finds its clusters."""
+    link_programs(CC, tmp_path, [*TESTS, EXAMPLE], "-fopenmp")
+    for main, last in zip(TESTS, ("all kernels ok", "core ok")):
+        assert run(tmp_path / main.stem).splitlines()[-1] == last
+    lines = run(tmp_path / EXAMPLE.stem).splitlines()
     assert [round(float(line[12:17])) for line in lines[:3]] == [-3, 0, 3]
     assert all("share 0.33" in line for line in lines[:3]) and "slot mixture: ok" in lines[4]
-    if shutil.which("g++"):
-        unit = tmp_path / "header.cpp"
-        unit.write_text('#include "smm.h"\nint main() { return smm_status_str(SMM_OK) == nullptr; }\n')
-        run("g++", "-std=c++17", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-fsyntax-only", INCLUDES[0], str(unit))
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+def test_header_in_cpp(tmp_path):
+    unit = tmp_path / "header.cpp"
+    unit.write_text('#include "smm.h"\nint main() { return smm_status_str(SMM_OK) == nullptr; }\n')
+    run("g++", "-std=c++17", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-fsyntax-only", INCLUDES[0], str(unit))
 
 
 ARM = ("aarch64-linux-gnu-gcc", "qemu-aarch64")
@@ -66,9 +57,9 @@ ARM = ("aarch64-linux-gnu-gcc", "qemu-aarch64")
 
 @pytest.mark.skipif(not all(map(shutil.which, ARM)), reason=f"needs {' and '.join(ARM)} (Debian: gcc-aarch64-linux-gnu, qemu-user)")
 def test_arm64(tmp_path):
-    """The NEON kernels and the core, built by a cross compiler, run by an emulator."""
+    """The NEON kernels and the core, built by a cross compiler without OpenMP, run by an emulator."""
     compiler, emulator = ARM
-    link_programs(compiler, tmp_path, "-static")
+    link_programs(compiler, tmp_path, TESTS, "-static")
     kernels = run(emulator, str(tmp_path / "test_kernels")).splitlines()
     assert "neon     ok" in kernels and kernels[-1] == "all kernels ok"
     assert run(emulator, str(tmp_path / "test_core"), "quick").splitlines()[-1] == "core ok"

@@ -31,20 +31,13 @@ def discovery(model, pictures, config, out, count=6):
     model.eval()
     scene = model(to_input(images, device), eval_seeds(range(len(images))), config.eval_iters)
     model.train()
-    slots = scene.masks.shape[1]
-    figure, axes = plt.subplots(2 * len(images), slots + 2, figsize=(1.1 * (slots + 2), 2.3 * len(images)),
-                                layout="constrained", squeeze=False)
+    rows = []
     for n, image in enumerate(images):
         masks = scene.masks[n, :, 0].cpu().numpy()
-        above = [image, as_image(scene.reconstruction[n]), *map(as_image, scene.pictures[n])]
-        below = [COLOURS(true[n] % 20), COLOURS(masks.argmax(0) % 20), *masks]
-        for row, cells in zip(axes[2 * n:2 * n + 2], (above, below)):
-            for axis, cell in zip(row, cells):
-                axis.imshow(cell, cmap="gray", vmin=0, vmax=1)
-                axis.axis("off")
-    for axis, title in zip(axes[0], ("input", "drawn", *(f"slot {k + 1}" for k in range(slots)))):
-        axis.set_title(title, fontsize=7, pad=2)
-    plots.save(figure, Path(out) / "discovery.png")
+        rows += [[image, as_image(scene.reconstruction[n]), *map(as_image, scene.pictures[n])],
+                 [COLOURS(true[n] % 20)[..., :3], COLOURS(masks.argmax(0) % 20)[..., :3], *masks]]
+    names = ("input", "drawn", *(f"slot {k + 1}" for k in range(scene.masks.shape[1])))
+    plots.sheet(rows, Path(out) / "discovery.png", names)
     plots.attention_figure(images, scene.attention.float().cpu().numpy(), Path(out) / "attention.png")
 
 

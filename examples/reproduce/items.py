@@ -20,7 +20,7 @@ from ..set_prediction.config import Config as SetConfig
 from ..slate.config import Config as SlateConfig
 from ..slate.dvae import PATCH
 from ..slate.model import Slate
-from ..slate.plots import grid, write, written_figure
+from ..slate.plots import write, written_figure
 from ..slate.train import COLD, HOT, build_model
 from .trainings import Result
 
@@ -147,8 +147,8 @@ def beside(results, folder, name, count, choose):
         written = {r.label: written_by(r, count) for r in of}
         rows = choose(list(written.values()))
         first = next(iter(written.values()))
-        columns = {"input": first.input[rows], "dVAE": first.reconstruction[rows]}
-        grid({**columns, **{label: w.generated[rows] for label, w in written.items()}}, path)
+        columns = {"input": first.input[rows], "dVAE": first.reconstruction[rows], **{label: w.generated[rows] for label, w in written.items()}}
+        plots.sheet(list(zip(*columns.values())), path, columns)
 
     return drawn(results, folder, name, "pictures written from slots", draw, trained=True)
 

@@ -10,7 +10,6 @@ import torch
 
 from .. import plots
 from ..pictures import eval_seeds, to_input
-from ..plots import plt
 from .train import to_pixels
 
 
@@ -58,8 +57,9 @@ def samples(model, pictures, config, out):
     model.eval()
     mixed = {name: to_pixels(model.generate(both)) for name, both in mix(written.slots, written.attention).items()}
     model.train()
-    grid({"first": written.input[0::2], "second": written.input[1::2],
-          "first, written": written.generated[0::2], "second, written": written.generated[1::2], **mixed}, Path(out) / "mixed.png")
+    columns = {"first": written.input[0::2], "second": written.input[1::2],
+               "first, written": written.generated[0::2], "second, written": written.generated[1::2], **mixed}
+    plots.sheet(list(zip(*columns.values())), Path(out) / "mixed.png", columns)
 
 
 def mix(slots, attention):
@@ -78,15 +78,3 @@ def mix(slots, attention):
     ranks = range(slots.shape[1])
     return {"second slot swapped,\nfirst": from_second({1}), "second slot swapped,\nsecond": from_second(set(ranks) - {1}),
             "every other slot": from_second(set(ranks[1::2]))}
-
-
-def grid(columns, path):
-    """A column of pictures for each name."""
-    rows = min(len(pictures) for pictures in columns.values())
-    figure, axes = plt.subplots(rows, len(columns), figsize=(1.3 * len(columns), 1.4 * rows), layout="constrained", squeeze=False)
-    for line, (name, pictures) in zip(axes.T, columns.items()):
-        line[0].set_title(name, fontsize=6, pad=1)
-        for axis, picture in zip(line, pictures):
-            axis.imshow(picture)
-            axis.axis("off")
-    plots.save(figure, path)
