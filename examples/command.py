@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import UnionType
 from typing import get_args, get_type_hints
@@ -19,11 +19,13 @@ import torch.distributed as dist
 import smm_py
 
 from .config import Config
+from .data.properties import MOST_OBJECTS
 from .pictures import open_pictures
-from .training import rank_and_world, start_processes
+from .training import first_line, rank_and_world, start_processes
 
-# what a trained model can be evaluated with, in place of what it was trained with
+# what a trained model can be evaluated with, in place of what it was trained with; and what a run can go on with
 FREE = ("data", "dataset", "cache", "weights", "min_objects", "max_objects", "eval_iters", "precision", "threads")
+FREE_TO_RESUME = ("cache",)
 
 
 @dataclass
@@ -33,12 +35,13 @@ class Pipeline:
     name : of its folder in `examples`.
     about : what it does, for --help.
     config : its configurations' class.
-    fields : what it evaluates, such as ("image", "mask"); see `examples.data`.
+    fields : what it evaluates, such as ("image", "target"); see `examples.data`. optional : what it uses where there is such.
     build : (config, device) -> model.
     train : (config, out, device) -> the model, trained and saved in `out`.
     curves : (out) draws the curves of a run.
     commands : name -> function; (model, pictures, config, options) -> (figures, more of the protocol). "eval" is one.
     add_options : adds to the parser what this pipeline alone has.
+    least : pictures that its commands need.
     """
 
     name: str
@@ -50,6 +53,15 @@ class Pipeline:
     curves: Callable
     commands: Mapping[str, Callable]
     add_options: Callable = field(default=lambda parser: None)
+    optional: tuple[str, ...] = ()
+    least: int = 1
+
+    def open(self, config, options, count, quiet=False):
+        """The pictures that its commands read."""
+        pictures = open_pictures(config, options.split, count, quiet, self.fields, self.optional)
+        if len(pictures) < self.least:
+            raise ValueError(f"images must be at least {self.least}, got {len(pictures)}")
+        return pictures
 
 
 def make_parser(pipeline):
@@ -82,22 +94,28 @@ def settings_of(config) -> dict[str, type]:
 
 
 def configure(pipeline, options) -> Config:
-    """The run's configuration: of its folder where it goes on or is evaluated, else of the preset and options."""
+    """The run's configuration: of its folder where it goes on or is evaluated, of the weights where these are, else of preset and options."""
     given = {name: getattr(options, name) for name in settings_of(pipeline.config) if getattr(options, name) is not None}
     stored = options.out / "config.json" if options.out else None
     trains = options.command in (None, "train")
-    if not (stored and stored.exists() and (options.resume or not trains)):
-        if options.resume:
-            raise ValueError(f"there is no run to resume in {options.out}" if options.out else "--resume needs --out")
+    config, place = None, f"the run in {options.out}"
+    if stored and stored.exists() and (options.resume or not trains):
+        config = pipeline.config.load(stored)
+    elif options.resume:
+        raise ValueError(f"there is no run to resume in {options.out}" if options.out else "--resume needs --out")
+    elif options.weights and not trains:
+        config, place = pipeline.config.of_weights(options.weights), f"the run of {options.weights}"
+    if config is None:
         return pipeline.config.from_preset(options.preset or "tiny", **given)
-    config = pipeline.config.load(stored)
     if options.preset not in (None, config.preset):
-        raise ValueError(f"preset differs from the run in {options.out}: {config.preset!r}, got {options.preset!r}")
+        raise ValueError(f"preset differs from {place}: {config.preset!r}, got {options.preset!r}")
+    if "data" in given and config.data is None and not trains:  # a limit of scenes, not of these data
+        config.max_objects = MOST_OBJECTS
     for name, value in given.items():
-        if not trains and name in FREE:
+        if name in (FREE_TO_RESUME if trains else FREE):
             setattr(config, name, value)
         elif getattr(config, name) != value:
-            raise ValueError(f"{name} differs from the run in {options.out}: {getattr(config, name)!r}, got {value!r}")
+            raise ValueError(f"{name} differs from {place}: {getattr(config, name)!r}, got {value!r}")
     config.check()
     return config
 
@@ -111,7 +129,8 @@ def new_folder(name):
 
 def run_training(pipeline, options, config, device):
     rank, _ = rank_and_world()
-    if not options.resume and (options.out / "metrics.jsonl").exists() and rank == 0:
+    checkpoint = options.out / "checkpoint.pt"
+    if not options.resume and rank == 0 and (checkpoint.exists() or (options.out / "metrics.jsonl").exists()):
         raise ValueError(f"{options.out} holds a run already; give --resume to go on with it, or another --out")
     options.out.mkdir(parents=True, exist_ok=True)
     if rank == 0:
@@ -119,6 +138,8 @@ def run_training(pipeline, options, config, device):
         print(f"training {config.model} in {options.out}", flush=True)
     if dist.is_initialized():
         dist.barrier()
+    if checkpoint.exists():  # it holds what became of the weights to start from
+        config = replace(config, weights=None)
     model = pipeline.train(config, options.out, device)
     if rank == 0:
         pipeline.curves(options.out)
@@ -136,7 +157,7 @@ def run_command(pipeline, name, options, config, model, device):
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
     usual = 8 if name != "eval" else 500 if config.data is None else None
-    pictures = open_pictures(config, options.split, options.images or usual, fields=pipeline.fields)
+    pictures = pipeline.open(config, options, options.images or usual)
     figures, protocol = pipeline.commands[name](model, pictures, config, options)
     return {**figures, "images": len(pictures), "protocol": {
         "task": pipeline.name, "model": config.model, "data": config.data or "built-in scenes", "split": options.split,
@@ -150,6 +171,8 @@ def one_run(pipeline, options, device):
         torch.set_num_threads(config.threads)
         smm_py.set_num_threads(config.threads)
     if options.command in (None, "train"):
+        if options.command is None and rank_and_world()[0] == 0:  # a mistake in what is evaluated shows before hours of training
+            pipeline.open(config, options, min(options.images or pipeline.least, pipeline.least), quiet=True)
         model = run_training(pipeline, options, config, device)
     if options.command != "train" and rank_and_world()[0] == 0:
         return run_command(pipeline, options.command or "eval", options, config, model, device)
@@ -180,15 +203,22 @@ def over(figures, function):
     return float(function(figures))
 
 
+def existing_file(path):
+    """The type of an option that names a file."""
+    if not Path(path).is_file():
+        raise argparse.ArgumentTypeError(f"file {path} is missing")
+    return path
+
+
 def run(pipeline, arguments=None):
     """Do what the command line says; the figures, in the first process. A user's mistake is an error that tells it."""
     options = make_parser(pipeline).parse_args(arguments)
     try:
-        device = start_processes(options.device)
         try:
+            device = start_processes(options.device)
             torch.empty(0, device=device)
         except (RuntimeError, AssertionError) as error:  # the latter where PyTorch is built without it
-            raise ValueError(f"device {options.device} cannot be used: {str(error).splitlines()[0]}") from error
+            raise ValueError(f"device {options.device} cannot be used: {first_line(error)}") from error
         for name in ("images", "draws", "seeds", "threads"):
             if getattr(options, name) is not None and getattr(options, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(options, name)}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
+from safetensors import safe_open
 
 from .data.properties import MOST_OBJECTS
 from .schedules import RATES
@@ -88,9 +89,24 @@ class Config:
     def load(cls, path):
         """From a config.json; ValueError, naming the file, if it is none."""
         try:
-            return cls.from_json(json.loads(Path(path).read_text()))
+            config = cls.from_json(json.loads(Path(path).read_text()))
+            config.check()
+            return config
         except (OSError, ValueError, AttributeError, TypeError) as error:
             raise ValueError(f"{path} is not the configuration of a run: {error}") from error
+
+    def without_places(self):
+        """JSON of all but the user's files: what a file of weights carries."""
+        return json.dumps({name: value for name, value in asdict(self).items() if name not in ("data", "dataset", "cache", "weights")})
+
+    @classmethod
+    def of_weights(cls, path):
+        """Of the run that wrote a `.safetensors` file, or None where the file does not say it."""
+        try:
+            with safe_open(path, "pt") as file:
+                return cls.from_json(json.loads((file.metadata() or {})["config"]))
+        except Exception:  # the reader of the weights tells what is wrong with a file
+            return None
 
     @classmethod
     def from_json(cls, values):
@@ -129,10 +145,9 @@ class Config:
                      "log_every", "evaluate_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not self.lr > 0:
-            raise ValueError(f"lr must be more than 0, got {self.lr}")
-        if self.clip is not None and not self.clip > 0:
-            raise ValueError(f"clip must be more than 0, got {self.clip}")
+        for name in ("lr", "clip", "clip_norm"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be more than 0, got {getattr(self, name)}")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup must be a share of the steps, from 0 to less than 1, got {self.warmup}")
         if not 0 <= self.seed < 2**31:

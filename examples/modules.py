@@ -56,6 +56,11 @@ def draw_states(module, features, seeds):
     return {name: torch.cat([state[name] for state in states]) for name in states[0]}
 
 
+def autocast(precision, device):
+    """The context in which a model's convolutions run, as a configuration's `precision` says."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
 class SlotEncoder(nn.Module):
     """Pictures (B, 3, S, S) in [-1, 1] to slots: the paper's Table 5, then the slot module.
 
@@ -77,14 +82,10 @@ class SlotEncoder(nn.Module):
         self.encoder = self.encoder.to(memory_format=torch.channels_last)  # faster convolutions on CPUs
         self.precision = config.precision
 
-    def autocast(self, device):
-        """Of the convolutions, as the configuration says."""
-        return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
-
     def features(self, image) -> Tensor:
         """(B, N, D), N = (S / all strides)^2, row by row."""
         image = image.contiguous(memory_format=torch.channels_last)
-        with self.autocast(image.device):
+        with autocast(self.precision, image.device):
             features = self.encoder(image)
         features = self.position(features.float()).flatten(2).transpose(1, 2)
         return self.mlp(self.norm(features))

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from . import data
 
-WHAT = {"target": "properties of objects to predict", "mask": "masks of objects"}
+WHAT = {"target": "properties of objects to predict"}
 
 
 class Pictures:
@@ -64,9 +64,9 @@ class Pictures:
             self.ahead = {tuple(following): self.pool.submit(self.read, list(following))}
         return batch
 
-    def train_batch(self, seed, indices):
-        """The batch of the samples `indices`, a range, of the endless sequence of `order`."""
-        following = range(indices.stop, indices.stop + len(indices))
+    def train_batch(self, seed, indices, step):
+        """The batch of the samples `indices`, a range, of the endless sequence of `order`; those `step` further on are asked for next."""
+        following = range(indices.start + step, indices.stop + step)
         return self.batch(order(self, seed, indices), order(self, seed, following))
 
     def in_batches(self, size):
@@ -106,17 +106,19 @@ class First:
         return self.dataset[index]
 
 
-def open_pictures(config, split, count=None, quiet=False, fields=("image",)):
-    """The first `count` pictures (None: all) of a split of the configuration's data set."""
+def open_pictures(config, split, count=None, quiet=False, fields=("image",), optional=()):
+    """The first `count` pictures (None: all) of a split of the configuration's data set; `optional` fields follow where it has them."""
     options = config.data_options()
     if config.data is None:
         options["count"] = config.pictures if count is None else count
     dataset = data.open_dataset(config.data, config.dataset, split, config.image_size, cache=config.cache, **options)
     if len(dataset) == 0:
         raise ValueError(f"{config.data} has no picture in split {split}")
-    missing = [name for name in fields if name not in dataset[0]]
+    there = dataset[0]
+    missing = [name for name in fields if name not in there]
     if missing:
         raise ValueError(f"{config.data} has no {WHAT[missing[0]]}")
+    fields = (*fields, *(name for name in optional if name in there))
     if count is not None and count < len(dataset):
         dataset = First(dataset, count)
     return Pictures(dataset, fields, quiet)

@@ -15,19 +15,22 @@ import numpy as np  # noqa: E402
 def curves(out, labels, ylabel, ylim=None):
     """DIR/curves.png from DIR/metrics.jsonl: the loss, the values that `labels` names, and how the slots are used."""
     lines = [json.loads(line) for line in (Path(out) / "metrics.jsonl").read_text().splitlines()]
-    seen = [x for x in lines if "slots" in x]
-    figure, axes = plt.subplots(1, 3 if seen else 2, figsize=(13 if seen else 9, 3.2), layout="constrained")
+    seen, measured = [x for x in lines if "slots" in x], [x for x in lines if set(labels) & set(x)]
+    panels = 1 + bool(measured) + bool(seen)
+    figure, axes = plt.subplots(1, panels, figsize=(4.4 * panels, 3.2), layout="constrained", squeeze=False)
+    axes = axes[0]
     axes[0].plot([x["step"] for x in lines], [x["loss"] for x in lines], lw=1)
     axes[0].set(xlabel="step", ylabel="loss", yscale="log")
-    for key, label in labels.items():
-        _line(axes[1], [(x["step"], x[key]) for x in lines if key in x], label)
-    axes[1].set(xlabel="step", ylabel=ylabel, ylim=ylim)
+    if measured:
+        for key, label in labels.items():
+            _line(axes[1], [(x["step"], x[key]) for x in lines if key in x], label)
+        axes[1].set(xlabel="step", ylabel=ylabel, ylim=ylim)
     if seen:
         for key, label in (("used", "slots used / K"), ("duplicates", "duplicates / K"), ("entropy", "entropy / log K"),
                            ("prior", "largest prior"), ("floor", "variances at floor")):
             share = 1 / seen[0]["slots"]["slots"] if key in ("used", "duplicates") else 1
-            _line(axes[2], [(x["step"], share * x["slots"][key]) for x in seen if key in x["slots"]], label)
-        axes[2].set(xlabel="step", ylim=(-0.02, 1.02))
+            _line(axes[-1], [(x["step"], share * x["slots"][key]) for x in seen if key in x["slots"]], label)
+        axes[-1].set(xlabel="step", ylim=(-0.02, 1.02))
     for axis in axes[1:]:
         axis.legend(frameon=False, fontsize=7)
     save(figure, Path(out) / "curves.png")
@@ -45,8 +48,8 @@ def attention_figure(images, attention, path, titles=None, beside=()):
     """
     slots, names = attention.shape[2], ("input", *beside) if beside else ("",)
     side, size = int(round(attention.shape[1] ** 0.5)), images.shape[1]
-    weights = attention.reshape(len(images), side, side, slots).repeat(size // side, 1).repeat(size // side, 2)
-    weights = np.pad(weights, [(0, 0), *[(0, size - weights.shape[1])] * 2, (0, 0)], mode="edge")
+    nearest = np.arange(size) * side // size
+    weights = attention.reshape(len(images), side, side, slots)[:, nearest][:, :, nearest]
     rows = [[image, *(pictures[n] for pictures in dict(beside).values()),
              *(image / 255 * w[..., None] + (1 - w[..., None]) for w in np.moveaxis(weights[n], 2, 0))] for n, image in enumerate(images)]
     sheet(rows, path, names, titles and [[""] * len(names) + row for row in titles])

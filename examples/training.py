@@ -1,7 +1,7 @@
 """The training loop that the examples share: steps, schedule, checkpoints, metrics, several processes.
 
 What a step does is a function of (seed, step) and of the weights alone, so a run that is killed and
-resumed ends in the same bits, and several processes train what one would.
+resumed ends in the same bits, and several processes train what one would (but for dropout, which each draws for its own share).
 """
 
 from __future__ import annotations
@@ -36,8 +36,13 @@ def start_processes(device):
     return torch.device(device)
 
 
+def first_line(error):
+    """What PyTorch says before its traces."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def write_atomically(path, write):
-    """Call write(temporary path), then put the file in place: it is complete, or as it was."""
+    """Call write(temporary path), then put the file in place: it is complete, or as it was. OSError, naming the file, if that fails."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
@@ -45,8 +50,10 @@ def write_atomically(path, write):
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, Exception):  # a full disk is another error for each of the writers
+            raise OSError(f"{path} cannot be written: {first_line(error)}") from error
         raise
 
 
@@ -160,27 +167,36 @@ class Loop:
                 file.write(json.dumps(line) + "\n")
 
     def save(self):
-        """Checkpoint and weights, each complete at any moment."""
-        if self.rank:
-            return
+        """Weights and checkpoint, each complete at any moment; the checkpoint last, so that what is resumed writes newer weights."""
         state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step,
                  "seconds": self.seconds}  # spent in steps
-        write_atomically(self.out / "checkpoint.pt", lambda path: torch.save(state, path))
+        for name, values in state["model"].items():
+            if not torch.isfinite(values).all():
+                raise FloatingPointError(f"{name} is not finite after step {self.step}; {self.out} keeps the last checkpoint")
+        if self.rank:
+            return
         weights = {k: v.contiguous() for k, v in state["model"].items()}
-        write_atomically(self.out / "model.safetensors", lambda path: save_file(weights, path))
+        write_atomically(self.out / "model.safetensors", lambda path: save_file(weights, path, {"config": self.config.without_places()}))
+        write_atomically(self.out / "checkpoint.pt", lambda path: torch.save(state, path))
 
     def load(self):
         """Go on from the checkpoint; metrics logged after it are dropped, as they will come again."""
         path = self.out / "checkpoint.pt"
         if path.exists():
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            try:
+                state = torch.load(path, map_location="cpu", weights_only=True)
+            except Exception as error:
+                raise ValueError(f"checkpoint {path} cannot be read: {first_line(error)}") from error
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.step, self.seconds = state["step"], state["seconds"]
         metrics = self.out / "metrics.jsonl"
         if metrics.exists() and self.rank == 0:
-            lines = [line for line in metrics.read_text().splitlines(keepends=True)
-                     if line.endswith("\n") and json.loads(line)["step"] <= self.step]
+            try:
+                lines = [line for line in metrics.read_text().splitlines(keepends=True)
+                         if line.endswith("\n") and json.loads(line)["step"] <= self.step]
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{metrics} has a damaged line: {error}") from error
             write_atomically(metrics, lambda path: Path(path).write_text("".join(lines)))
         if self.world > 1:
             dist.barrier()

@@ -217,6 +217,11 @@ class _Module:
         new = {name: self._parameters.checked(name, value) for name, value in values.items()}
         self._parameters = Parameters(self._spec, new)
 
+    @property
+    def slot_dim(self) -> int:
+        """Width of a slot in the output: `dim`, or twice that where mean and variance stand side by side."""
+        return self._spec.slot_dim
+
     def __repr__(self):
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self._options().items())})"
 

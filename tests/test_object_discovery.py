@@ -10,10 +10,12 @@ for name in ("scipy", "safetensors", "matplotlib", "tqdm", "PIL"):
     pytest.importorskip(name)
 
 import miniature  # noqa: E402
+from examples.command import run  # noqa: E402
 from examples.diagnostics import collapse, diagnose  # noqa: E402
-from examples.object_discovery.config import from_preset  # noqa: E402
+from examples.object_discovery.__main__ import PIPELINE  # noqa: E402
+from examples.object_discovery.config import Config  # noqa: E402
 from examples.object_discovery.model import Scene  # noqa: E402
-from examples.object_discovery.train import build_model, figures  # noqa: E402
+from examples.object_discovery.train import agreement, build_model, figures  # noqa: E402
 from examples.pictures import Pictures, open_pictures  # noqa: E402
 from examples.schedules import warm_up_and_decay  # noqa: E402
 from examples.training import Loop  # noqa: E402
@@ -33,10 +35,10 @@ def count(module):
 @pytest.mark.parametrize("model", ["smm", "sa"])
 def test_the_papers_preset(model):
     """Layers and numbers of parameters of Tables 5 and 6, on a picture of 128 x 128; and a step."""
-    config = from_preset("paper", model=model)
+    config = Config.from_preset("paper", model=model)
     assert (config.steps, config.batch_size, config.image_size, config.slots, config.lr) == (300_000, 64, 128, 11, 4e-4)
-    assert (config.train_iters, config.clip, from_preset("paper", max_objects=6).slots) == (3, None, 7)
-    assert (from_preset("tiny").temperature, from_preset("tiny", variant="paper").temperature) == (0.5, None)
+    assert (config.train_iters, config.clip, Config.from_preset("paper", max_objects=6).slots) == (3, None, 7)
+    assert (Config.from_preset("tiny").temperature, Config.from_preset("tiny", variant="paper").temperature) == (0.5, None)
     net = build_model(config)
     convolution = 64 * 64 * 25 + 64
     assert [count(m) for m in net.encoder if count(m)] == [3 * 64 * 25 + 64, *[convolution] * 3]
@@ -59,7 +61,7 @@ def test_the_papers_preset(model):
 
 @pytest.mark.parametrize("model", ["smm", "sa", "kmeans", "gmm"])
 def test_a_scene_is_a_mixture_and_depends_on_its_seed_alone(model):
-    net = build_model(from_preset("tiny", model=model, precision="float32"))
+    net = build_model(Config.from_preset("tiny", model=model, precision="float32"))
     x = torch.rand(3, 3, 32, 32)
     whole = net(x, [5, 6, 7])
     assert torch.allclose(whole.masks.sum(1), torch.ones(3, 1, 32, 32))
@@ -69,28 +71,29 @@ def test_a_scene_is_a_mixture_and_depends_on_its_seed_alone(model):
 
 
 def test_configuration():
-    assert from_preset("tiny", max_objects=6).slots == 7 and from_preset("tiny", max_objects=6, slots=4).slots == 4
-    assert from_preset("tiny", data="somewhere").slots == 11  # CLEVR's ten objects
+    assert Config.from_preset("tiny", max_objects=6).slots == 7 and Config.from_preset("tiny", max_objects=6, slots=4).slots == 4
+    assert Config.from_preset("tiny", data="somewhere").slots == 11  # CLEVR's ten objects
     with pytest.raises(ValueError, match="image_size must be a multiple of 4, got 30"):
-        from_preset("tiny", image_size=30)
+        Config.from_preset("tiny", image_size=30)
 
 
 def test_data_with_few_objects(tmp_path):
     """CLEVR6 and the like: pictures with more objects than said are left out, where the data set can tell."""
     miniature.clevr_mirror(tmp_path / "mirror")  # pictures with 0 to 5 objects
     for most, pictures in ((10, 6), (3, 4)):
-        config = from_preset("tiny", data=str(tmp_path / "mirror"), max_objects=most)
+        config = Config.from_preset("tiny", data=str(tmp_path / "mirror"), max_objects=most)
         assert config.slots == most + 1 and len(open_pictures(config, "all")) == pictures
-    with pytest.raises(ValueError, match="has no masks of objects"):
-        open_pictures(config, "all", fields=("image", "mask"))
+    assert open_pictures(config, "all", optional=("mask",)).fields == ("image",)
     miniature.shapestacks(tmp_path / "stacks")
-    config = from_preset("tiny", data=str(tmp_path / "stacks"), max_objects=3)
+    config = Config.from_preset("tiny", data=str(tmp_path / "stacks"), max_objects=3)
+    with pytest.raises(ValueError, match="has no properties of objects to predict"):
+        open_pictures(Config.from_preset("tiny", data=config.data), "train", fields=("image", "target"))
     with pytest.raises(ValueError, match="max_objects must be 10 with the data set shapestacks, .* got 3"):
         open_pictures(config, "train")
 
 
 def test_learning_rate_of_the_papers_preset():
-    config = from_preset("paper")
+    config = Config.from_preset("paper")
     rate = {s: warm_up_and_decay(config, s) for s in (0, 5_000, 10_000, 100_000, 300_000)}
     assert rate[0] == 0 and rate[5_000] == pytest.approx(2e-4 * 0.5**0.05) and rate[10_000] == pytest.approx(4e-4 * 0.5**0.1)
     assert rate[100_000] == pytest.approx(2e-4) and rate[300_000] == pytest.approx(5e-5)
@@ -101,7 +104,7 @@ def test_groups_have_rates_and_clipping_of_their_own():
     def trained(which, folder="."):
         torch.manual_seed(0)
         net = torch.nn.ModuleDict({"a": torch.nn.Linear(2, 1), "b": torch.nn.Linear(2, 1)})
-        config = from_preset("tiny", steps=4, clip=0.1)
+        config = Config.from_preset("tiny", steps=4, clip=0.1)
         rates = {"a": lambda config, step: 0.1, "b": lambda config, step: 0.01 * (step + 1)}
         x = torch.ones(3, 2)
         loop = Loop(net, config, folder, lambda model, step, indices: sum(50.0 ** (n == "b") * net[n](x).square().mean() for n in which),
@@ -141,6 +144,50 @@ def test_figures_of_known_masks():
     merged = figures(data.model(np.minimum(data.truth, 1)), pictures, config)  # the second picture's objects are one
     assert merged["fg_ari"] == 0.5 and 0 < merged["ari"] < 1
     assert merged["mbo"] == pytest.approx((1 + 0.5) / 2) and merged["miou"] == pytest.approx((1 + 0.25) / 2)
+    assert figures(data.model(data.truth), Pictures(data, ("image",), quiet=True), config) == {"mse": 0.25}  # without true masks
+
+
+def test_pictures_without_masks(tmp_path):
+    """A folder of one's own: trained on, and measured by the error alone."""
+    for i in range(3):
+        miniature.save(miniature.picture(i, 20, 30), tmp_path / "data" / f"{i}.png")
+    short = ["--steps", "2", "--batch-size", "2", "--image-size", "16", "--evaluate-every", "1", "--draws", "1", "--precision", "float32"]
+    found = run(PIPELINE, ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "run"), *short])
+    assert found["images"] == 3 and found["mse"] > 0 and not {"ari", "fg_ari", "mbo", "miou"} & set(found)
+    assert (tmp_path / "run" / "discovery.png").stat().st_size > 1000
+    # what was trained on scenes of four objects reads all pictures of other data
+    run(PIPELINE, ["train", "--out", str(tmp_path / "scenes"), "--pictures", "4", *short])
+    miniature.clevr_mirror(tmp_path / "mirror")
+    assert run(PIPELINE, ["eval", "--out", str(tmp_path / "scenes"), "--data", str(tmp_path / "mirror"), "--split", "all"])["images"] == 6
+
+
+def test_a_process_reads_its_own_next_batch_ahead(monkeypatch):
+    monkeypatch.setattr(Pictures, "FEW", 0)
+    monkeypatch.setattr(Pictures, "MOST_BYTES", 0)
+    read = []
+
+    class Numbers:
+        def __len__(self):
+            return 40
+
+        def __getitem__(self, index):
+            read.append(index)
+            return {"image": np.array(index)}
+
+    pictures = Pictures(Numbers())
+    read.clear()
+    for step in range(3):  # the second of two processes, which take two pictures of a batch of four each
+        pictures.train_batch(0, range(4 * step + 2, 4 * step + 4), 4)
+    next(iter(pictures.ahead.values())).result()
+    assert len(read) == 8  # those of three steps, and of the fourth
+
+
+def test_a_picture_without_objects_has_no_say_in_their_figures():
+    true = np.array([[0, 0, 0, 0], [0, 1, 1, 2]])
+    values = agreement(true, np.array([[0, 0, 0, 0], [0, 1, 1, 1]]))
+    assert values["ari"][0] == 1 and np.isfinite(values["ari"]).all()
+    for name in ("fg_ari", "mbo", "miou"):
+        assert np.isnan(values[name]).tolist() == [True, False], name
 
 
 def test_diagnosis_by_hand():

@@ -287,6 +287,8 @@ def test_folder(tmp_path):
     miniature.save(miniature.picture(1, 5, 5), tmp_path / "val/only.png")
     assert [item["id"] for item in data.open_dataset(tmp_path, split="val")] == ["only"]
     assert len(data.open_dataset(tmp_path, split="train")) == 3
+    with pytest.raises(ValueError, match="split must be one of train, val, test, got 'vaal'"):
+        data.open_dataset(tmp_path, split="vaal")
     (tmp_path / "test").mkdir()
     with pytest.raises(FileNotFoundError, match="test has no picture"):
         data.open_dataset(tmp_path, split="test")

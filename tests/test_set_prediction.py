@@ -11,9 +11,12 @@ torch = pytest.importorskip("torch")
 for name in ("scipy", "safetensors", "matplotlib", "tqdm", "PIL"):
     pytest.importorskip(name)
 
+from examples import training  # noqa: E402
+from examples.command import configure, main, make_parser, run  # noqa: E402
 from examples.modules import load_weights, make_slots  # noqa: E402
 from examples.pictures import order  # noqa: E402
-from examples.set_prediction.config import Config, from_preset  # noqa: E402
+from examples.set_prediction.__main__ import PIPELINE  # noqa: E402
+from examples.set_prediction.config import Config  # noqa: E402
 from examples.set_prediction.matching import match, set_loss  # noqa: E402
 from examples.set_prediction.model import SetPredictor, pairwise_huber, squash  # noqa: E402
 from examples.set_prediction.train import build_model  # noqa: E402
@@ -75,7 +78,7 @@ def test_squash():
 @pytest.mark.parametrize("model", ["smm", "sa", "kmeans", "gmm"])
 def test_a_pictures_slots_depend_on_its_seed_alone(model):
     """In any batch: what makes several processes train the same model."""
-    net = SetPredictor(from_preset("tiny", model=model, image_size=32, slots=3, precision="float32"))
+    net = SetPredictor(Config.from_preset("tiny", model=model, image_size=32, slots=3, precision="float32"))
     x = torch.rand(4, 3, 32, 32)
     whole = net(x, [5, 6, 7, 8])
     assert torch.allclose(net(x[1:3], [6, 7]), whole[1:3], atol=1e-5)
@@ -87,7 +90,7 @@ def test_a_pictures_slots_depend_on_its_seed_alone(model):
 @pytest.mark.parametrize("model", ["smm", "sa"])
 def test_the_papers_preset(model):
     """Table 1's settings, and the encoder of Table 5 at 128 x 128: 1024 vectors of 64."""
-    config = from_preset("paper", model=model)
+    config = Config.from_preset("paper", model=model)
     assert (config.steps, config.batch_size, config.image_size, config.slots, config.lr) == (150_000, 512, 128, 10, 4e-4)
     net = build_model(config)
     x = torch.rand(2, 3, 128, 128)
@@ -104,11 +107,11 @@ def test_order_is_a_permutation_of_each_epoch():
 
 @pytest.mark.parametrize("changes, expected", [({}, 0.125), ({"temperature": 0.5}, 0.5), ({"variant": "paper"}, 1.0)])
 def test_temperature(changes, expected):
-    assert make_slots(from_preset("tiny", **changes))._spec.temperature == expected
+    assert make_slots(Config.from_preset("tiny", **changes))._spec.temperature == expected
 
 
 def test_configuration(tmp_path):
-    config = from_preset("tiny", lr=0.5, steps=3)
+    config = Config.from_preset("tiny", lr=0.5, steps=3)
     config.save(tmp_path / "c.json")
     assert Config.load(tmp_path / "c.json") == config
     (tmp_path / "c.json").write_text('{"speed": 1}')
@@ -121,11 +124,11 @@ def test_configuration(tmp_path):
                         (dict(warmup=1.0), "warmup must be a share of the steps"), (dict(seed=-1), "seed must be from 0"),
                         (dict(min_objects=5, max_objects=3), "min_objects and max_objects must be in order")):
         with pytest.raises(ValueError, match=match_):
-            from_preset("tiny", **bad)
+            Config.from_preset("tiny", **bad)
 
 
 def test_learning_rate_is_one_cycle():
-    config = from_preset("tiny", steps=1000, lr=1.0)
+    config = Config.from_preset("tiny", steps=1000, lr=1.0)
     loop = Loop(torch.nn.Linear(1, 1), config, ".", None, None)
     rates = [loop.learning_rate(s) for s in range(1001)]
     assert rates[0] == pytest.approx(0.04) and max(rates) == pytest.approx(1, abs=1e-3) and rates[1000] < 1e-9
@@ -137,12 +140,16 @@ def test_atomic_writes(tmp_path):
     path = tmp_path / "a"
     write_atomically(path, lambda p: Path(p).write_text("old"))
 
-    def fail(p):
-        Path(p).write_text("half")
-        raise RuntimeError("killed")
+    def failing(error):
+        def write(p):
+            Path(p).write_text("half")
+            raise error
+        return write
 
-    with pytest.raises(RuntimeError):
-        write_atomically(path, fail)
+    with pytest.raises(OSError, match="a cannot be written: disk is full$"):  # whatever the writer raises
+        write_atomically(path, failing(RuntimeError("disk is full\nframe 0: ...")))
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(path, failing(KeyboardInterrupt()))
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["a"]
 
 
@@ -167,6 +174,77 @@ def test_two_processes_train_the_same_model(tmp_path):
     check_two_processes(NAME, SMALL, tmp_path)
 
 
+def train(out, *more):
+    """A few steps in this process; its status."""
+    return main(PIPELINE, list(map(str, ("train", "--out", out, "--pictures", 12, "--batch-size", 4, "--image-size", 32, "--slots", 3,
+                                         "--max-objects", 3, "--log-every", 1, "--precision", "float32", *more))))
+
+
+def test_a_run_is_not_mixed_with_an_earlier_one(tmp_path, capsys):
+    """Killed before its first line of the log, it has a checkpoint alone."""
+    assert train(tmp_path / "run", "--steps", 2) == 0
+    (tmp_path / "run" / "metrics.jsonl").unlink()
+    assert train(tmp_path / "run", "--steps", 2, "--seed", 7) == 2
+    assert "holds a run already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("log_every", [1, 100])
+def test_weights_that_are_not_finite_are_never_kept(log_every, tmp_path, capsys):
+    assert train(tmp_path, "--steps", 20, "--lr", 1e30, "--checkpoint-every", 5, "--log-every", log_every) == 2
+    error = capsys.readouterr().err
+    assert ("the loss is nan at step" if log_every == 1 else "is not finite after step 5") in error and "keeps the last checkpoint" in error
+    assert not (tmp_path / "checkpoint.pt").exists() and not (tmp_path / "model.safetensors").exists()
+
+
+def test_killed_between_weights_and_checkpoint(tmp_path, monkeypatch):
+    """At the end, where no later step would write the weights again."""
+    options = ("--steps", 4, "--checkpoint-every", 3)
+    assert train(tmp_path / "whole", *options) == 0
+    write, left = training.write_atomically, [3]
+
+    def killed(path, how):
+        if Path(path).suffix in (".pt", ".safetensors"):
+            left[0] -= 1
+            if left[0] < 0:
+                raise KeyboardInterrupt
+        write(path, how)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(training, "write_atomically", killed)
+        train(tmp_path / "run", *options)
+    assert train(tmp_path / "run", "--resume") == 0
+    for name in ("model.safetensors", "metrics.jsonl"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_resuming_needs_the_checkpoint_alone(tmp_path, capsys):
+    assert train(tmp_path / "first", "--steps", 1) == 0
+    weights = tmp_path / "first" / "model.safetensors"
+    assert train(tmp_path / "run", "--steps", 1, "--weights", weights) == 0
+    weights.unlink()
+    resume = ["train", "--resume", "--out", str(tmp_path / "run")]
+    assert main(PIPELINE, resume) == 0
+    assert configure(PIPELINE, make_parser(PIPELINE).parse_args([*resume, "--cache", "elsewhere"])).cache == "elsewhere"
+    metrics, checkpoint = tmp_path / "run" / "metrics.jsonl", tmp_path / "run" / "checkpoint.pt"
+    line = metrics.read_text()
+    for path, content, message in ((metrics, "{}\n", f"{metrics} has a damaged line"), (checkpoint, "cut", f"checkpoint {checkpoint} cannot be read")):
+        path.write_text(content)
+        assert main(PIPELINE, resume) == 2
+        assert message in capsys.readouterr().err
+        metrics.write_text(line)
+
+
+def test_weights_bring_their_settings(tmp_path, capsys):
+    """All but the places of the user's files."""
+    assert train(tmp_path, "--steps", 1, "--temperature", 0.3, "--eval-iters", 2) == 0
+    config = Config.of_weights(tmp_path / "model.safetensors")
+    assert (config.temperature, config.slots, config.image_size, config.steps) == (0.3, 3, 32, 1)
+    moved = (tmp_path / "model.safetensors").rename(tmp_path / "moved.safetensors")
+    figures = run(PIPELINE, ["eval", "--weights", str(moved), "--images", "5", "--draws", "1"])
+    assert figures["protocol"]["image_size"] == 32 and figures["protocol"]["iterations"] == 2
+    check_error(NAME, ("eval", "--weights", moved, "--slots", 4), "slots differs from the run of", tmp_path, capsys)
+
+
 @pytest.mark.parametrize("arguments, message", [
     (("eval",), "eval needs --weights or a trained run"),
     (("train", "--resume", "--out", "nowhere"), "there is no run to resume in nowhere"),
@@ -174,6 +252,9 @@ def test_two_processes_train_the_same_model(tmp_path):
     (("eval", "--weights", "nothing.safetensors"), "weights nothing.safetensors are missing"),
     (("train", "--steps", "0"), "steps must be at least 1, got 0"),
     (("eval", "--draws", "0"), "draws must be at least 1, got 0"),
+    (("--split", "valid"), "split must be one of train, val, test, got 'valid'"),
+    (("train", "--device", "abacus"), "device abacus cannot be used"),
+    (("train", "--clip-norm", "-1"), "clip_norm must be more than 0, got -1.0"),
 ])
 def test_errors_are_one_line(arguments, message, tmp_path, capsys):
     check_error(NAME, arguments, message, tmp_path, capsys)
@@ -182,7 +263,7 @@ def test_errors_are_one_line(arguments, message, tmp_path, capsys):
 def test_weights_of_another_model(tmp_path):
     from safetensors.torch import save_file
 
-    model = build_model(from_preset("tiny", model="sa"))
+    model = build_model(Config.from_preset("tiny", model="sa"))
     save_file({"a": torch.zeros(1)}, tmp_path / "w.safetensors")
     with pytest.raises(ValueError, match="w.safetensors are of another model"):
         load_weights(model, tmp_path / "w.safetensors")

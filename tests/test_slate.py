@@ -14,7 +14,7 @@ from safetensors.torch import load_file  # noqa: E402
 
 from examples.pictures import Pictures  # noqa: E402
 from examples.schedules import halved, one_cycle, warm_up_and_decay  # noqa: E402
-from examples.slate.config import from_preset  # noqa: E402
+from examples.slate.config import Config  # noqa: E402
 from examples.slate.dvae import DVAE, gumbel_noise, squared_error, temperature_at  # noqa: E402
 from examples.slate.model import Slate  # noqa: E402
 from examples.slate.plots import mix  # noqa: E402
@@ -32,7 +32,7 @@ SMALL += ["--threads", "1", "--evaluate-every", "1000"]
 
 
 def small(**changes):
-    return from_preset("tiny", **{**MINIATURE, "steps": 3, **changes})
+    return Config.from_preset("tiny", **{**MINIATURE, "steps": 3, **changes})
 
 
 def count(module):
@@ -42,7 +42,7 @@ def count(module):
 @pytest.mark.parametrize("model", ["smm", "sa"])
 def test_the_papers_preset(model):
     """Table 7, and the layers of SLATE's code, on pictures of 96 x 96; and three steps at full size."""
-    config = from_preset("paper", model=model)
+    config = Config.from_preset("paper", model=model)
     assert (config.image_size, config.vocabulary, config.cooldown, config.dvae_lr) == (96, 4096, 30_000, 3e-4)
     assert (config.blocks, config.heads, config.dim, config.slots, config.train_iters) == (8, 8, 192, 12, 7)
     assert (config.batch_size, config.steps, config.warmup * config.steps, config.lr) == (64, 250_000, 30_000, 1e-4)
@@ -70,7 +70,7 @@ def test_the_papers_preset(model):
 
 
 def test_schedules_of_the_papers_preset():
-    config = from_preset("paper")
+    config = Config.from_preset("paper")
     temperature = [temperature_at(s, 1.0, 0.1, config.cooldown) for s in (0, 15_000, 30_000, 100_000)]
     assert temperature == pytest.approx([1.0, 0.55, 0.1, 0.1])
     assert [dvae_rate(config, s) for s in (0, 200_000)] == [3e-4, 3e-4]
@@ -194,9 +194,9 @@ def test_the_dvae_learns_alone_at_first(tmp_path):
     logged = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in logged if "dvae_mse" in line] == [1, 2, 3, 4, 5, 6]
     assert [line["step"] for line in logged if "cross_entropy" in line and "slots" in line] == [4, 5, 6]
-    config = from_preset("tiny", steps=1000, dvae_alone=0.4)
+    config = Config.from_preset("tiny", steps=1000, dvae_alone=0.4)
     assert [slots_rate(config, s) for s in (0, 399)] == [0, 0] and slots_rate(config, 430) == config.lr
-    assert slots_rate(config, 400) == one_cycle(from_preset("tiny", steps=600), 0) > 0
+    assert slots_rate(config, 400) == one_cycle(Config.from_preset("tiny", steps=600), 0) > 0
 
 
 def train_and_stop(config, out, device, steps=3):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from .reader import Reader, bilinear, centre, load_image, short_side
+from .reader import Reader, bilinear, centre, load_image, one_of, short_side
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+
+SPLITS = ("train", "val", "test")
 
 
 class Folder(Reader):
     """Pictures of one folder, sorted by name.
 
-    They are those of ROOT/<split> where that is a folder, else those of ROOT, whatever the split. With `size` the shorter side is
+    They are those of ROOT/<split> where that is a folder, else those of ROOT for any of train, val and test. With `size` the shorter side is
     resized to `size` (bilinear) and the middle cropped, so that nothing is squashed.
     """
 
@@ -18,7 +20,10 @@ class Folder(Reader):
 
     def __init__(self, root, split="train", size=None):
         super().__init__(root, split, size)
-        folder = self.root / split if (self.root / split).is_dir() else self.root
+        folder = self.root / split
+        if not folder.is_dir():
+            one_of("split", split, SPLITS)
+            folder = self.root
         self.pictures = _pictures(folder)
         if not self.pictures:
             raise FileNotFoundError(f"{folder} has no picture ({', '.join(SUFFIXES)})")
@@ -26,11 +31,11 @@ class Folder(Reader):
 
     @staticmethod
     def splits(root):
-        return [s for s in ("train", "val", "test") if (root / s).is_dir()] or ["train"]
+        return [s for s in SPLITS if (root / s).is_dir()] or ["train"]
 
     @staticmethod
     def fits(root):
-        return any(_pictures(folder) for folder in (root, root / "train", root / "val", root / "test"))
+        return any(_pictures(folder) for folder in (root, *(root / split for split in SPLITS)))
 
     def files(self):
         return self.pictures

@@ -10,7 +10,7 @@ from ..command import Pipeline, main, over
 from ..diagnostics import describe, watch
 from .config import Config
 from .plots import curves, discovery
-from .train import FIELDS, build_model, figures, train
+from .train import FIELDS, OPTIONAL, build_model, figures, train
 
 
 def evaluate(model, pictures, config, options):
@@ -31,7 +31,7 @@ PIPELINE = Pipeline(
     "object_discovery",
     "Learn to take pictures apart into objects, without labels. Without a command: train the tiny preset on built-in scenes "
     "(about 15 minutes on two cores), then evaluate.",
-    Config, FIELDS, build_model, train, curves, {"eval": evaluate})
+    Config, FIELDS, build_model, train, curves, {"eval": evaluate}, optional=OPTIONAL)
 
 if __name__ == "__main__":
     sys.exit(main(PIPELINE))

@@ -68,6 +68,3 @@ class Config(shared.Config):
                 raise ValueError(f"image_size must be a multiple of {step}, got {self.image_size}")
         if self.decoder_channels < 1:
             raise ValueError(f"decoder_channels must be at least 1, got {self.decoder_channels}")
-
-
-from_preset = Config.from_preset

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..modules import PositionEmbedding, SlotEncoder
+from ..modules import PositionEmbedding, SlotEncoder, autocast
 
 
 class Scene(NamedTuple):
@@ -47,12 +47,12 @@ class ObjectDiscovery(SlotEncoder):
 
     def __init__(self, config):
         super().__init__(config)
-        self.decoder = BroadcastDecoder(self.slots._spec.slot_dim, config).to(memory_format=torch.channels_last)
+        self.decoder = BroadcastDecoder(self.slots.slot_dim, config).to(memory_format=torch.channels_last)
 
     def forward(self, image, seeds=None, num_iters=None) -> Scene:
         """seeds: see `SlotEncoder.find`."""
         slots, attention = self.find(image, seeds, num_iters)
-        with self.autocast(image.device):
+        with autocast(self.precision, image.device):
             drawn = self.decoder(slots)
         pictures, logits = drawn.float().split([3, 1], 2)
         masks = logits.softmax(1)

@@ -27,7 +27,7 @@ def discovery(model, pictures, config, out, count=6):
     slot's mask. DIR/attention.png: the attention of every slot.
     """
     device = next(model.parameters()).device
-    images, true = pictures.batch(list(range(min(count, len(pictures)))))
+    images, *true = pictures.batch(list(range(min(count, len(pictures)))))
     model.eval()
     scene = model(to_input(images, device), eval_seeds(range(len(images))), config.eval_iters)
     model.train()
@@ -35,7 +35,7 @@ def discovery(model, pictures, config, out, count=6):
     for n, image in enumerate(images):
         masks = scene.masks[n, :, 0].cpu().numpy()
         rows += [[image, as_image(scene.reconstruction[n]), *map(as_image, scene.pictures[n])],
-                 [COLOURS(true[n] % 20)[..., :3], COLOURS(masks.argmax(0) % 20)[..., :3], *masks]]
+                 [*(COLOURS(labels % 20)[..., :3] for labels in (true[0][n] if true else np.full_like(masks.argmax(0), 15), masks.argmax(0))), *masks]]
     names = ("input", "drawn", *(f"slot {k + 1}" for k in range(scene.masks.shape[1])))
     plots.sheet(rows, Path(out) / "discovery.png", names)
     plots.attention_figure(images, scene.attention.float().cpu().numpy(), Path(out) / "attention.png")

@@ -58,7 +58,7 @@ def page(out, path, preset="tiny") -> str:
         result.save(kept / place)
     places = sorted(file.parent.relative_to(kept) for file in Path(kept, preset).glob(f"*/*/{RESULT}"))
     found = [at_hand.get(place) or load(kept / place) for place in places]
-    parts = [PAGE]
+    parts = ["# Results: the paper's tables and figures", f"{ABOUT_PAGE[preset]}\n{FIGURES}"]
     for name, item in ITEMS.items():
         results = [r for training in item.trainings for r in found if r.training == training]
         parts.append(f"## {heading(name)}")
@@ -66,24 +66,28 @@ def page(out, path, preset="tiny") -> str:
             parts.append("Not run yet.")
         else:
             parts.append(item.make(results, images).replace("](figure", "](images/results/figure"))
-        parts.append(f"`python -m examples.reproduce {name}`" + ("" if not item.trainings else paper_command(name, item)))
+        parts.append(commands(name, item, preset))
     parts += ["## Trainings", *map(facts, found)]
     text = "\n\n".join(parts) + "\n"
     path.write_text(text)
     return text
 
 
-def paper_command(name, item):
-    return (f"; with the paper's data and settings, which has not been run here: `python -m examples.reproduce {name} --preset paper "
-            + " ".join(f"--data {data.upper()}" for data in item.data_sets) + "`")
+def commands(name, item, preset):
+    """How an item of the page is made."""
+    plain = f"python -m examples.reproduce {name}"
+    paper = " ".join([plain, "--preset paper", *(f"--data {data.upper()}" for data in item.data_sets)])
+    if preset == "paper":
+        return f"`{paper}`"
+    return f"`{plain}`" + (f"; with the paper's data and settings, which has not been run here: `{paper}`" if item.trainings else "")
 
 
-PAGE = """# Results: the paper's tables and figures
-
-Made by `python -m examples.reproduce --page docs/results.md` from trainings on a small machine: the preset `tiny`, built-in scenes
+ABOUT_PAGE = {
+    "tiny": """Made by `python -m examples.reproduce --page docs/results.md` from trainings on a small machine: the preset `tiny`, built-in scenes
 unless another data set is named, equal steps for the models of a table. The paper's figures stand beside ours, not against them: its
-models are larger, its data sets others, its trainings a hundred times as long. What `tiny` shows is whether the order of the models is the same.
-Figures are mean ± standard deviation over the seeds. For the figures of its Table 3 see the paper."""
+models are larger, its data sets others, its trainings a hundred times as long. What `tiny` shows is whether the order of the models is the same.""",
+    "paper": "Made by `python -m examples.reproduce --preset paper --page FILE` from trainings with the paper's data and settings."}
+FIGURES = "Figures are mean ± standard deviation over the seeds. For the figures of its Table 3 see the paper."
 
 
 def facts(result: Result):
@@ -94,7 +98,7 @@ def facts(result: Result):
 
 
 def make_parser():
-    parser = argparse.ArgumentParser(prog="python -m examples.reproduce", description=ABOUT)
+    parser = argparse.ArgumentParser(prog="python -m examples.reproduce", description=ABOUT, allow_abbrev=False)
     parser.add_argument("items", nargs="*", metavar="ITEM", help=f"{', '.join(ITEMS)}, or all")
     parser.add_argument("--preset", choices=tuple(SEEDS), default="tiny")
     parser.add_argument("--data", type=Path, action="append", default=[],

@@ -44,6 +44,7 @@ TRAININGS = {
 # of `tiny`: what two cores do in about 5, 15 and 10 minutes, as equal steps are what compares; of `paper` the preset says it
 STEPS = {"set_prediction": 4600, "object_discovery": 7000, "slate": 4500}
 SEEDS = {"tiny": 3, "paper": 4}
+OWN_SETTINGS = {("slate", "clevr_mirror"): ("--image-size", "64")}  # of `paper`, beyond the preset
 
 
 @dataclass
@@ -101,6 +102,7 @@ def obtain(name, out, preset, data, seeds, options=()) -> Result:
     folder = Path(out) / preset / of / name
     arguments = [*training.options, *getattr(training, preset), "--preset", preset, "--seeds", str(seeds)]
     arguments += ["--steps", str(STEPS[training.pipeline])] if preset == "tiny" else []
+    arguments += OWN_SETTINGS.get((training.pipeline, of), ()) if preset == "paper" else ()
     arguments += options
     # without places, so that it reads and compares the same wherever the data lie and the run is put
     command = f"python -m examples.{training.pipeline} {shlex.join(arguments)}" + ("" if data is None else f" --data {of.upper()}")

@@ -31,6 +31,3 @@ class Config(shared.Config):
         if changes.get("model") == "reference":  # the released model has one size
             changes = {"image_size": 128, "max_objects": 10, **changes}
         return super().from_preset(name, **changes)
-
-
-from_preset = Config.from_preset

@@ -10,8 +10,8 @@ from .model import pairwise_huber
 
 
 def match(cost) -> torch.Tensor:
-    """Columns (B, K) assigned to the K rows of cost (B, K, K), each used once."""
-    cost = cost.detach().cpu().double().numpy()
+    """Columns (B, K) assigned to the K rows of cost (B, K, K), each used once; any where costs are not finite, as then the loss is not."""
+    cost = np.nan_to_num(cost.detach().cpu().double().numpy())
     return torch.from_numpy(np.stack([linear_sum_assignment(c)[1] for c in cost]))
 
 

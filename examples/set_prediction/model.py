@@ -18,7 +18,7 @@ class SetPredictor(SlotEncoder):
 
     def __init__(self, config):
         super().__init__(config)
-        self.head = nn.Sequential(nn.Linear(self.slots._spec.slot_dim, config.dim), nn.ReLU(),
+        self.head = nn.Sequential(nn.Linear(self.slots.slot_dim, config.dim), nn.ReLU(),
                                   nn.Linear(config.dim, WIDTH))
 
     def forward(self, image, seeds=None, num_iters=None, return_attention=False):

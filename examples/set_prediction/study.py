@@ -3,7 +3,7 @@
     python -m examples.set_prediction.study [--only NAME ...] [--steps 1500] [--seeds 3] [--out runs/study]
 
 Every setting trains on the same pictures in the same order from the same seeds; AP is of 500 fresh
-pictures. A run that is there already is not repeated, so the table can be made in several sittings.
+pictures. A run that is there already is not repeated, so the table can be made bit by bit.
 The results and what follows from them are in docs/training.md.
 """
 
@@ -22,7 +22,7 @@ import smm_py
 from smm_py.torch import SlotMixture, _lean
 
 from .. import markdown
-from .config import from_preset
+from .config import Config
 from .train import average_precision, build_model, open_pictures, train
 
 
@@ -115,10 +115,10 @@ SETTINGS = {
 def run(name, seed, steps, out):
     """AP by threshold of one setting and seed; from its file if it has been run."""
     changes, module = SETTINGS[name]
-    folder = out / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}"
+    folder = out / f"{name.replace(', ', '-').replace(' ', '-')}-{steps}-{seed}"
     if (folder / "ap.json").exists():
         return json.loads((folder / "ap.json").read_text())
-    config = from_preset("tiny", seed=seed, steps=steps, **changes)
+    config = Config.from_preset("tiny", seed=seed, steps=steps, **changes)
     folder.mkdir(parents=True, exist_ok=True)
     model = build_model(config)
     if module is not None:

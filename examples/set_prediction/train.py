@@ -38,7 +38,7 @@ def train(config, out, device, model=None):
     check = open_pictures(config, "val", count=100, quiet=rank > 0)
 
     def loss(trained, step, indices):
-        images, targets = pictures.train_batch(config.seed, indices)
+        images, targets = pictures.train_batch(config.seed, indices, config.batch_size)
         prediction = trained(to_input(images, device), [seed_of(config.seed, i) for i in indices])
         return set_loss(prediction, torch.from_numpy(targets).to(device), config.empty_rows)
 
@@ -53,18 +53,17 @@ def train(config, out, device, model=None):
 
 @torch.no_grad()
 def predict(model, pictures, config, draw=0, batch_size=50):
-    """Predictions (n, K, 19) of all pictures from the draw-th initial slots, as a float32 array."""
+    """Predictions (n, K, 19) of all pictures from the draw-th initial slots, and the targets, as float32 arrays."""
     model.eval()
     device = next(model.parameters()).device
     parts = []
-    for indices, (images, _) in pictures.in_batches(batch_size):
-        seeds = eval_seeds(indices, draw)
-        parts.append(model(to_input(images, device), seeds, num_iters=config.eval_iters).float().cpu().numpy())
+    for indices, (images, targets) in pictures.in_batches(batch_size):
+        found = model(to_input(images, device), eval_seeds(indices, draw), num_iters=config.eval_iters)
+        parts.append((found.float().cpu().numpy(), targets))
     model.train()
-    return np.concatenate(parts)
+    return tuple(map(np.concatenate, zip(*parts)))
 
 
 def average_precision(model, pictures, config, draws):
     """AP by threshold, for each of several draws of the initial slots."""
-    _, targets = pictures.batch(list(range(len(pictures))))
-    return [metrics.average_precision(predict(model, pictures, config, draw), targets) for draw in range(draws)]
+    return [metrics.average_precision(*predict(model, pictures, config, draw)) for draw in range(draws)]

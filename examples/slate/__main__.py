@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 
-from ..command import Pipeline, main, over
+from ..command import Pipeline, existing_file, main, over
 from ..diagnostics import describe, watch
 from .config import Config
 from .plots import curves, samples
@@ -14,8 +14,6 @@ from .train import FIELDS, build_model, figures, train
 
 
 def evaluate(model, pictures, config, options):
-    if len(pictures) < 2:
-        raise ValueError(f"images must be at least 2 for a distance of distributions, got {len(pictures)}")
     draws = [figures(model, pictures, config, draw, generate=True, inception=options.inception) for draw in range(options.draws)]
     mean, deviation = over(draws, np.mean), over(draws, np.std)
     for name, value in mean.items():
@@ -29,22 +27,21 @@ def evaluate(model, pictures, config, options):
 def sample(model, pictures, config, options):
     if options.out is None:
         raise ValueError("sample needs --out, the folder for its pictures")
-    if len(pictures) < 2:
-        raise ValueError(f"images must be at least 2 to mix slots, got {len(pictures)}")
     samples(model, pictures, config, options.out)
     print(f"pictures: {options.out / 'samples.png'}, {options.out / 'mixed.png'}")
     return {}, {}
 
 
 def add_options(parser):
-    parser.add_argument("--inception", help="TorchScript file of the Inception network of 2015 (inception-2015-12-05.pt), for the FID")
+    parser.add_argument("--inception", type=existing_file, help="TorchScript file of the Inception network of 2015 (inception-2015-12-05.pt), for the FID")
 
 
 PIPELINE = Pipeline(
     "slate",
     "Learn to take pictures apart into slots and to write them again, token by token. Without a command: train the tiny preset on "
     "built-in scenes (at most 20 minutes on two cores), then evaluate; sample draws what is written from the slots.",
-    Config, FIELDS, build_model, train, curves, {"eval": evaluate, "sample": sample}, add_options)
+    Config, FIELDS, build_model, train, curves, {"eval": evaluate, "sample": sample}, add_options,
+    least=2)  # for a distance of distributions, and to mix slots
 
 if __name__ == "__main__":
     sys.exit(main(PIPELINE))

@@ -70,10 +70,8 @@ class Config(shared.Config):
             raise ValueError(f"heads must divide dim={self.dim}, got {self.heads}")
         if not 0 <= self.dvae_alone < 1:
             raise ValueError(f"dvae_alone must be from 0 to less than 1, got {self.dvae_alone}")
-        if not self.token_std > 0:
-            raise ValueError(f"token_std must be more than 0, got {self.token_std}")
+        for name in ("token_std", "dvae_lr", "dvae_half_life"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be more than 0, got {getattr(self, name)}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be from 0 to less than 1, got {self.dropout}")
-
-
-from_preset = Config.from_preset

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..modules import draw_states, make_slots
+from ..modules import autocast, draw_states, make_slots
 from .dvae import DVAE, PATCH
 from .transformer import ImageGPT, linear
 
@@ -23,7 +23,7 @@ class Slate(nn.Module):
         self.dvae = DVAE(config.vocabulary, config.channels)
         self.slots = make_slots(config)
         self.writer = ImageGPT(config.vocabulary, (config.image_size // PATCH) ** 2, config.dim, config.heads, config.blocks,
-                               self.slots._spec.slot_dim, config.dropout, config.positions, config.token_std)
+                               self.slots.slot_dim, config.dropout, config.positions, config.token_std)
         self.before_slots = nn.Identity()  # the slot mixture has its own norm and MLP
         if config.model != "smm":
             hidden = linear(config.dim, config.dim)
@@ -34,9 +34,6 @@ class Slate(nn.Module):
     def learners(self):
         """Parameters of slots and transformer: all that learn and are not the dVAE's."""
         return [p for name, p in self.named_parameters() if not name.startswith("dvae.") and p.requires_grad]
-
-    def autocast(self, device):
-        return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
 
     def features(self, image) -> Tensor:
         """What the slot module reads of pictures, (B, N, D)."""
@@ -62,7 +59,7 @@ class Slate(nn.Module):
         noise_seeds, slot_seeds : one for each picture, of the dVAE's noise and of the initial slots.
         alone : the cross-entropy is left out: 0, with gradients 0, as several processes ask for one of every parameter.
         """
-        with self.autocast(image.device):
+        with autocast(self.precision, image.device):
             error, sampled, likeliest = self.dvae(image, noise_seeds, temperature)
             if alone:
                 return error.mean(), 0 * sum(p.sum() for p in self.learners())
@@ -73,12 +70,12 @@ class Slate(nn.Module):
     @torch.no_grad()
     def encode(self, image, seeds=None, num_iters=None):
         """The likeliest tokens (B, N) of pictures, and their slots and attention as `read` gives them."""
-        with self.autocast(image.device):
+        with autocast(self.precision, image.device):
             tokens = self.dvae.tokens(image)
             return tokens, *self.read(tokens, seeds, num_iters)
 
     @torch.no_grad()
     def generate(self, slots) -> Tensor:
         """Pictures (B, 3, S, S) of slots, the likeliest token after the likeliest tokens before it."""
-        with self.autocast(slots.device):
+        with autocast(self.precision, slots.device):
             return self.dvae.picture(self.writer.generate(slots))

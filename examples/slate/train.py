@@ -12,7 +12,7 @@ import torch
 from .. import metrics
 from ..diagnostics import watch
 from ..metrics.inception import inception_features
-from ..modules import build
+from ..modules import autocast, build
 from ..pictures import eval_seeds, open_pictures, seed_of, to_input
 from ..schedules import RATES, UNKNOWN, halved
 from ..training import Loop, rank_and_world
@@ -50,7 +50,7 @@ def train(config, out, device):
     check = open_pictures(config, "val", count=100, quiet=rank > 0)
 
     def loss(trained, step, indices):
-        (images,) = pictures.train_batch(config.seed, indices)
+        (images,) = pictures.train_batch(config.seed, indices, config.batch_size)
         torch.manual_seed(seed_of(config.seed, indices.start))  # of the dropout alone
         losses = trained(to_input(images, device), [seed_of(config.seed + NOISE, i) for i in indices],
                          [seed_of(config.seed, i) for i in indices],
@@ -84,7 +84,7 @@ def figures(model, pictures, config, draw=0, alone=False, generate=False, incept
     values, shown, written = defaultdict(list), [], []
     for indices, (images,) in pictures.in_batches(batch_size):
         inputs = to_input(images, device)
-        with model.autocast(device):
+        with autocast(model.precision, device):
             tokens = model.dvae.tokens(inputs)
             values["dvae_mse"].append(squared_error(model.dvae.picture(tokens), inputs))
             if alone:

@@ -69,6 +69,11 @@ class _Module(nn.Module):
             for name in initial_state_names(spec)[:2]:
                 getattr(self, name).requires_grad_(False)
 
+    @property
+    def slot_dim(self) -> int:
+        """Width of a slot in the output: `dim`, or twice that where mean and variance stand side by side."""
+        return self._spec.slot_dim
+
     def _named(self):
         """Name -> parameter, whatever stands in its place (functional_call, a parametrization, another submodule)."""
         named = {}

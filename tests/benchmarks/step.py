@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from examples import data
-from examples.set_prediction import config as settings
+from examples.set_prediction.config import Config
 from examples.set_prediction.matching import set_loss
 from examples.set_prediction.model import SetPredictor
 from examples.set_prediction.reference import ReleasedPredictor
@@ -80,7 +80,7 @@ def plain(config):
 
 def configuration():
     """Table 1's model, as the example trains it on this machine."""
-    return settings.from_preset("paper", batch_size=BATCH)
+    return Config.from_preset("paper", batch_size=BATCH)
 
 
 def models():
