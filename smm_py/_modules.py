@@ -93,6 +93,11 @@ class Parameters(MutableMapping):
     def __setitem__(self, name, value):
         self._values[name] = self.checked(name, value)
 
+    def update(self, other=(), /, **more):
+        """Assign several: all of them, or none where one is refused."""
+        values = {name: self.checked(name, value) for name, value in dict(other, **more).items()}
+        self._values.update(values)
+
     def __delitem__(self, name):
         raise TypeError(f"parameter {name!r} cannot be removed, only assigned")
 
@@ -288,7 +293,7 @@ class _Module:
         *results, call["saved"] = _core.forward(
             core_config(spec), call["x"], arrays, call["state0"], call["state1"], call["indices"],
             mask, slot_mask, iters, bool(attention), bool(grad))
-        self._check_result(results[0])
+        self._check_results(results)
         if single:
             results = [a if a is None else a[0] for a in results]
         return Output(**dict(zip(_RESULTS, results)), _call=call)
@@ -404,10 +409,11 @@ class _Module:
             state[name] = _plain(value)
         return state
 
-    def _check_result(self, slots):
-        if _first_nonfinite(slots) is not None:
-            raise ValueError(f"the slots are not finite: x, init or the parameters hold numbers too "
-                             f"large for {self._spec.dtype}")
+    def _check_results(self, results):
+        for name, value in zip(_RESULTS[:5], results):
+            if value is not None and _first_nonfinite(value) is not None:
+                raise ValueError(f"{name} of the output is not finite: x, init, the options or the parameters hold numbers "
+                                 f"too large for {self._spec.dtype}")
 
     # -- initial states ------------------------------------------------------------------------
 
@@ -504,7 +510,9 @@ class _Module:
 
     def __deepcopy__(self, memo):
         new = copy.copy(self)
-        new._rng = copy.deepcopy(self._rng, memo)
+        for name, value in vars(self).items():  # what a subclass has too
+            if name not in ("_spec", "_parameters"):
+                setattr(new, name, copy.deepcopy(value, memo))
         new._parameters = Parameters(self._spec, {n: v.copy() for n, v in self._parameters.items()})
         return new
 

@@ -80,6 +80,9 @@ class Spec:
         smallest = float(np.finfo(self.dtype).tiny)
         if self.eps < smallest:
             raise ValueError(f"eps must be at least {smallest:.2g} in {self.dtype}, got {self.eps!r}")
+        for name in ("temperature", "eps", "scale"):
+            if getattr(self, name) > float(np.finfo(self.dtype).max):
+                raise ValueError(f"{name} must be a finite {self.dtype}, got {getattr(self, name)!r}")
         if not self.has_network and self.input_dim != self.dim:
             raise ValueError(f"input_dim must equal dim={self.dim} here, got {self.input_dim}")
         if self.is_mixture and self.variant == "paper" and not self.input_mlp \

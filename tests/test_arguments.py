@@ -131,9 +131,26 @@ def test_an_overflow_is_told(dtype, large):
     """Squares of these are infinite; a norm of 0 would make slots that look right."""
     module = smm_py.SlotAttention(dim=8, num_slots=3, dtype=dtype)
     x = np.random.default_rng(0).standard_normal((2, 9, 8)).astype(dtype)
-    with pytest.raises(ValueError, match=f"x, init or the parameters hold numbers too large for {dtype}"):
+    with pytest.raises(ValueError, match=f"hold numbers too large for {dtype}"):
         module(x * np.asarray(large, dtype))
     assert np.isfinite(module(x * np.asarray(large**0.5, dtype)).slots).all()
+
+
+@pytest.mark.parametrize("option", ["scale", "temperature", "eps"])
+def test_options_that_are_infinite_in_their_dtype(option):
+    with pytest.raises(ValueError, match=f"{option} must be a finite float32, got 1e\\+39"):
+        smm_py.SlotMixture(**{option: 1e39})
+    smm_py.SlotMixture(**{option: 1e39}, dtype="float64")
+
+
+def test_several_parameters_or_none(smm):
+    module = smm[0]
+    before = {name: value.copy() for name, value in module.parameters.items()}
+    with pytest.raises(ValueError, match="gru.bias_ih must have shape"):
+        module.parameters.update({"to_q.weight": 2 * before["to_q.weight"], "gru.bias_ih": before["to_q.weight"]})
+    assert all(np.array_equal(module.parameters[name], value) for name, value in before.items())
+    module.parameters.update({"to_q.weight": 2 * before["to_q.weight"]})
+    assert np.array_equal(module.parameters["to_q.weight"], 2 * before["to_q.weight"])
 
 
 def test_parameters(smm):

@@ -71,6 +71,35 @@ def test_variance_far_from_zero(offset, spread, slots):
     assert np.allclose(out.variance, exact.variance, rtol=2e-2)  # float32 responsibilities
 
 
+@pytest.mark.parametrize("offset, spread", [(100.0, 1e-3), (1e3, 1e-1)])
+def test_means_of_many_inputs_far_from_zero(offset, spread):
+    """Sums over 100,000 inputs at an offset: K-Means keeps their means as the mixture does."""
+    x = (offset + spread * clusters(count=100_000)).astype("float32")
+    for name, init in (("KMeans", {"slots": x[:3].copy()}), ("GaussianMixture", {"mean": x[:3].copy(), "log_std": np.zeros((3, 3), "float32")})):
+        found, exact = (getattr(smm_py, name)(dim=3, num_slots=3, num_iters=1, dtype=dtype)(
+            x.astype(dtype), init={k: v.astype(dtype) for k, v in init.items()}).slots[:, :3] for dtype in ("float32", "float64"))
+        assert np.abs(found - exact).max() < 0.01 * spread + 2 * np.spacing(np.float32(offset)), name
+
+
+def test_logits_that_all_overflow_are_told():
+    """Nothing is left to choose by; a uniform choice would look right."""
+    x = np.float32([[0], [1], [5], [6]])
+    sharp = smm_py.KMeans(dim=1, num_slots=2, num_iters=5, scale=1e30)(x, init={"slots": np.float32([[0.5], [5.5]])})
+    assert np.allclose(sharp.slots[:, 0], [0.5, 5.5], atol=1e-6)
+    for scale, factor in ((1e38, 1), (1.0, 1e19)):
+        with pytest.raises(ValueError, match="hold numbers too large for float32"):
+            smm_py.KMeans(dim=1, num_slots=2, num_iters=5, scale=scale)(
+                np.float32(factor) * x, init={"slots": np.float32(factor) * np.float32([[0.6], [5.6]])})
+
+
+def test_outputs_beside_the_slots_are_finite_too():
+    """Of a slot that is not active the released code's form gives the start's log standard deviation in the slot."""
+    x, mean, log_std = np.zeros((1, 3, 4), "float32"), np.zeros((1, 2, 4), "float32"), np.float32([[[0] * 4, [60] * 4]])
+    module = smm_py.SlotMixture(dim=4, num_slots=2, num_iters=1, variant="reference")
+    with pytest.raises(ValueError, match="variance of the output is not finite"):
+        module(x, init={"mean": mean, "log_std": log_std}, slot_mask=np.array([[True, False]]))
+
+
 def test_one_outlier():
     x = clusters(dtype="float32", count=300)
     x[7] = 1e4

@@ -139,6 +139,8 @@ def test_copies_and_pickles(name):
     module = build(name)
     x, call = inputs(module)
     out = module(x, **call)
+    module.notes = ["a subclass may have more"]
+    assert copy.deepcopy(module).notes == module.notes and copy.deepcopy(module).notes is not module.notes
     for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
         assert repr(twin) == repr(module)
         assert np.array_equal(twin(x, **call).slots, out.slots)

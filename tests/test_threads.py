@@ -33,7 +33,7 @@ def test_same_bits(name, shape, dtype):
 
 
 def test_number_of_threads():
-    smm_py.set_num_threads(3)
+    smm_py.set_num_threads(np.int64(3))
     assert smm_py.get_num_threads() == 3
     for bad, error in ((0, ValueError), (-1, ValueError), (2**70, ValueError), (1.0, TypeError), (True, TypeError)):
         with pytest.raises(error, match="n must be"):

@@ -14,6 +14,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from torch.autograd import forward_ad  # noqa: E402
+
 import smm_py  # noqa: E402
 import smm_py.torch as st  # noqa: E402
 from smm_py.torch import _modules, _ops, compat  # noqa: E402
@@ -376,6 +378,45 @@ def test_manual_seed_fixes_everything():
         results.append(module(torch.ones(2, 9, 8)))
     assert torch.equal(*results)
     assert not torch.equal(module(torch.ones(2, 9, 8)), results[0])
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # of PyTorch's own forward mode
+@pytest.mark.parametrize("frozen", [False, True])
+def test_forward_mode_is_refused(frozen):
+    """Tangents are not dropped where nothing else would stop them."""
+    module = build("smm").requires_grad_(not frozen)
+    x, init = inputs(module)
+    with forward_ad.dual_level(), pytest.raises(NotImplementedError, match="forward-mode|jvp"):
+        module(forward_ad.make_dual(x, torch.ones_like(x)), init)
+
+
+def test_a_dead_slot_stays_dead_on_every_device():
+    """Its prior is exactly 0, and a point nearer to it than to all others does not bring it back."""
+    rng = np.random.default_rng(0)
+    x = np.concatenate([0.01 * rng.standard_normal(1000), 100 + 0.01 * rng.standard_normal(1000), [10.0]])[None, :, None]
+    init = {"mean": torch.tensor([[[0.0], [100.0], [1e4]]], dtype=torch.float64), "log_std": torch.zeros(1, 3, 1, dtype=torch.float64)}
+    module = st.GaussianMixture(dim=1, num_slots=3, num_iters=4, dtype="float64")
+    core = module(torch.tensor(x), init)
+    with _modules.force_lean():
+        lean = module(torch.tensor(x), init)
+    assert torch.allclose(core, lean, rtol=1e-9, atol=1e-12)
+
+
+def test_a_picture_of_nan_has_no_likelihood():
+    x = torch.zeros(2, 5, 2)
+    x[1] = torch.nan
+    init = {"mean": torch.zeros(2, 2, 2), "log_std": torch.zeros(2, 2, 2)}
+    found = st.GaussianMixture(dim=2, num_slots=2, num_iters=1).run(x, init)
+    assert found.log_likelihood[0].isfinite() and found.log_likelihood[1].isnan()
+
+
+def test_loading_a_start_of_each_slot_keeps_the_optimizer():
+    module = build("smm")
+    optimizer = torch.optim.SGD(module.parameters(), lr=1.0)
+    state = module.state_dict()
+    state["mean_mu"] = torch.zeros(module._spec.num_slots, module._spec.dim, dtype=state["mean_mu"].dtype)
+    module.load_state_dict(state)
+    assert any(p is module.mean_mu for p in optimizer.param_groups[0]["params"]) and module.mean_mu.shape == state["mean_mu"].shape
 
 
 def test_memory_format_and_zero_copy():

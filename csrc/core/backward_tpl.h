@@ -106,7 +106,7 @@ static int SMM_T(pass_constants)(SMM_T(image) *im, const SMM_T(record) *r, const
             const real A = im->A[at], dm = im->E[at], S = im->a[h];
             real mean_dw; /* this channel's part of sum_n w dw */
             if (!s->variance) {
-                mean_dw = dm * r->m[i];
+                mean_dw = dm * (r->m[i] - im->centre[d]);
                 im->A_values[at] = 0, im->E_values[at] = dm * S;
             } else if (about) {
                 const real shift = r->m[i] - next->mean[i];

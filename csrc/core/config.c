@@ -184,8 +184,8 @@ smm_status smm_sizes_init(smm_sizes *s, const smm_config *c, const smm_dims *dim
     s->input_norm = s->dot || s->input_mlp;
     s->norm_kv = s->reference || (c->kind == SMM_SLOT_MIXTURE && c->norm_kv);
     s->slot_norm = s->reference || (c->kind == SMM_SLOT_MIXTURE && c->slot_norm);
+    if (dims->iters >= (size_t)1 << 20) return SMM_ERR_DIMS; /* a count of steps is saved as a real */
     s->T = dims->iters + (size_t)s->reference;
-    if (s->T > (size_t)1 << 20) return SMM_ERR_DIMS; /* a count of steps is saved as a real */
     s->D = c->dim, s->I = c->input_dim, s->H = c->hidden_dim, s->W = smm_slot_width(c);
     s->F = s->input_mlp ? s->D : s->I;
     s->heads = c->heads;
@@ -194,10 +194,10 @@ smm_status smm_sizes_init(smm_sizes *s, const smm_config *c, const smm_dims *dim
     s->folded = s->dot && s->heads == 1 && (s->I <= s->D || 4 * s->K * (s->I - s->D) <= s->I * s->D);
     s->own_values = (s->dot && !s->folded) || s->reference;
     s->C = s->folded ? s->I : s->D, s->Ch = s->C / s->heads;
-    s->Kp = smm_pad(s->K), s->Ip = smm_pad(s->I), s->Hp = smm_pad(s->H), s->Fp = smm_pad(s->F);
+    s->Kp = smm_pad_to(s->K, smm_simd_lanes()), s->Ip = smm_pad(s->I), s->Hp = smm_pad(s->H), s->Fp = smm_pad(s->F);
     s->Cp = smm_pad(s->C), s->Chp = smm_pad(s->Ch), s->Vp = s->heads * s->Chp;
     const size_t widest = smm_max(smm_max(s->I, s->H), 4 * s->D) + SMM_LANES;
-    if (too_big(s->N + SMM_BLOCK, widest) || too_big(s->B, (s->N + SMM_BLOCK) * widest)) return SMM_ERR_DIMS;
+    if (s->N > (size_t)-1 - SMM_BLOCK || too_big(s->N + SMM_BLOCK, widest) || too_big(s->B, (s->N + SMM_BLOCK) * widest)) return SMM_ERR_DIMS;
     if (s->K > ((size_t)1 << 20) || too_big(s->Kp * s->heads, s->B) || too_big(s->T + 2, s->B * s->Kp * (8 * s->D + s->H + s->Cp + 8)))
         return SMM_ERR_DIMS;
     split_work(s);

@@ -7,7 +7,8 @@
 
 #define SMM_BLOCK 64 /* inputs that are worked on together, lanes of the channel-major arrays */
 
-/* Everything that follows from a configuration and the sizes of a call. Names as in smm.h; a trailing p means padded to SMM_LANES. */
+/* Everything that follows from a configuration and the sizes of a call. Names as in smm.h; a trailing p means padded to SMM_LANES,
+ * of K to the vectors of the kernels in use. */
 typedef struct {
     const smm_config *cfg;
     size_t B, N, K, T;          /* T counts the reference variant's extra step */
@@ -35,7 +36,8 @@ typedef struct {
 /* Fill *s. SMM_OK, or SMM_ERR_CONFIG or SMM_ERR_DIMS. */
 smm_status smm_sizes_init(smm_sizes *s, const smm_config *config, const smm_dims *dims);
 
-static inline size_t smm_pad(size_t n) { return (n + SMM_LANES - 1) / SMM_LANES * SMM_LANES; }
+static inline size_t smm_pad_to(size_t n, size_t lanes) { return (n + lanes - 1) / lanes * lanes; }
+static inline size_t smm_pad(size_t n) { return smm_pad_to(n, SMM_LANES); }
 static inline size_t smm_min(size_t a, size_t b) { return a < b ? a : b; }
 static inline size_t smm_max(size_t a, size_t b) { return a > b ? a : b; }
 

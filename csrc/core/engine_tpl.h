@@ -35,6 +35,9 @@ static smm_status SMM_T(check_call)(smm_sizes *s, const smm_config *config, cons
     const smm_status status = smm_sizes_init(s, config, dims);
     size_t shape[2];
     if (status != SMM_OK) return status;
+    const double factors[] = {config->temperature, config->scale, config->eps, config->norm_eps};
+    for (size_t i = 0; i < sizeof factors / sizeof *factors; i++) /* in double, the configuration is checked */
+        if ((real)factors[i] <= 0 || isinf((real)factors[i])) return SMM_ERR_CONFIG;
     if (!in || (!in->x && !in->x_bfloat16) || (!in->mean && !in->indices) || (s->variance && !in->log_std)) return SMM_ERR_NULL;
     for (size_t i = 0; i < SMM_PARAMS; i++)
         if (smm_param_shape(config, i, shape) && (!params || !params[i])) return SMM_ERR_NULL;

@@ -224,7 +224,8 @@ static int SMM_T(slot_moments)(SMM_T(image) *im, const SMM_T(moments) *t, size_t
     if (!s->variance) {
         for (size_t h = 0; h < s->heads; h++) {
             const double scale = 1 / ((double)t->sums[h * im->slots + j] + eps * count);
-            for (size_t v = h * s->Chp; v < (h + 1) * s->Chp; v++) m[v] = (real)((m1[v] + eps * sums[v]) * scale);
+            for (size_t v = h * s->Chp; v < (h + 1) * s->Chp; v++)
+                m[v] = (real)((s->learned ? 0 : im->centre[v]) + (m1[v] + eps * sums[v]) * scale);
         }
         return 1;
     }
@@ -322,8 +323,8 @@ static void SMM_T(save_block)(const SMM_T(image) *im, const SMM_T(block) *b, siz
     memcpy(saved + s->H * SMM_BLOCK, b->h, s->F * SMM_BLOCK * sizeof *saved);
 }
 
-/* The first block: its keys and values if they are kept, and the centre, the mean of its values; 0 where no second moments are
- * taken. */
+/* The first block: its keys and values if they are kept, and the centre, the mean of its values; 0 where a network takes means
+ * that are not about it. */
 static void SMM_T(first_block)(SMM_T(image) *im)
 {
     const smm_sizes *s = im->s;
@@ -332,7 +333,7 @@ static void SMM_T(first_block)(SMM_T(image) *im)
     memset(im->centre, 0, s->Cp * sizeof *im->centre);
     SMM_T(inputs_forward)(im->k, s, im->p, &im->in, 0, n, b, NULL, s->keep ? im->keys : b->keys);
     SMM_T(save_block)(im, b, 0);
-    for (size_t d = 0; s->variance && d < s->D; d++) {
+    for (size_t d = 0; (s->variance || !s->learned) && d < s->D; d++) {
         real sum = 0;
         for (size_t j = 0; j < valid; j++) sum += b->values[d * n + j];
         im->centre[d] = sum / (real)valid;

@@ -158,7 +158,8 @@ size_t smm_saved_size(const smm_config *config, const smm_dims *dims);
 /* The set of vector instructions in use ("scalar", "avx2", "avx512", "neon"), chosen at the first call, or by the environment
  * variable SMM_SIMD; whether the library was built with OpenMP. */
 const char *smm_simd(void);
-int smm_simd_set(const char *name); /* 0, or -1 if unknown or not supported here; not while another thread computes */
+int smm_simd_set(const char *name); /* 0, or -1 if unknown or not supported here; not while another thread computes,
+                                       nor between a forward and its backward pass: what is saved depends on it */
 const char *smm_simd_list(size_t i, int *supported); /* i-th set built, or NULL */
 int smm_openmp(void);
 

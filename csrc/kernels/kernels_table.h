@@ -2,6 +2,7 @@
  * Conventions in kernels.h. */
 typedef struct {
     const char *name;
+    size_t lanes; /* of a vector */
 
     /* C[i,j] (+)= sum_p A[i,p] B[p,j]      i < m, j < n, p < k.   k may be 0.
      * A is read element by element at A[i*a_row + p*a_col]; B and C by rows. accumulate 0 overwrites C. */
@@ -22,7 +23,8 @@ typedef struct {
                          size_t ldp, real *out, size_t ldo);
 
     /* Softmax over the K rows, in place:  y[k,i] = mul L[k,i] + base[k];  L[k,i] = exp(y[k,i]) / sum_k exp(y[k,i]).
-     * base may hold -INFINITY (the result is then exactly 0), not in every k. Lanes >= valid become 0.
+     * base may hold -INFINITY (the result is then exactly 0), not in every k. Lanes >= valid become 0; of several rows, lanes
+     * where no y is above -1e37 (float64: -1e307) become NaN.
      * sums[k] += sum over valid lanes of the result. lse, if not NULL, gets log sum_k exp(y[k,i]) (0 in lanes >= valid). */
     void (*softmax)(size_t K, size_t n, size_t valid, real *L, size_t ldl, real mul, const real *base, real *sums, real *lse);
 
@@ -79,7 +81,7 @@ typedef struct {
     void (*affine)(size_t D, size_t n, const real *X, size_t ldx, const real *scale, const real *shift, real *Y, size_t ldy,
                    int accumulate);
 
-    /* Y[i] += X[i] over n (a multiple of SMM_LANES). */
+    /* Y[i] += X[i] over n. */
     void (*add)(size_t n, const real *X, real *Y);
 
     /* dX[r,i] = X[r,i] > 0 ? dX[r,i] : 0 in place (X: what linear with relu gave). */
@@ -97,7 +99,7 @@ typedef struct {
      * shift = -q scale. Returns the largest |shift| (a NaN aside). */
     real (*precision)(size_t K, size_t width, real *scale, const real *q, real *shift, size_t ld, real *log_det);
 
-    /* Elementwise in place over n (a multiple of SMM_LANES), relative error a few ulp; NaN stays NaN; exp overflows to +inf and
+    /* Elementwise in place over n, relative error a few ulp; NaN stays NaN; exp overflows to +inf and
      * underflows to 0, log(0) = -inf, log of a negative number is NaN. */
     void (*exp)(size_t n, real *x);
     void (*log)(size_t n, real *x);

@@ -339,7 +339,8 @@ typedef union { /* aligned for vectors */
 
 static void softmax(size_t K, size_t n, size_t valid, real *L, size_t ldl, real mul, const real *base, real *sums, real *lse)
 {
-    const vec lowest = vec_set(-(real)(sizeof(real) == 8 ? 1e307 : 1e37)), factor = vec_set(mul); /* an overflow must not become inf - inf */
+    /* an overflow must not become inf - inf; that of all rows leaves nothing to choose by, and is NaN */
+    const vec lowest = vec_set(-(real)(sizeof(real) == 8 ? 1e307 : 1e37)), factor = vec_set(mul);
     for (size_t j = 0; j < n; j += STRIP) {
         strip z;
         const size_t lanes = n - j < STRIP ? n - j : STRIP, real_lanes = valid > j ? valid - j : 0;
@@ -356,8 +357,9 @@ static void softmax(size_t K, size_t n, size_t valid, real *L, size_t ldl, real 
                 vec_store(column + k * ldl, y);
                 sum = vec_add(sum, y);
             }
-            if (lse) vec_store(lse + j + i, vec_add(most, vec_log_normal(sum)));
-            vec_store(z.at + i, vec_div(vec_set(1), sum));
+            if (lse) vec_store(lse + j + i, vec_add(most, vec_add(vec_log_normal(sum), vec_sub(sum, sum)))); /* NaN stays */
+            const vec inverse = vec_div(vec_set(1), sum);
+            vec_store(z.at + i, K == 1 ? inverse : vec_greater(most, lowest, inverse, vec_set((real)NAN)));
         }
         for (size_t i = real_lanes; i < lanes; i++) {
             z.at[i] = 0;
@@ -659,7 +661,7 @@ static void tanh_array(size_t n, real *x)
 }
 
 const TABLE_TYPE TABLE = {
-    SET_NAME,      gemm,       linear,     sqdist, sqdist_exact, softmax,       softmax_linear, softmax_backward, moments,
+    SET_NAME,      VEC_WIDTH,  gemm,       linear, sqdist,       sqdist_exact,  softmax,        softmax_linear,   softmax_backward, moments,
     moments_about, quad,       quad_about, spread, spread_about, norm,          norm_backward,  row_sums,         affine,
     add,           relu_backward, transpose_in, transpose_out, precision, exp_array, log_array, sigmoid_array, tanh_array,
 };

@@ -56,9 +56,14 @@ static int described_view(PyObject *pair, const char *name, int rank, const npy_
         return -1;
     }
     const int given_rank = (int)PyTuple_GET_SIZE(sizes);
-    for (int i = 0; i < given_rank; i++) given[i] = PyLong_AsSsize_t(PyTuple_GET_ITEM(sizes, i));
+    int negative = 0;
+    for (int i = 0; i < given_rank; i++) negative |= (given[i] = PyLong_AsSsize_t(PyTuple_GET_ITEM(sizes, i))) < 0;
     v->data = PyLong_AsVoidPtr(PyTuple_GET_ITEM(pair, 0));
     if (PyErr_Occurred()) return -1;
+    if (negative) {
+        PyErr_Format(PyExc_ValueError, "%s must have no negative size, got %R", name, sizes);
+        return -1;
+    }
     return check_shape(name, rank, shape, given_rank, given, v);
 }
 

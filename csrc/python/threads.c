@@ -55,12 +55,15 @@ int threads_now(void) { return forked ? 1 : wanted; }
 PyObject *set_num_threads(PyObject *module, PyObject *count)
 {
     (void)module;
-    if (!PyLong_Check(count) || PyBool_Check(count)) {
+    if (!PyIndex_Check(count) || PyBool_Check(count) || PyArray_Check(count)) {
         PyErr_Format(PyExc_TypeError, "n must be an int, got %R (%s)", count, Py_TYPE(count)->tp_name);
         return NULL;
     }
     int overflow;
-    const long n = PyLong_AsLongAndOverflow(count, &overflow);
+    PyObject *index = PyNumber_Index(count);
+    if (!index) return NULL;
+    const long n = PyLong_AsLongAndOverflow(index, &overflow);
+    Py_DECREF(index);
     if (overflow || n < 1 || n > 4096) {
         PyErr_Format(PyExc_ValueError, "n must be from 1 to 4096, got %R", count);
         return NULL;

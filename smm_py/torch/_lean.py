@@ -1,8 +1,9 @@
 """The modules in PyTorch operations, for tensors that the C core does not serve (other devices).
 
 Formulas as in docs/math.md. Squared distances and variances are expanded into matrix products about
-a point amid each image's data, so that nothing of size B x K x N x D is ever made and float32 does
-not cancel.
+a point amid each image's data, so that nothing of size B x K x N x D is ever made. float32 cancels
+only where clusters lie more than some hundred of their standard deviations apart: variances and
+likelihoods then lose digits that the C core keeps.
 """
 
 from __future__ import annotations
@@ -59,8 +60,9 @@ def _mlp(p, name, x):
 
 
 def _log(prior):
-    """Logarithm of a prior; one of 0 has no gradient and a logarithm far below any other."""
-    return prior.clamp_min(torch.finfo(prior.dtype).tiny).log()
+    """Logarithm of a prior; that of 0 has no gradient."""
+    dead = prior == 0
+    return prior.masked_fill(dead, 1).log().masked_fill(dead, -math.inf)
 
 
 class _Run:

@@ -92,7 +92,7 @@ class _Module(nn.Module):
             new, own = state_dict.get(prefix + name), self._parameters.get(name)
             shapes = (self._spec.num_slots, self._spec.dim), (self._spec.dim,)
             if new is not None and own is not None and new.shape != own.shape and new.shape in shapes:
-                self._parameters[name] = nn.Parameter(torch.empty_like(new, dtype=own.dtype, device=own.device), own.requires_grad)
+                own.data, own.grad = torch.empty_like(new, dtype=own.dtype, device=own.device), None  # the parameter that optimizers know
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def extra_repr(self) -> str:

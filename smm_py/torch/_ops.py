@@ -12,6 +12,7 @@ from dataclasses import asdict
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from .. import _core
 from .._modules import core_config
@@ -164,6 +165,12 @@ class _Run(torch.autograd.Function):
                 None if state1 is None else d_state1, None, None, None, *d_params)
 
 
+def _refuse_tangents(tensors):
+    """The bare operator would drop them without a word."""
+    if forward_ad._current_level >= 0 and any(t is not None and forward_ad.unpack_dual(t).tangent is not None for t in tensors):
+        raise NotImplementedError("slot modules have no forward-mode derivatives on CPU tensors (torch.func.jvp, jacfwd); use reverse mode")
+
+
 def run(spec: Spec, config: str, x, params: tuple[Tensor, ...], state0, state1, indices, mask, slot_mask,
         num_iters, attention) -> Result:
     """As `_lean.run`, on CPU tensors in the C core; params are in the core's order, config is the spec's text.
@@ -174,6 +181,7 @@ def run(spec: Spec, config: str, x, params: tuple[Tensor, ...], state0, state1, 
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
         results = _Run.apply(config, num_iters, attention, x, state0, state1, indices, mask, slot_mask, *params)
     else:
+        _refuse_tangents(tensors)
         results = torch.ops.smm_py.forward(x, params, state0, state1, indices, mask, slot_mask, config,
                                            num_iters, attention, False)
     mixture = spec.is_mixture

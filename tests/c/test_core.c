@@ -176,7 +176,13 @@ static void check_errors(void)
     p.dims.iters = 1, p.dims.inputs = (size_t)-1 / 64;
     EXPECT(smm_saved_size(&p.config, &p.dims) == 0, "sizes overflow");
     EXPECT(smm_forward_f64(&p.config, &p.dims, params, &in, &out, 1, NULL) == SMM_ERR_DIMS, "sizes overflow");
-    p.dims.inputs = 3, p.config.reserved[3] = 1;
+    for (size_t few = 0; few < 70; few++) { /* sums of sizes that wrap round */
+        p.dims.inputs = (size_t)-1 - few;
+        EXPECT(smm_saved_size(&p.config, &p.dims) == 0, "inputs wrap");
+    }
+    p.dims.inputs = 3, p.dims.iters = (size_t)-1, p.config.kind = SMM_SLOT_MIXTURE_REFERENCE; /* which adds a step */
+    EXPECT(smm_saved_size(&p.config, &p.dims) == 0, "steps wrap");
+    p.dims.iters = 1, p.config.kind = SMM_SLOT_MIXTURE, p.config.reserved[3] = 1;
     EXPECT(smm_forward_f64(&p.config, &p.dims, params, &in, &out, 1, NULL) == SMM_ERR_CONFIG, "reserved field");
     EXPECT(slots[0] == 7 && slots[1] == 7, "something was written");
     EXPECT(!strcmp(smm_status_str(SMM_OK), "ok") && smm_status_str((smm_status)99) != NULL, "status text");

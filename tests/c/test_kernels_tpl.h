@@ -350,7 +350,7 @@ static void T(test_elementary)(const TABLE *k)
 static void T(test_all)(const TABLE *k)
 {
     for (size_t m = 1; m <= 26; m++)
-        for (size_t n = 16; n <= 64; n += 16)
+        for (size_t n = k->lanes; n <= 64; n += n < 16 ? k->lanes : 16) /* few lanes: slots */
             for (size_t p = 0; p <= 19; p += m % 2 ? 1 : 6) T(test_gemm)(k, m, n, p, (int)(p % 2));
     for (size_t p = 100; p <= 400; p += 60) T(test_gemm)(k, 13, 48, p, p % 40 == 0); /* several panels */
     for (size_t K = 1; K <= 26; K++)
@@ -363,7 +363,7 @@ static void T(test_all)(const TABLE *k)
     for (size_t K = 1; K <= 13; K++)
         for (size_t n = 16; n <= 96; n += 16)
             for (size_t valid = n - 16; valid <= n; valid += 3) T(test_softmax)(k, K, n, valid);
-    for (size_t D = 1; D <= 35; D++) T(test_norm)(k, D, 16 + 16 * (D % 5));
+    for (size_t D = 1; D <= 35; D++) T(test_norm)(k, D, 16 + 16 * (D % 5)), T(test_norm)(k, D, k->lanes);
     for (size_t rows = 1; rows <= 64; rows += 3)
         for (size_t cols = 1; cols <= 40; cols += 1 + rows % 4) T(test_copies)(k, rows, cols);
     for (size_t K = 1; K <= 13; K++) T(test_precision)(k, K, 16 + 16 * (K % 3));
