@@ -242,6 +242,7 @@ def test_weights_bring_their_settings(tmp_path, capsys):
     moved = (tmp_path / "model.safetensors").rename(tmp_path / "moved.safetensors")
     figures = run(PIPELINE, ["eval", "--weights", str(moved), "--images", "5", "--draws", "1"])
     assert figures["protocol"]["image_size"] == 32 and figures["protocol"]["iterations"] == 2
+    capsys.readouterr()
     check_error(NAME, ("eval", "--weights", moved, "--slots", 4), "slots differs from the run of", tmp_path, capsys)
 
 
