@@ -43,7 +43,7 @@ class BuildExtension(build_ext):
         flags = openmp_flags(self.compiler)
         sanitizer = SANITIZERS.get(os.environ.get("SMM_SANITIZE", ""))
         if sanitizer:
-            flags += [f"-fsanitize={sanitizer}", "-fno-omit-frame-pointer", "-g", "-O1"]
+            flags += [f"-fsanitize={sanitizer}", "-fno-omit-frame-pointer", "-g1", "-O1"]
         for extension in self.extensions:
             extension.extra_compile_args += flags
             extension.extra_link_args += flags

@@ -39,7 +39,7 @@ class Config:
         "steps": "of training; in place of minutes", "minutes": "of training, from which the steps are made; in place of steps",
         "seed": "of weights, order of pictures and initial slots", "log_every": "steps between lines of the log",
         "evaluate_every": "steps between evaluations", "checkpoint_every": "steps between checkpoints",
-        "weights": ".safetensors file to start from or to evaluate",
+        "weights": ".safetensors file to start from, or to evaluate with the settings that it carries",
         "pictures": "built-in scenes that are drawn and gone through again and again",
         "schedule": "of the learning rate: one cycle, or linear warm-up and exponential decay",
         "half_life": "steps in which the rate decays by half", "clip": "greatest norm of the gradient",
