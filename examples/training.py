@@ -168,14 +168,14 @@ class Loop:
 
     def save(self):
         """Weights and checkpoint, each complete at any moment; the checkpoint last, so that what is resumed writes newer weights."""
-        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step,
-                 "seconds": self.seconds}  # spent in steps
-        for name, values in state["model"].items():
+        model = self.model.state_dict()
+        for name, values in model.items():
             if not torch.isfinite(values).all():
                 raise FloatingPointError(f"{name} is not finite after step {self.step}; {self.out} keeps the last checkpoint")
         if self.rank:
             return
-        weights = {k: v.contiguous() for k, v in state["model"].items()}
+        state = {"model": model, "optimizer": self.optimizer.state_dict(), "step": self.step, "seconds": self.seconds}  # spent in steps
+        weights = {k: v.contiguous() for k, v in model.items()}
         write_atomically(self.out / "model.safetensors", lambda path: save_file(weights, path, {"config": self.config.without_places()}))
         write_atomically(self.out / "checkpoint.pt", lambda path: torch.save(state, path))
 

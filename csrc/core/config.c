@@ -197,7 +197,8 @@ smm_status smm_sizes_init(smm_sizes *s, const smm_config *c, const smm_dims *dim
     s->Kp = smm_pad_to(s->K, smm_simd_lanes()), s->Ip = smm_pad(s->I), s->Hp = smm_pad(s->H), s->Fp = smm_pad(s->F);
     s->Cp = smm_pad(s->C), s->Chp = smm_pad(s->Ch), s->Vp = s->heads * s->Chp;
     const size_t widest = smm_max(smm_max(s->I, s->H), 4 * s->D) + SMM_LANES;
-    if (s->N > (size_t)-1 - SMM_BLOCK || too_big(s->N + SMM_BLOCK, widest) || too_big(s->B, (s->N + SMM_BLOCK) * widest)) return SMM_ERR_DIMS;
+    if (s->N > (size_t)-1 - SMM_BLOCK || too_big(s->N + SMM_BLOCK, widest) || too_big(s->B, (s->N + SMM_BLOCK) * widest))
+        return SMM_ERR_DIMS;
     if (s->K > ((size_t)1 << 20) || too_big(s->Kp * s->heads, s->B) || too_big(s->T + 2, s->B * s->Kp * (8 * s->D + s->H + s->Cp + 8)))
         return SMM_ERR_DIMS;
     split_work(s);

@@ -1,7 +1,7 @@
 /* layers_tpl.h - linear maps, the GRU and the residual MLP on channel-major arrays X[channel][lane], forward then backward.
  *
- * Lanes are inputs of a block or slots of an image; there are n of them (a multiple of the kernels' vectors). Lanes beyond the real ones
- * hold finite values going forward and zeros going backward, so that no sum needs to know of them. Backward functions
+ * Lanes are inputs of a block or slots of an image; there are n of them (a multiple of the kernels' vectors). Lanes beyond the
+ * real ones hold finite values going forward and zeros going backward, so that no sum needs to know of them. Backward functions
  * accumulate into parameter gradients. Included with `real`, KERNELS (the table's type) and SMM_T defined. */
 
 /* Gradients of one group: a pointer for each parameter, matrices with padded rows. A NULL table skips them all. */
