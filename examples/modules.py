@@ -50,10 +50,8 @@ def make_slots(config):
 
 
 def draw_states(module, features, seeds):
-    """Initial states, each picture's from a generator of its own: the same in any batch and process."""
-    states = [module.initial_state(features[i:i + 1], generator=torch.Generator(features.device).manual_seed(s))
-              for i, s in enumerate(seeds)]
-    return {name: torch.cat([state[name] for state in states]) for name in states[0]}
+    """Initial states, each picture's from a generator of its own: the same in any batch and process, and on any device."""
+    return module.initial_state(features, generator=[torch.Generator().manual_seed(s) for s in seeds])
 
 
 def autocast(precision, device):

@@ -380,6 +380,29 @@ def test_manual_seed_fixes_everything():
     assert not torch.equal(module(torch.ones(2, 9, 8)), results[0])
 
 
+@pytest.mark.parametrize("name", KINDS)
+def test_each_image_may_have_a_generator(name):
+    """Its state is then what it would be alone."""
+    module = build(name)
+    x, _ = inputs(module, batch=3)
+
+    def generators(seeds):
+        return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    state = module.initial_state(x, generator=generators((4, 9, 2)))
+    alone = module.initial_state(x[1:2], generator=generators((9,))[0])
+    for key, value in state.items():
+        assert torch.allclose(value[1:2], alone[key], atol=1e-6), key
+        if key != "log_std" or name != "gmm":  # that of a plain mixture is not drawn
+            assert not torch.equal(value[0], value[1])
+    slots = module(x, generator=generators((4, 9, 2)))
+    assert torch.equal(slots, module(x, state))
+    with pytest.raises(ValueError, match="generator must hold one for each of the 3 images, got 2"):
+        module(x, generator=generators((1, 2)))
+    with pytest.raises(TypeError, match="generator must be a torch.Generator, or a list of one for each image, got int"):
+        module(x, generator=7)
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # of PyTorch's own forward mode
 @pytest.mark.parametrize("frozen", [False, True])
 def test_forward_mode_is_refused(frozen):

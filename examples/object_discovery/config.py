@@ -27,7 +27,7 @@ class Config(shared.Config):
     HELP: ClassVar = {**shared.Config.HELP,
                       "max_objects": "of built-in scenes; with --data, pictures with more are left out (6: CLEVR6)",
                       "slots": "default: one more than objects",
-                      "temperature": "factor of the log density, of smm with --variant stable and of gmm; default: 0.5",
+                      "temperature": "factor of the log density, of smm with --variant stable and of gmm; default: 0.7",
                       "decoder_channels": "of the layers between slot and picture"}
 
     image_size: int = 32
@@ -35,7 +35,7 @@ class Config(shared.Config):
     slots: int = 5
     train_iters: int = 3
     eval_iters: int = 10
-    temperature: float | None = 0.5  # lower ones let two slots end in one object
+    temperature: float | None = 0.7  # lower ones let two slots end in one object, higher ones train slowly
     lr: float = 1e-3
     clip: float | None = 0.3  # four times the usual norm: a run can collapse after a gradient of ten times it
     minutes: float | None = 15.0

@@ -144,13 +144,13 @@ class ReleasedPredictor(nn.Module):
     def forward(self, image, seeds=None, num_iters=None, return_attention=False, noise=None):
         if noise is None:
             seeds = [None] * len(image) if seeds is None else seeds
-            noise = torch.stack([self.noise(s, image.device) for s in seeds])
+            noise = torch.stack([self.noise(s) for s in seeds]).to(image.device)
         slots, attention = self.slot_attention(self.inputs(image), noise, num_iters)
         raw = self.mlp_prop(slots)
         groups = [raw[..., g.start - 3:g.stop - 3].softmax(-1) for g in GROUPS.values()]
         prediction = torch.cat([torch.sigmoid(self.mlp_coords(slots)) * 2 - 1, *groups, torch.sigmoid(raw[..., 15:])], -1)
         return (prediction, attention.unflatten(1, (32, 32)).transpose(1, 2).flatten(1, 2)) if return_attention else prediction
 
-    def noise(self, seed, device):
-        generator = None if seed is None else torch.Generator(device).manual_seed(seed)
-        return torch.randn(self.slot_attention.slots, 2 * DIM, device=device, generator=generator)
+    def noise(self, seed):
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        return torch.randn(self.slot_attention.slots, 2 * DIM, generator=generator)

@@ -29,14 +29,15 @@ from .train import average_precision, build_model, open_pictures, train
 class KMeansPlusPlus(SlotMixture):
     """Means start at inputs drawn as k-means++ does (Arthur and Vassilvitskii 2007): far from each other."""
 
-    def initial_state(self, x, *arguments, generator=None, **options):
-        state = super().initial_state(x, *arguments, generator=generator, **options)
+    def initial_state(self, x, *, generator):
+        state = super().initial_state(x, generator=generator)
         chosen = state["indices"]  # (B, K); the first of each image stays, the others are drawn again
-        nearest = torch.full(x.shape[:2], torch.inf)
+        nearest = torch.full(x.shape[:2], torch.inf, device=x.device)
         for k in range(1, chosen.shape[1]):
             last = x.gather(1, chosen[:, k - 1:k, None].expand(-1, -1, x.shape[2]))
             nearest = torch.minimum(nearest, (x - last).square().sum(-1).detach())
-            chosen[:, k] = torch.multinomial(nearest.double(), 1, generator=generator)[:, 0]
+            for image, own in enumerate(generator):
+                chosen[image, k] = torch.multinomial(nearest[image].double().to(own.device), 1, generator=own)
         return state
 
 

@@ -112,7 +112,8 @@ class _Module(nn.Module):
         mask : (B, N) bool, optional. True where an input is real.
         slot_mask : (B, K) bool, optional. True where a slot is active.
         num_iters, num_slots : int, optional. In place of the module's own.
-        generator : torch.Generator, optional. Of the drawn state.
+        generator : torch.Generator, optional. Of the drawn state; or a list of one for each image, whose state then
+            depends on nothing else. One of the CPU draws the same for x on every device.
         return_attention : bool.
 
         Returns
@@ -212,7 +213,7 @@ class _Module(nn.Module):
             x = x.to(DTYPES[spec.dtype])
 
         def normal():
-            return torch.randn(shape, dtype=x.dtype, device=x.device, **_given(generator))
+            return _random(torch.randn, shape, x.dtype, x.device, generator)
 
         def located(mu, logsigma):
             for name in (mu, logsigma):
@@ -234,14 +235,23 @@ class _Module(nn.Module):
         return init
 
 
-def _given(generator):
-    """Graphs of dynamic shapes take no generator, not even None."""
-    return {} if generator is None else {"generator": generator}
+def _random(draw, shape, dtype, device, generator):
+    """draw(shape) on a device: from PyTorch's own generator, from one that may be elsewhere, or each image's from its own."""
+    if generator is None:  # graphs of dynamic shapes take no generator, not even None
+        return draw(shape, dtype=dtype, device=device)
+    if isinstance(generator, torch.Generator):
+        return draw(shape, dtype=dtype, device=generator.device, generator=generator).to(device)
+    if not isinstance(generator, (list, tuple)) or not all(isinstance(g, torch.Generator) for g in generator):
+        raise TypeError(f"generator must be a torch.Generator, or a list of one for each image, got {type(generator).__name__}")
+    if len(generator) != shape[0]:
+        raise ValueError(f"generator must hold one for each of the {shape[0]} images, got {len(generator)}")
+    return torch.stack([draw(shape[1:], dtype=dtype, device=g.device, generator=g) for g in generator]).to(device)
 
 
 def _autocasts(device_type):
     """Whether autocast is on; there are devices without it, such as "meta"."""
-    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+    there = torch.compiler.is_compiling() or torch.amp.is_autocast_available(device_type)  # not to be asked in graphs of old PyTorch
+    return there and torch.is_autocast_enabled(device_type)
 
 
 def _check_masks(x, mask, slot_mask, slots, indices=None):
@@ -269,7 +279,7 @@ def _draw_indices(x, mask, slot_mask, slots, generator):
     if slots > x.shape[1] and slot_mask is None:
         raise ValueError(f"num_slots must not exceed the inputs that means start at: {slots} slots, "
                          f"{x.shape[1]} inputs")
-    order = torch.rand(x.shape[:2], device=x.device, **_given(generator))
+    order = _random(torch.rand, x.shape[:2], None, x.device, generator)
     if mask is not None:
         order = order.masked_fill(~mask, -1)
     most = slots if slot_mask is None else min(slots, x.shape[1])
