@@ -33,7 +33,7 @@ def make_slots(config):
     """The slot module of a configuration.
 
     "stable" is the setting that learns (docs/training.md): normalised features, a low temperature,
-    a uniform prior and means that start at inputs. "paper" is Algorithm 1 as printed, from
+    a uniform prior and means that start at inputs; the plain Gaussian mixture has the same. "paper" is Algorithm 1 as printed, from
     the same initial weights.
     """
     temperature = config.temperature or config.dim**-0.5
@@ -46,7 +46,8 @@ def make_slots(config):
                                        **(stable if config.variant == "stable" else {}))
     if config.model == "kmeans":
         return slots_torch.KMeans(**common, gradient="implicit")
-    return slots_torch.GaussianMixture(**common, temperature=temperature, gradient="implicit")
+    prior = "uniform" if config.variant == "stable" else "learned"
+    return slots_torch.GaussianMixture(**common, temperature=temperature, prior=prior, gradient="implicit")
 
 
 def draw_states(module, features, seeds):
@@ -76,6 +77,8 @@ class SlotEncoder(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(config.dim, config.dim), nn.ReLU(), nn.Linear(config.dim, config.dim))
         if config.model == "smm" and config.variant == "stable":  # the module has its own norm and MLP
             self.norm = self.mlp = nn.Identity()
+        if config.model == "gmm" and config.variant == "stable":  # features of unit scale, as the slot mixture's keys
+            self.mlp.append(nn.LayerNorm(config.dim))
         self.slots = make_slots(config)
         self.encoder = self.encoder.to(memory_format=torch.channels_last)  # faster convolutions on CPUs
         self.precision = config.precision

@@ -55,8 +55,8 @@ class Output:
     attention : (B, N, K) where the call asked for it: the last step's responsibilities.
     iterations : (B,) int64, steps done: num_iters, or fewer with `tol`.
 
-    The output holds on to the call's input and parameters without copying them: do not change `x`
-    in place between a call and its `backward`.
+    The output holds on to the call's arrays and parameters without copying them: between a call and its `backward`
+    change neither `x`, `init` and masks in place nor a parameter's array; assign new ones.
     """
 
     slots: np.ndarray
@@ -261,8 +261,8 @@ class _Module:
 
         Raises
         ------
-        TypeError, ValueError
-            For a wrong type, dtype, shape or value, naming the argument.
+        TypeError, ValueError, KeyError
+            For a wrong type, dtype, shape or value, or wrong names in `init`, naming the argument.
         """
         spec = self._spec
         if spec.bfloat16_inputs and getattr(getattr(x, "dtype", None), "name", "") == "bfloat16":
@@ -592,7 +592,7 @@ class SlotMixture(_Module):
     num_slots, num_iters : int. K and T; a call may use others.
     hidden_dim : int. H of the MLPs.
     input_dim : int, optional. Width of an input; `dim` if not given.
-    variant : "paper" or "reference" (the released code; its `slot_norm`, `norm_kv` and prior are fixed).
+    variant : "paper" or "reference" (the released code; its `slot_norm`, `norm_kv`, prior and temperature are fixed).
     slot_norm : bool. Query and log standard deviation from LayerNorm([mean, log_std]).
     norm_kv : bool. LayerNorm of h before it serves as key's input and value.
     input_mlp : bool. h = MLP(LayerNorm(x)); without it h = x.

@@ -42,7 +42,7 @@ smm_status SMM_T(smm_forward)(const smm_config *config, const smm_dims *dims, co
  *   saved        what forward wrote
  *   d_slots      (B,K,W)
  *   d_attention  (B,N,K) or NULL; masked inputs get no gradient from it
- * Without straight-through or full gradients, in->mean gets zeros. */
+ * Without straight-through or full gradients, grads->mean gets zeros. */
 smm_status SMM_T(smm_backward)(const smm_config *config, const smm_dims *dims, const real *const params[SMM_PARAMS],
                                const SMM_T(smm_inputs) *in, const real *saved, const real *d_slots, const real *d_attention,
                                const SMM_T(smm_gradients) *grads, int threads, size_t *image);

@@ -8,7 +8,7 @@
 (torch.Size([2, 4, 32]), torch.Size([2, 100, 4]))
 >>> slots.sum().backward()
 
-Gradients are of first order: `create_graph=True` and the transforms of `torch.func` are refused. Submodules hold parameters
+Gradients are of first order on the CPU: differentiating them again, and the transforms of `torch.func`, raise. Submodules hold parameters
 alone and are not called, so hooks on them do not run; parametrizations do.
 
 A model that uses the package `slot-attention` changes one line, its import:

@@ -15,6 +15,7 @@ from smm_py.torch import _lean
 from . import peers
 
 OURS, OURS_TORCH, LEAN = "smm_py, NumPy", "smm_py, PyTorch", "smm_py, lean form"
+RECOMPUTE = "smm_py, recompute=True"
 TOLERANCE = 1e-4  # of an array's largest number: some hundred roundings of float32, through every step
 
 
@@ -45,8 +46,8 @@ def names(kind, compiled=True):
 
 def make(name, problem) -> Contender:
     library, _, form = name.partition(", ")
-    if name == OURS:
-        return _ours(problem)
+    if name in (OURS, RECOMPUTE):
+        return _ours(problem, name == RECOMPUTE)
     if name == "slot-attention":
         return _lucidrains(problem)
     if library == "JAX jit":
@@ -73,8 +74,11 @@ def _plain(ops, problem, form):
     return peers.make(ops, problem.kind, form, options["num_iters"], options["gradient"], options.get("temperature"))
 
 
-def _ours(problem):
+def _ours(problem, recompute=False):
     module, x, init, d_slots = problem.module, problem.x, problem.init, problem.d_slots
+    if recompute:
+        module = type(module)(**problem.options, recompute=True)
+        module.parameters = problem.module.parameters
 
     def both():
         out = module(x, init=init)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import subprocess
@@ -46,23 +47,35 @@ def machine():
             "smm_py": smm_py._core.__version__}
 
 
-def interleave(calls, seconds, least=3, most=40):
+def interleave(calls, seconds, least=3, most=40, row=0.0):
     """Seconds of each call: rounds in which each is called once, so that a slow phase of the machine meets them all.
 
-    A call leaves the rounds when it has had its share of `seconds` (after `least` rounds) or `most` rounds.
+    A call leaves the rounds when it has had its share of `seconds` (after `least` rounds) or `most` rounds. In a round it is called
+    as often in a row as `row` seconds need: the first one pays for what the others have put into the caches.
     """
-    taken = {name: [] for name in calls}
-    share = seconds / len(calls)
+    taken, share = {name: [] for name in calls}, seconds / len(calls)
+    repeats = {name: _in_a_row(call, row) for name, call in calls.items()}
     for _ in range(most):
-        running = [name for name, past in taken.items() if len(past) < least or sum(past) < share]
+        running = [name for name, past in taken.items() if len(past) < least or sum(past) * repeats[name] < share]
         for name in running:
             time.sleep(REST)
             begin = time.perf_counter()
-            calls[name]()
-            taken[name].append(time.perf_counter() - begin)
+            for _ in range(repeats[name]):
+                calls[name]()
+            taken[name].append((time.perf_counter() - begin) / repeats[name])
         if not running:
             break
     return taken
+
+
+def _in_a_row(call, seconds):
+    """How many calls take that long."""
+    if not seconds:
+        return 1
+    call()
+    begin = time.perf_counter()
+    call()
+    return max(1, math.ceil(seconds / (time.perf_counter() - begin)))
 
 
 def summary(taken):
@@ -72,7 +85,7 @@ def summary(taken):
 
 
 def limit(shapes, threads, seconds):
-    """Our forward and backward passes alone, by NumPy, on one thread and on `threads`."""
+    """Our forward and backward passes alone, by NumPy, on one thread and on `threads`; in rows, as the peak is measured."""
     rows = []
     for label in shapes:
         for kind in KINDS:
@@ -83,7 +96,7 @@ def limit(shapes, threads, seconds):
                 calls["backward", gradient] = lambda p=p, out=outs[gradient]: p.module.backward(out, p.d_slots)
             for count in sorted({1, threads}):
                 set_threads(count)
-                for (way, gradient), times in summary(interleave(calls, seconds)).items():
+                for (way, gradient), times in summary(interleave(calls, seconds, row=0.02)).items():
                     work = flops(kind, SHAPES[label], gradient)[way == "backward"]
                     rows.append({"shape": label, "kind": kind, "way": way, "gradient": gradient, "threads": count,
                                  "flops": work, "time": times})
@@ -128,7 +141,7 @@ def sweep(axes, threads, seconds):
         for value in values:
             shape = along(axis, value)
             problem = Problem("SlotMixture", shape)
-            names = [contenders.OURS] + [PEER] * (shape.B * shape.N * (shape.K + shape.D) <= 2**24)
+            names = [contenders.OURS] + [contenders.RECOMPUTE] * (axis == "N") + [PEER] * (shape.B * shape.N * (shape.K + shape.D) <= 2**24)
             made = {name: contenders.make(name, problem) for name in names}
             for backward in (False, True):
                 calls = {name: c.both if backward else c.forward for name, c in made.items()}
@@ -179,21 +192,6 @@ def small_calls(seconds):
             calls = {"the extension's forward alone": bare, **{name: c.forward for name, c in made.items()}}
             for count in (1, 2):
                 set_threads(count)
-                rows = {name: _repeated(call, seconds) for name, call in calls.items()}
-                yield {"kind": kind, "shape": list(shape), "threads": count, "time": summary(rows)}
+                times = summary(interleave(calls, seconds * len(calls), row=0.004))
+                yield {"kind": kind, "shape": list(shape), "threads": count, "time": times}
 
-
-def _repeated(call, seconds):
-    """Times of one call, from blocks of calls in a row that take some milliseconds each."""
-    call()
-    begin = time.perf_counter()
-    call()
-    repeats = max(1, int(0.004 / (time.perf_counter() - begin)))
-    past = []
-    until = time.perf_counter() + seconds
-    while time.perf_counter() < until or len(past) < 3:
-        begin = time.perf_counter()
-        for _ in range(repeats):
-            call()
-        past.append((time.perf_counter() - begin) / repeats)
-    return past

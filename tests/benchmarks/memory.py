@@ -15,8 +15,7 @@ from .measure import set_threads
 from .problem import Problem, Shape
 
 STATUS = Path("/proc/self/status")
-RECOMPUTE = "smm_py, recompute=True"
-NAMES = {contenders.OURS: 2**20, RECOMPUTE: 2**20, "PyTorch eager, expanded": 2**18, "PyTorch eager, broadcast": 2**15}  # N up to which
+NAMES = {contenders.OURS: 2**20, contenders.RECOMPUTE: 2**20, "PyTorch eager, expanded": 2**18, "PyTorch eager, broadcast": 2**15}  # N up to which
 SIZES = [2**i for i in range(10, 21)]
 
 
@@ -32,10 +31,8 @@ def forget_peak():
 
 def measure(name, n):
     set_threads(2)
-    options = {"recompute": True} if name == RECOMPUTE else {}
-    name = contenders.OURS if options else name
     contenders.make(name, Problem("SlotMixture", Shape(1, 64, 11, 64, 128, 3))).both()  # code and threads are loaded
-    contender = contenders.make(name, Problem("SlotMixture", Shape(1, n, 11, 64, 128, 3), **options))
+    contender = contenders.make(name, Problem("SlotMixture", Shape(1, n, 11, 64, 128, 3)))
     forget_peak()
     before = kibibytes("VmRSS")
     slots, grads = contender.both()

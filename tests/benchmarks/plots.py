@@ -7,7 +7,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
-from .contenders import OURS  # noqa: E402
+from .contenders import OURS, RECOMPUTE  # noqa: E402
 from .report import SHORT, against_fastest, fraction, select  # noqa: E402
 
 
@@ -54,7 +54,7 @@ def sizes(results, path):
             rows = select(results.get("sweep", []), axis=axis, backward=backward)
             for name in dict.fromkeys(n for row in rows for n in row["time"]):
                 points = [(r["value"], 1e3 * r["time"][name]["median"]) for r in rows if name in r["time"]]
-                axes.plot(*zip(*points), style, ms=3, lw=1, color="C0" if name == OURS else "C3",
+                axes.plot(*zip(*points), style, ms=3, lw=1, color={OURS: "C0", RECOMPUTE: "C2"}.get(name, "C3"),
                           label=f"{name}, {'forward + backward' if backward else 'forward'}")
         _logarithmic(axes, axis, "ms")
     _threads(results, grid.flat[4])

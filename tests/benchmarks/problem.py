@@ -56,10 +56,10 @@ class Problem:
     amplify rounding until float32 results differ in their second digit, whoever computes them (the time is the same).
     """
 
-    def __init__(self, kind, shape, gradient="full", **options):
+    def __init__(self, kind, shape, gradient="full"):
         self.kind, self.shape, self.gradient = kind, shape, gradient
         b, n, k, d, h, t = shape
-        self.options = dict(dim=d, num_slots=k, num_iters=t, hidden_dim=h, gradient=gradient, **options)
+        self.options = dict(dim=d, num_slots=k, num_iters=t, hidden_dim=h, gradient=gradient)
         if kind == "SlotMixture":
             self.options["temperature"] = d**-0.5
         self.module = getattr(smm_py, kind)(**self.options)

@@ -6,7 +6,7 @@ import numpy as np
 
 from examples.markdown import table as table_of
 
-from .contenders import LEAN, OURS, OURS_TORCH
+from .contenders import LEAN, OURS, OURS_TORCH, RECOMPUTE
 from .problem import KINDS, SHAPES, Shape
 
 SHORT = {"SlotMixture": "SMM", "SlotAttention": "SA"}
@@ -92,10 +92,11 @@ def growth(results):
     parts = []
     for backward, what in ((False, "forward"), (True, "forward + backward, full")):
         rows = [r for r in select(results["sweep"], axis="N", backward=backward) if r["value"] >= 10_000]
-        each = np.array([r["time"][OURS]["median"] / r["value"] for r in rows])
-        if len(each) > 1:
-            parts.append(f"Time for each input, {what}, N = {rows[0]['value']} to {rows[-1]['value']}: "
-                         f"{1e6 * each.min():.3g} to {1e6 * each.max():.3g} us, {100 * (each.max() / each.min() - 1):.0f} % apart.\n")
+        for name in (OURS, RECOMPUTE):
+            each = np.array([r["time"][name]["median"] / r["value"] for r in rows if name in r["time"]])
+            if len(each) > 1:
+                parts.append(f"{name}: time for each input, {what}, N = {rows[0]['value']} to {rows[-1]['value']}: "
+                             f"{1e6 * each.min():.3g} to {1e6 * each.max():.3g} us, {100 * (each.max() / each.min() - 1):.0f} % apart.\n")
     return "\n".join(parts)
 
 
