@@ -38,7 +38,7 @@ def test_the_papers_preset(model):
     config = Config.from_preset("paper", model=model)
     assert (config.steps, config.batch_size, config.image_size, config.slots, config.lr) == (300_000, 64, 128, 11, 4e-4)
     assert (config.train_iters, config.clip, Config.from_preset("paper", max_objects=6).slots) == (3, None, 7)
-    assert (Config.from_preset("tiny").temperature, Config.from_preset("tiny", variant="paper").temperature) == (0.5, None)
+    assert (Config.from_preset("tiny").temperature, Config.from_preset("tiny", variant="paper").temperature) == (0.7, None)
     net = build_model(config)
     convolution = 64 * 64 * 25 + 64
     assert [count(m) for m in net.encoder if count(m)] == [3 * 64 * 25 + 64, *[convolution] * 3]
