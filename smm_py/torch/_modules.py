@@ -118,7 +118,12 @@ class _Module(nn.Module):
 
         Returns
         -------
-        slots (B, K, D) (or 2D), or (slots, attention (B, N, K)).
+        slots (B, K, D) (or 2D), or (slots, attention (B, N, K)). A NaN in x stays in its image, whose slots are NaN.
+
+        Raises
+        ------
+        TypeError, ValueError, KeyError
+            For a wrong type, dtype, shape, device or value, or wrong names in `init`, naming the argument.
         """
         result = self.run(x, init, mask, slot_mask, num_iters, num_slots, generator, return_attention)
         return (result.slots, result.attention) if return_attention else result.slots
