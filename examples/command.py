@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -232,6 +233,7 @@ def run(pipeline, arguments=None):
         return (several_seeds if options.seeds else one_run)(pipeline, options, device)
     finally:
         if dist.is_initialized():
+            gc.collect()  # what still holds the group keeps its threads, which may abort the interpreter's end
             dist.destroy_process_group()
 
 
