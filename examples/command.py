@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -233,7 +232,6 @@ def run(pipeline, arguments=None):
         return (several_seeds if options.seeds else one_run)(pipeline, options, device)
     finally:
         if dist.is_initialized():
-            gc.collect()  # what still holds the group keeps its threads, which may abort the interpreter's end
             dist.destroy_process_group()
 
 

@@ -33,8 +33,8 @@ def make_slots(config):
     """The slot module of a configuration.
 
     "stable" is the setting that learns (docs/training.md): normalised features, a low temperature,
-    a uniform prior and means that start at inputs; the plain Gaussian mixture has the same. "paper" is Algorithm 1 as printed, from
-    the same initial weights.
+    a uniform prior and means that start at inputs. The plain Gaussian mixture has the same, its features normalised
+    by `last_norm`. "paper" is Algorithm 1 as printed, from the same initial weights.
     """
     temperature = config.temperature or config.dim**-0.5
     common = dict(dim=config.dim, num_slots=config.slots, num_iters=config.train_iters)
@@ -48,6 +48,11 @@ def make_slots(config):
         return slots_torch.KMeans(**common, gradient="implicit")
     prior = "uniform" if config.variant == "stable" else "learned"
     return slots_torch.GaussianMixture(**common, temperature=temperature, prior=prior, gradient="implicit")
+
+
+def last_norm(config):
+    """The last layer of the features: the plain mixture has no norm of its own and needs them at unit scale."""
+    return nn.LayerNorm(config.dim) if config.model == "gmm" and config.variant == "stable" else nn.Identity()
 
 
 def draw_states(module, features, seeds):
@@ -74,11 +79,9 @@ class SlotEncoder(nn.Module):
             for layer in (nn.Conv2d(channels[i], channels[i + 1], 5, stride, 2), nn.ReLU())))
         self.position = PositionEmbedding(config.dim)
         self.norm = nn.LayerNorm(config.dim)
-        self.mlp = nn.Sequential(nn.Linear(config.dim, config.dim), nn.ReLU(), nn.Linear(config.dim, config.dim))
+        self.mlp = nn.Sequential(nn.Linear(config.dim, config.dim), nn.ReLU(), nn.Linear(config.dim, config.dim), last_norm(config))
         if config.model == "smm" and config.variant == "stable":  # the module has its own norm and MLP
             self.norm = self.mlp = nn.Identity()
-        if config.model == "gmm" and config.variant == "stable":  # features of unit scale, as the slot mixture's keys
-            self.mlp.append(nn.LayerNorm(config.dim))
         self.slots = make_slots(config)
         self.encoder = self.encoder.to(memory_format=torch.channels_last)  # faster convolutions on CPUs
         self.precision = config.precision

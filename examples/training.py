@@ -66,7 +66,7 @@ class Loop:
     config : has steps (None: from minutes; the number is then recorded in DIR/config.json), minutes, lr, schedule,
         clip (None: gradients as they are), clip_norm, batch_size, log_every, checkpoint_every, evaluate_every.
     loss : (model, step, indices) -> scalar for the samples `indices` of this process.
-    evaluate : (model) -> dict for the log, called now and then by the first process; its floats are shown.
+    evaluate : (model, steps done) -> dict for the log, called now and then by the first process; its floats are shown.
     groups : list of (parameters, rate), optional. rate(config, step) is the learning rate of these parameters,
         whose gradients are clipped together; all parameters and config.schedule's if not given.
     """
@@ -153,7 +153,7 @@ class Loop:
                         raise FloatingPointError(f"the loss is {float(loss)} at step {self.step}; {self.out} keeps the last checkpoint")
                     line = {"step": self.step, "loss": float(loss), "lr": self.optimizer.param_groups[0]["lr"]}
                     if self.rank == 0 and (self.step % self.config.evaluate_every == 0 or last):
-                        result = self.evaluate(self.model)
+                        result = self.evaluate(self.model, self.step)
                         line.update(result)
                     self.log(line)
                     shown = {name: f"{value:.3g}" for name, value in result.items() if isinstance(value, float)}

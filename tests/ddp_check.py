@@ -1,7 +1,5 @@
 """Run by test_torch.test_distributed under torchrun: DDP's gradients are those of the whole batch."""
 
-import gc
-
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
@@ -28,5 +26,4 @@ assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(expected, 
 print("same gradients")
 dist.barrier()
 del parallel  # it holds the group, whose threads may abort the interpreter's end
-gc.collect()
 dist.destroy_process_group()

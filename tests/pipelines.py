@@ -55,11 +55,8 @@ def check_kill_and_resume(name, options, folder, steps=40, kill_after=13):
     assert metrics.read_text() == (folder / "whole" / "metrics.jsonl").read_text()
 
 
-def check_two_processes(name, options, folder, steps=6, rtol=1e-3, atol=2e-5):
-    """Two processes train the model that one trains, at the same global batch.
-
-    Root mean squares are compared: Adam moves a weight by the whole rate where its gradient is nothing but rounding, too.
-    """
+def check_two_processes(name, options, folder, steps=6, rtol=1e-3, atol=2e-4):
+    """Two processes train the model that one trains, at the same global batch."""
     options = ("train", "--steps", steps, "--seed", 3, "--log-every", 1, *options)
     run_well(name, *options, "--out", folder / "one")
     run_well(name, *options, "--out", folder / "two", launcher=TORCHRUN)
@@ -67,7 +64,7 @@ def check_two_processes(name, options, folder, steps=6, rtol=1e-3, atol=2e-5):
     weights = [torch.load(folder / d / "checkpoint.pt", weights_only=True)["model"] for d in ("one", "two")]
     assert len(losses[0]) == steps and np.allclose(*losses, rtol=rtol)
     for key, value in weights[0].items():
-        assert (value - weights[1][key]).double().square().mean().sqrt() <= atol, key
+        assert torch.allclose(value, weights[1][key], atol=atol), key
 
 
 def check_error(name, arguments, message, folder, capsys):

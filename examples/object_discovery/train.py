@@ -32,7 +32,7 @@ def train(config, out, device):
         images = to_input(images, device)
         return F.mse_loss(trained(images, [seed_of(config.seed, i) for i in indices]).reconstruction, images)
 
-    def progress(model):
+    def progress(model, step):
         values = figures(model, check, config)
         return {**{name: values[name] for name in ("mse", "fg_ari") if name in values}, "slots": watch(model, check, config)}
 

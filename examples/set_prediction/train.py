@@ -42,7 +42,7 @@ def train(config, out, device, model=None):
         prediction = trained(to_input(images, device), [seed_of(config.seed, i) for i in indices])
         return set_loss(prediction, torch.from_numpy(targets).to(device), config.empty_rows)
 
-    def progress(model):
+    def progress(model, step):
         values = average_precision(model, check, config, draws=1)[0]
         diagnosis = {"slots": watch(model, check, config)} if isinstance(model, SlotEncoder) else {}
         return {"ap_inf": 100 * values[float("inf")], "ap_0.5": 100 * values[0.5], **diagnosis}

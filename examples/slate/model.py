@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..modules import autocast, draw_states, make_slots
+from ..modules import autocast, draw_states, last_norm, make_slots
 from .dvae import DVAE, PATCH
 from .transformer import ImageGPT, linear
 
@@ -28,7 +28,7 @@ class Slate(nn.Module):
         if config.model != "smm":
             hidden = linear(config.dim, config.dim)
             nn.init.kaiming_uniform_(hidden.weight, nonlinearity="relu")
-            self.before_slots = nn.Sequential(nn.LayerNorm(config.dim), hidden, nn.ReLU(), linear(config.dim, config.dim))
+            self.before_slots = nn.Sequential(nn.LayerNorm(config.dim), hidden, nn.ReLU(), linear(config.dim, config.dim), last_norm(config))
         self.tokens, self.precision = config.tokens, config.precision
 
     def learners(self):

@@ -57,15 +57,14 @@ def train(config, out, device):
                          temperature_at(step, HOT, COLD, config.cooldown), alone=step < steps_alone(config))
         return sum(losses)
 
-    def progress(model):
-        if loop.step <= steps_alone(config):
+    def progress(model, step):
+        if step <= steps_alone(config):
             return figures(model, check, config, alone=True)
         return {**figures(model, check, config), "slots": watch(model, check, config)}
 
     # apart, clipped apart: else the slots' gradients would change the dVAE's steps
     groups = [(model.learners(), slots_rate), (list(model.dvae.parameters()), dvae_rate)]
-    loop = Loop(model, config, out, loss, progress, groups)
-    loop.run()
+    Loop(model, config, out, loss, progress, groups).run()
     return model
 
 
