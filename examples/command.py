@@ -20,8 +20,9 @@ import smm_py
 
 from .config import Config
 from .data.properties import MOST_OBJECTS
+from .files import first_line
 from .pictures import open_pictures
-from .training import first_line, rank_and_world, start_processes
+from .training import rank_and_world, start_processes
 
 # what a trained model can be evaluated with, in place of what it was trained with; and what a run can go on with
 FREE = ("data", "dataset", "cache", "weights", "min_objects", "max_objects", "eval_iters", "precision", "threads")

@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 from .data.properties import MOST_OBJECTS
 from .schedules import RATES
-from .training import write_atomically
+from .files import write_atomically
 
 
 @dataclass

@@ -20,7 +20,7 @@ WHAT = {"target": "properties of objects to predict"}
 class Pictures:
     """Arrays of a data set's items (`fields`, such as "image" and "target"), in memory where they are few enough.
 
-    They are read once then, by several processes where that pays; else by threads when asked for, a batch ahead.
+    They are read once then, at the first batch, by several processes where that pays; else by threads when asked for, a batch ahead.
     """
 
     MOST_BYTES = 4 << 30
@@ -28,30 +28,32 @@ class Pictures:
 
     def __init__(self, dataset, fields=("image",), quiet=False):
         self.dataset, self.fields, self.pool = dataset, tuple(fields), ThreadPoolExecutor(2)
-        self.ahead = {}
-        self.arrays = None
-        first = _arrays(dataset[0], self.fields)
-        if len(dataset) <= self.FEW:
-            self.arrays = self.read(range(len(dataset)))
-        elif sum(a.nbytes for a in first) * len(dataset) <= self.MOST_BYTES:
-            self._fill(first, quiet)
+        self.ahead, self.quiet, self.arrays = {}, quiet, None
+        size = len(dataset) * sum(a.nbytes for a in _arrays(dataset[0], self.fields))
+        self.in_memory = len(dataset) <= self.FEW or size <= self.MOST_BYTES
 
     def __len__(self):
         return len(self.dataset)
 
-    def _fill(self, first, quiet):
+    def _all(self):
         n = len(self.dataset)
-        self.arrays = tuple(np.empty((n, *a.shape), a.dtype) for a in first)
+        if n <= self.FEW:
+            return self._some(range(n))
+        arrays = tuple(np.empty((n, *a.shape), a.dtype) for a in _arrays(self.dataset[0], self.fields))
         workers = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 16)
         with get_context("spawn").Pool(workers, _hold, (self.dataset, self.fields)) as pool:
             items = pool.imap(_read, range(n), chunksize=64)
-            for i, item in enumerate(tqdm(items, total=n, desc="pictures", disable=quiet, leave=False)):
-                for array, value in zip(self.arrays, item):
+            for i, item in enumerate(tqdm(items, total=n, desc="pictures", disable=self.quiet, leave=False)):
+                for array, value in zip(arrays, item):
                     array[i] = value
+        return arrays
 
     def read(self, indices):
-        if self.arrays is not None:
-            return tuple(a[indices] for a in self.arrays)
+        if self.in_memory and self.arrays is None:
+            self.arrays = self._all()
+        return self._some(indices) if self.arrays is None else tuple(a[indices] for a in self.arrays)
+
+    def _some(self, indices):
         items = [_arrays(item, self.fields) for item in self.pool.map(self.dataset.__getitem__, indices)]
         return tuple(np.stack(values) for values in zip(*items))
 
@@ -60,7 +62,7 @@ class Pictures:
         key = tuple(indices)
         ready = self.ahead.pop(key, None)
         batch = ready.result() if ready else self.read(list(key))
-        if following is not None and self.arrays is None:
+        if following is not None and not self.in_memory:
             self.ahead = {tuple(following): self.pool.submit(self.read, list(following))}
         return batch
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import time
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
 
+from .files import first_line, write_atomically
 from .schedules import RATES, UNKNOWN
 
 
@@ -36,25 +36,15 @@ def start_processes(device):
     return torch.device(device)
 
 
-def first_line(error):
-    """What PyTorch says before its traces."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def write_atomically(path, write):
-    """Call write(temporary path), then put the file in place: it is complete, or as it was. OSError, naming the file, if that fails."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+def read_checkpoint(out):
+    """What `Loop` saved in the folder, None where there is none yet; ValueError, naming the file, if that is damaged."""
+    path = Path(out) / "checkpoint.pt"
+    if not path.exists():
+        return None
     try:
-        write(temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, Exception):  # a full disk is another error for each of the writers
-            raise OSError(f"{path} cannot be written: {first_line(error)}") from error
-        raise
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"checkpoint {path} cannot be read: {first_line(error)}") from error
 
 
 class Loop:
@@ -181,12 +171,8 @@ class Loop:
 
     def load(self):
         """Go on from the checkpoint; metrics logged after it are dropped, as they will come again."""
-        path = self.out / "checkpoint.pt"
-        if path.exists():
-            try:
-                state = torch.load(path, map_location="cpu", weights_only=True)
-            except Exception as error:
-                raise ValueError(f"checkpoint {path} cannot be read: {first_line(error)}") from error
+        state = read_checkpoint(self.out)
+        if state:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.step, self.seconds = state["step"], state["seconds"]

@@ -15,6 +15,7 @@ from examples.command import tell  # noqa: E402
 from examples.reproduce.__main__ import work  # noqa: E402
 from examples.reproduce.items import ITEMS, layers  # noqa: E402
 from examples.reproduce.trainings import TRAININGS, Result, load, obtain  # noqa: E402
+from examples.set_prediction.config import Config  # noqa: E402
 
 SHORT = ("--steps", "2", "--pictures", "12", "--batch-size", "4", "--image-size", "16", "--images", "4", "--draws", "1", "--log-every", "1",
          "--evaluate-every", "1", "--slots", "6")
@@ -25,7 +26,7 @@ def test_every_table_and_figure_is_there():
     assert {name for item in ITEMS.values() for name in item.trainings} == set(TRAININGS)
 
 
-def test_trainings_are_made_once_and_shown(tmp_path, capsys):
+def test_trainings_are_made_once_and_shown(tmp_path, capsys, monkeypatch):
     """The clustering table over two seeds; a second call reads what is there, and the page shows it."""
     work(["table4", "--seeds", "2", "--out", str(tmp_path), *SHORT])
     shown = capsys.readouterr().out
@@ -44,6 +45,9 @@ def test_trainings_are_made_once_and_shown(tmp_path, capsys):
     assert all(f"`{result.command}`" in page for result in results) and page.count("Not run yet.") == 9
     with pytest.raises(ValueError, match="result of another command"):
         work(["table4", "--seeds", "1", "--out", str(tmp_path), *SHORT])
+    monkeypatch.setitem(Config.PRESETS, "tiny", {"lr": 0.5})  # of the preset, which the command does not tell
+    with pytest.raises(ValueError, match=f"result of other settings: lr {results[0].settings['lr']} instead of 0.5"):
+        work(["table4", "--seeds", "2", "--out", str(tmp_path), *SHORT])
 
 
 def test_figures_link_to_pictures_that_are_there(tmp_path):

@@ -13,14 +13,15 @@ for name in ("scipy", "safetensors", "matplotlib", "tqdm", "PIL"):
 
 from examples import training  # noqa: E402
 from examples.command import configure, main, make_parser, run  # noqa: E402
+from examples.files import write_atomically  # noqa: E402
 from examples.modules import load_weights, make_slots  # noqa: E402
-from examples.pictures import order  # noqa: E402
+from examples.pictures import Pictures, order  # noqa: E402
 from examples.set_prediction.__main__ import PIPELINE  # noqa: E402
 from examples.set_prediction.config import Config  # noqa: E402
 from examples.set_prediction.matching import match, set_loss  # noqa: E402
 from examples.set_prediction.model import SetPredictor, pairwise_huber, squash  # noqa: E402
 from examples.set_prediction.train import build_model  # noqa: E402
-from examples.training import Loop, write_atomically  # noqa: E402
+from examples.training import Loop  # noqa: E402
 from pipelines import ROOT, check_error, check_kill_and_resume, check_two_processes, result, run_well  # noqa: E402
 
 SHARED = ROOT.parent / "shared"
@@ -215,6 +216,15 @@ def test_killed_between_weights_and_checkpoint(tmp_path, monkeypatch):
     assert train(tmp_path / "run", "--resume") == 0
     for name in ("model.safetensors", "metrics.jsonl"):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_finished_run_draws_no_picture_to_train_on(tmp_path, monkeypatch):
+    assert train(tmp_path, "--steps", 2) == 0
+    first = run(PIPELINE, ["eval", "--out", str(tmp_path), "--images", "4"])
+    drawn, read = [], Pictures.read
+    monkeypatch.setattr(Pictures, "read", lambda self, indices: drawn.append(len(self)) or read(self, indices))
+    assert run(PIPELINE, ["--resume", "--out", str(tmp_path), "--images", "4"]) == first
+    assert drawn and set(drawn) == {4}
 
 
 def test_resuming_needs_the_checkpoint_alone(tmp_path, capsys):

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import torch
 
-from ..command import run
+from ..command import configure, make_parser, run
 from ..data import find_reader
-from ..training import write_atomically
+from ..files import write_atomically
+from ..training import read_checkpoint
 
 RESULT = "result.json"
 
@@ -44,6 +45,7 @@ TRAININGS = {
 # of `tiny`: what two cores do in about 5, 15 and 10 minutes, as equal steps are what compares; of `paper` the preset says it
 STEPS = {"set_prediction": 4600, "object_discovery": 7000, "slate": 4500}
 SEEDS = {"tiny": 3, "paper": 4}
+OF_THE_MACHINE = ("data", "dataset", "cache", "weights", "precision")  # in which results of the same training may differ
 OWN_SETTINGS = {("slate", "clevr_mirror"): ("--image-size", "64")}  # of `paper`, beyond the preset
 
 
@@ -94,7 +96,7 @@ def obtain(name, out, preset, data, seeds, options=()) -> Result:
 
     data : folder of a data set, or None for built-in scenes. options : further settings for the pipeline's command line.
 
-    Raises ValueError if the folder holds the result of another command.
+    Raises ValueError if the folder holds the result of another command, or of other settings of the preset.
     """
     training = TRAININGS[name]
     pipeline = import_module(f"examples.{training.pipeline}.__main__").PIPELINE
@@ -111,14 +113,24 @@ def obtain(name, out, preset, data, seeds, options=()) -> Result:
         result = load(folder)
         if result.command != command:
             raise ValueError(f"{folder} holds the result of another command:\n{result.command}\ninstead of\n{command}")
+        other = differences(result.config, configure(pipeline, make_parser(pipeline).parse_args(arguments)))
+        if other:
+            raise ValueError(f"{folder} holds the result of other settings: {other}")
         return result
     figures = run(pipeline, [*arguments, "--resume"] if folder.exists() else arguments)
     runs = sorted(folder.glob("seed-*"))
-    seconds = [torch.load(out / "checkpoint.pt", map_location="cpu", weights_only=True)["seconds"] for out in runs]
+    seconds = [read_checkpoint(out)["seconds"] for out in runs]
     settings = json.loads((runs[0] / "config.json").read_text())
     result = Result(name, preset, of, command, figures, hardware(), seconds, settings, [evaluations(out) for out in runs], folder)
     result.save(folder)
     return result
+
+
+def differences(then, now) -> str:
+    """Settings that differ between two configurations, such as after a change of the preset."""
+    then, now = asdict(then), asdict(now)
+    free = OF_THE_MACHINE if now["steps"] else (*OF_THE_MACHINE, "steps")  # none: a run sets them from its minutes
+    return ", ".join(f"{key} {then[key]} instead of {now[key]}" for key in now if key not in free and then[key] != now[key])
 
 
 def evaluations(run):
