@@ -156,7 +156,8 @@ smm_status smm_config_check(const smm_config *config);
 size_t smm_saved_size(const smm_config *config, const smm_dims *dims);
 
 /* The set of vector instructions in use ("scalar", "avx2", "avx512", "neon"), chosen at the first call, or by the environment
- * variable SMM_SIMD; whether the library was built with OpenMP. */
+ * variable SMM_SIMD (the best one, where that names none that is built and runs here: see smm_simd); whether the library
+ * was built with OpenMP. */
 const char *smm_simd(void);
 int smm_simd_set(const char *name); /* 0, or -1 if unknown or not supported here; not while another thread computes,
                                        nor between a forward and its backward pass: what is saved depends on it */
