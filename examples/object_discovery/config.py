@@ -21,21 +21,25 @@ class Config(shared.Config):
     PRESETS: ClassVar = {
         "tiny": {},
         "paper": dict(image_size=128, max_objects=10, strides=(1, 1, 1, 1), decoder_strides=(2, 2, 2, 2, 1), decoder_channels=64,
-                      batch_size=64, eval_iters=3, lr=4e-4, schedule="decay", warmup=10_000 / 300_000, clip=None, steps=300_000, minutes=None,
-                      variant="paper", temperature=None, start="gaussian", pictures=70_000, evaluate_every=5_000, checkpoint_every=1_000),
+                      batch_size=64, least_iters=3, eval_iters=3, lr=4e-4, schedule="decay", warmup=10_000 / 300_000, clip=None, steps=300_000, minutes=None,
+                      variant="paper", temperature=None, position_scale=1.0, start="gaussian", pictures=70_000, evaluate_every=5_000, checkpoint_every=1_000),
     }
     HELP: ClassVar = {**shared.Config.HELP,
                       "max_objects": "of built-in scenes; with --data, pictures with more are left out (6: CLEVR6)",
                       "slots": "default: one more than objects",
                       "temperature": "factor of the log density, of smm with --variant stable and of gmm; default: 0.7",
+                      "least_iters": "fewest iterations in training: their number is drawn for each step, up to train_iters",
+                      "position_scale": "factor of the initial weights of the encoder's position embedding",
                       "decoder_channels": "of the layers between slot and picture"}
 
     image_size: int = 32
     max_objects: int = 4
     slots: int = 5
     train_iters: int = 3
+    least_iters: int = 1  # every step of the module learns to improve the slots, not the last alone
     eval_iters: int = 10
     temperature: float | None = 0.7  # lower ones let two slots end in one object, higher ones train slowly
+    position_scale: float = 4.0      # slots begin as regions, and come to hold an object each
     lr: float = 1e-3
     clip: float | None = 0.3  # four times the usual norm: a run can collapse after a gradient of ten times it
     minutes: float | None = 15.0
@@ -66,5 +70,9 @@ class Config(shared.Config):
         for step in (prod(self.strides), prod(self.decoder_strides)):
             if self.image_size % step:
                 raise ValueError(f"image_size must be a multiple of {step}, got {self.image_size}")
+        if not 1 <= self.least_iters <= self.train_iters:
+            raise ValueError(f"least_iters must be from 1 to train_iters={self.train_iters}, got {self.least_iters}")
+        if not 0 < self.position_scale < float("inf"):
+            raise ValueError(f"position_scale must be more than 0 and finite, got {self.position_scale}")
         if self.decoder_channels < 1:
             raise ValueError(f"decoder_channels must be at least 1, got {self.decoder_channels}")

@@ -47,6 +47,8 @@ class ObjectDiscovery(SlotEncoder):
 
     def __init__(self, config):
         super().__init__(config)
+        with torch.no_grad():
+            self.position.linear.weight *= config.position_scale
         self.decoder = BroadcastDecoder(self.slots.slot_dim, config).to(memory_format=torch.channels_last)
 
     def forward(self, image, seeds=None, num_iters=None) -> Scene:

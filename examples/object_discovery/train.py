@@ -30,7 +30,8 @@ def train(config, out, device):
     def loss(trained, step, indices):
         (images,) = pictures.train_batch(config.seed, indices, config.batch_size)
         images = to_input(images, device)
-        return F.mse_loss(trained(images, [seed_of(config.seed, i) for i in indices]).reconstruction, images)
+        scene = trained(images, [seed_of(config.seed, i) for i in indices], iterations(config, step))
+        return F.mse_loss(scene.reconstruction, images)
 
     def progress(model, step):
         values = figures(model, check, config)
@@ -38,6 +39,11 @@ def train(config, out, device):
 
     Loop(model, config, out, loss, progress).run()
     return model
+
+
+def iterations(config, step):
+    """Of the slot module in a step of training, the same in all processes."""
+    return int(np.random.default_rng([config.seed, step]).integers(config.least_iters, config.train_iters + 1))
 
 
 @torch.no_grad()
