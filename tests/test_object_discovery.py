@@ -15,7 +15,7 @@ from examples.diagnostics import collapse, diagnose  # noqa: E402
 from examples.object_discovery.__main__ import PIPELINE  # noqa: E402
 from examples.object_discovery.config import Config  # noqa: E402
 from examples.object_discovery.model import Scene  # noqa: E402
-from examples.object_discovery.train import agreement, build_model, figures  # noqa: E402
+from examples.object_discovery.train import agreement, build_model, figures, iterations  # noqa: E402
 from examples.pictures import Pictures, open_pictures  # noqa: E402
 from examples.schedules import warm_up_and_decay  # noqa: E402
 from examples.training import Loop  # noqa: E402
@@ -68,6 +68,21 @@ def test_a_scene_is_a_mixture_and_depends_on_its_seed_alone(model):
     assert torch.allclose(whole.reconstruction, (whole.masks * whole.pictures).sum(1))
     assert torch.allclose(net(x[1:2], [6]).reconstruction, whole.reconstruction[1:2], atol=1e-5)
     assert not torch.equal(net(x[1:2], [7]).reconstruction, whole.reconstruction[1:2])
+
+
+def test_iterations_of_a_step():
+    """Every number from the fewest to the most, by seed and step; always the most in `paper`."""
+    config = Config.from_preset("tiny", seed=1)
+    drawn = [iterations(config, step) for step in range(60)]
+    assert set(drawn) == {1, 2, 3} and drawn == [iterations(config, step) for step in range(60)]
+    assert drawn != [iterations(Config.from_preset("tiny", seed=2), step) for step in range(60)]
+    assert {iterations(Config.from_preset("paper"), step) for step in range(60)} == {3}
+
+
+def test_the_position_embedding_starts_larger():
+    usual, larger = (build_model(Config.from_preset("tiny", position_scale=scale)).state_dict() for scale in (1.0, 4.0))
+    key = "position.linear.weight"
+    assert torch.equal(larger.pop(key), 4 * usual.pop(key)) and all(torch.equal(larger[name], usual[name]) for name in usual)
 
 
 def test_configuration():
@@ -242,6 +257,8 @@ def test_two_processes_train_the_same_model(tmp_path):
 @pytest.mark.parametrize("arguments, message", [
     (("train", "--image-size", "30"), "image_size must be a multiple of 4, got 30"),
     (("train", "--max-objects", "11"), "max_objects must be in order and from 1 to 10, got 2 and 11"),
+    (("train", "--least-iters", "4"), "least_iters must be from 1 to train_iters=3, got 4"),
+    (("train", "--position-scale", "0"), "position_scale must be more than 0 and finite, got 0.0"),
     (("train", "--seeds", "0"), "seeds must be at least 1, got 0"),
     (("eval",), "eval needs --weights or a trained run"),
 ])
