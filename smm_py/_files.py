@@ -30,9 +30,11 @@ def write(path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    path = Path(path)
+    path = Path(os.path.realpath(path))  # what a link points to, not the link
     if not path.parent.is_dir():
         raise FileNotFoundError(f"folder {path.parent} for {path.name} is missing")
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path} is no file that could be replaced")
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     try:
         with open(temporary, "xb") as file:
@@ -42,8 +44,11 @@ def write(path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            text = f"{path} cannot be written: {error.strerror or error}"
+            raise (OSError(error.errno, text) if error.errno else OSError(text)) from error
         raise
 
 
@@ -52,7 +57,7 @@ def read(path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     content = Path(path).read_bytes()
     try:
         return _parse(content)
-    except (ValueError, KeyError, TypeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, UnicodeDecodeError, RecursionError, OverflowError) as error:
         raise ValueError(f"{os.fspath(path)} is not a complete .safetensors file: {error}") from error
 
 
@@ -60,14 +65,14 @@ def _parse(content: bytes):
     length = int.from_bytes(content[:8], "little")
     if len(content) < 8 or length > len(content) - 8:
         raise ValueError(f"its header should have {length} bytes, the file has {len(content)}")
-    header = json.loads(content[8:8 + length].decode())
+    header = json.loads(content[8:8 + length].decode(), object_pairs_hook=_distinct)
     if not isinstance(header, dict):
         raise ValueError(f"its header is no JSON object but {type(header).__name__}")
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict):
         raise ValueError(f"its __metadata__ is no JSON object but {type(metadata).__name__}")
     data = memoryview(content)[8 + length:]
-    arrays = {}
+    arrays, places = {}, []
     for name, entry in header.items():
         if entry["dtype"] not in DTYPES:
             raise ValueError(f"{name} has dtype {entry['dtype']}, expected one of {', '.join(DTYPES)}")
@@ -75,5 +80,16 @@ def _parse(content: bytes):
         begin, end = entry["data_offsets"]
         if not 0 <= begin <= end <= len(data) or end - begin != dtype.itemsize * math.prod(shape):
             raise ValueError(f"{name} lies at bytes {begin} to {end} of {len(data)}")
+        places.append((begin, end))
         arrays[name] = np.frombuffer(data[begin:end], dtype).reshape(shape).astype(dtype.newbyteorder("="))
+    places.sort()
+    if [begin for begin, _ in places] + [len(data)] != [0] + [end for _, end in places]:
+        raise ValueError(f"its arrays do not fill its {len(data)} bytes of data one after another")
     return arrays, metadata
+
+
+def _distinct(pairs):
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ValueError("a name stands twice in its header")
+    return values

@@ -266,7 +266,9 @@ class _Module:
         """
         spec = self._spec
         if spec.bfloat16_inputs and getattr(getattr(x, "dtype", None), "name", "") == "bfloat16":
-            x = x.view(np.uint16)
+            x = x.view(np.dtype(np.uint16).newbyteorder(x.dtype.byteorder))
+        if seed is not None:
+            _check_seed(seed)
         single = isinstance(x, np.ndarray) and x.ndim == 2 and not spec.has_network
         x = x[None] if single else x
         batch = self._check_x(x)
@@ -363,9 +365,9 @@ class _Module:
         if mask is None:
             return None
         _check_array(name, mask, "bool")
-        mask = mask[None] if single and mask.ndim == 1 else mask
-        if mask.shape != shape:
-            raise ValueError(f"{name} must have shape {shape}, got {mask.shape}")
+        if mask.shape != shape and not (single and mask.shape == shape[1:]):
+            raise ValueError(f"{name} must have shape {shape[1:] if single else shape}, got {mask.shape}")
+        mask = mask.reshape(shape)
         empty = np.flatnonzero(~mask.any(1))
         if len(empty):
             what = "a real input" if name == "mask" else "an active slot"
@@ -401,9 +403,9 @@ class _Module:
             indices = name == "indices"
             _check_array(f"init[{name!r}]", value, "int64" if indices else self._spec.dtype)
             shape = (batch, slots) if indices else (batch, slots, self._spec.dim)
-            value = value[None] if single and value.ndim == len(shape) - 1 else value
-            if value.shape != shape:
-                raise ValueError(f"init[{name!r}] must have shape {shape}, got {value.shape}")
+            if value.shape != shape and not (single and value.shape == shape[1:]):
+                raise ValueError(f"init[{name!r}] must have shape {shape[1:] if single else shape}, got {value.shape}")
+            value = value.reshape(shape)
             if not indices:
                 _check_finite(f"init[{name!r}]", value)
             state[name] = _plain(value)
@@ -425,7 +427,6 @@ class _Module:
         if seed is None:
             rng = self._rng
         else:
-            _check_seed(seed)
             rng = np.random.default_rng(int(seed))
         shape = (x.shape[0], slots, spec.dim)
         state, noise = {}, {}
@@ -480,8 +481,12 @@ class _Module:
     # -- files ---------------------------------------------------------------------------------
 
     def save(self, path) -> None:
-        """Write parameters and options to a `.safetensors` file, completely or not at all."""
-        _files.write(path, dict(self._parameters), {"module": type(self).__name__, "options": json.dumps(self._options())})
+        """Write parameters and options to a `.safetensors` file, completely or not at all.
+
+        ValueError if a parameter was changed in place to what `load` would refuse, such as NaN.
+        """
+        arrays = {name: self._parameters.checked(name, value) for name, value in self._parameters.items()}
+        _files.write(path, arrays, {"module": type(self).__name__, "options": json.dumps(self._options())})
 
     @classmethod
     def load(cls, path, **options):
@@ -509,7 +514,7 @@ class _Module:
         return module
 
     def __deepcopy__(self, memo):
-        new = copy.copy(self)
+        new = memo[id(self)] = copy.copy(self)
         for name, value in vars(self).items():  # what a subclass has too
             if name not in ("_spec", "_parameters"):
                 setattr(new, name, copy.deepcopy(value, memo))

@@ -76,12 +76,12 @@ class Spec:
             settle("scale", (self.dim // self.heads) ** -0.5)
         for name in ("temperature", "eps", "scale"):
             settle(name, positive(name, getattr(self, name)))
-        settle("tol", positive("tol", self.tol) if self.tol != 0 else 0.0)
-        smallest = float(np.finfo(self.dtype).tiny)
-        if self.eps < smallest:
-            raise ValueError(f"eps must be at least {smallest:.2g} in {self.dtype}, got {self.eps!r}")
+        settle("tol", positive("tol", self.tol, zero=True))
+        least, most = limits(self.dtype)
         for name in ("temperature", "eps", "scale"):
-            if getattr(self, name) > float(np.finfo(self.dtype).max):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least:.2g} in {self.dtype}, got {getattr(self, name)!r}")
+            if getattr(self, name) > most:
                 raise ValueError(f"{name} must be a finite {self.dtype}, got {getattr(self, name)!r}")
         if not self.has_network and self.input_dim != self.dim:
             raise ValueError(f"input_dim must equal dim={self.dim} here, got {self.input_dim}")
@@ -120,9 +120,20 @@ class Spec:
     def state_names(self) -> tuple[str, ...]:
         return ("mean", "log_std") if self.is_mixture else ("slots",)
 
+    def suits(self, dtype) -> bool:
+        """Whether its options are numbers of that precision too."""
+        least, most = limits(dtype)
+        return all(least <= getattr(self, name) <= most for name in ("temperature", "eps", "scale"))
+
     def but(self, **changes) -> "Spec":
         """A copy with other options (checked again)."""
         return replace(self, **changes)
+
+
+def limits(dtype) -> tuple[float, float]:
+    """The least and the greatest number of full precision."""
+    of = np.finfo(dtype)
+    return float(of.tiny), float(of.max)
 
 
 MOST = 2**24  # of a width, as in the core
@@ -141,13 +152,13 @@ def count(name, value) -> int:
     return int(value)
 
 
-def positive(name, value) -> float:
-    """The number, if it is finite and above zero; else an error."""
+def positive(name, value, zero=False) -> float:
+    """The number, if it is finite and above zero (or zero, where it may be); else an error."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__})")
     plain = float(value) if isinstance(value, np.floating) else int(value) if isinstance(value, np.integer) else value
-    if not 0 < plain <= sys.float_info.max:
-        raise ValueError(f"{name} must be finite and greater than 0, got {value!r}")
+    if not (0 < plain or zero and plain == 0) or not plain <= sys.float_info.max:
+        raise ValueError(f"{name} must be finite and {'at least' if zero else 'greater than'} 0, got {value!r}")
     return float(plain)
 
 

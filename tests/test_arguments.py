@@ -87,6 +87,10 @@ def test_call(smm, change, error, match):
     (smm_py.SlotAttention, dict(num_slots=2**70), ValueError, "num_slots must be at most 1048576"),
     (smm_py.SlotAttention, dict(hidden_dim=2**25), ValueError, "hidden_dim must be at most 16777216"),
     (smm_py.SlotAttention, dict(eps=1e-40), ValueError, "eps must be at least 1.2e-38 in float32, got 1e-40"),
+    (smm_py.SlotMixture, dict(temperature=1e-300), ValueError, "temperature must be at least 1.2e-38 in float32, got 1e-300"),
+    (smm_py.SlotMixture, dict(tol=-1), ValueError, "tol must be finite and at least 0, got -1"),
+    (smm_py.SlotMixture, dict(tol=False), TypeError, "tol must be a number, got False"),
+    (smm_py.SlotMixture, dict(tol=np.zeros(3)), TypeError, "tol must be a number"),
     (smm_py.SlotAttention, dict(scale=10**400), ValueError, "scale must be finite"),
     (smm_py.SlotAttention, dict(scale=np.complex64(1)), TypeError, "scale must be a number"),
     (smm_py.KMeans, dict(scale="big"), TypeError, "scale must be a number"),
@@ -95,6 +99,21 @@ def test_call(smm, change, error, match):
 def test_options(kind, options, error, match):
     with pytest.raises(error, match=match):
         kind(**options)
+
+
+def test_what_is_not_used_is_checked_too(smm):
+    module, x, call = smm
+    with pytest.raises(TypeError, match="seed must be an int, got 'abc'"):
+        module(x, **call, seed="abc")
+
+
+def test_one_image_alone_is_told_of_its_own_shapes():
+    module, x = smm_py.KMeans(dim=2, num_slots=3), np.random.default_rng(0).standard_normal((30, 2)).astype("float32")
+    with pytest.raises(ValueError, match=r"mask must have shape \(30,\), got \(29,\)"):
+        module(x, mask=np.ones(29, bool))
+    with pytest.raises(ValueError, match=r"init\['slots'\] must have shape \(3, 2\), got \(3, 1\)"):
+        module(x, init={"slots": x[:3, :1].copy()})
+    assert module(x, mask=np.ones(30, bool), init={"indices": np.arange(3)}).slots.shape == (3, 2)
 
 
 def test_numbers_of_numpy_are_options(tmp_path):

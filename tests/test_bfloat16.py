@@ -45,7 +45,10 @@ def test_numpy_arrays_of_the_type():
     ml_dtypes = pytest.importorskip("ml_dtypes")
     module = build("smm", dtype="float32", bfloat16_inputs=True)
     x, call = inputs(module)
-    assert np.array_equal(module(x.astype(ml_dtypes.bfloat16), **call).slots, module(smm_py.to_bfloat16(x), **call).slots)
+    given = x.astype(ml_dtypes.bfloat16)
+    assert np.array_equal(module(given, **call).slots, module(smm_py.to_bfloat16(x), **call).slots)
+    with pytest.raises(TypeError, match="x must be a uint16 array, got an array of [<>]u2"):
+        module(given.byteswap().view(given.dtype.newbyteorder()), **call)
 
 
 def test_wrong_inputs_are_named():

@@ -74,6 +74,40 @@ def test_damaged_headers(change, match, tmp_path):
     assert "m.safetensors" in str(caught.value)
 
 
+@pytest.mark.parametrize("header, data, match", [
+    ('{"a": %s, "a": %s}' % (('{"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}',) * 2), 4, "a name stands twice in its header"),
+    ('{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}', 5, "its arrays do not fill its 5 bytes of data"),
+    ('{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}, "b": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}', 8,
+     "its arrays do not fill its 8 bytes of data one after another"),
+])
+def test_arrays_that_do_not_lie_one_after_another(header, data, match, tmp_path):
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header.encode() + b"\0" * data)
+    with pytest.raises(ValueError, match=f"m.safetensors is not a complete .safetensors file: {match}"):
+        _files.read(path)
+
+
+def test_save_refuses_what_load_would(tmp_path):
+    module = build("sa")
+    path = tmp_path / "m.safetensors"
+    module.save(path)
+    content = path.read_bytes()
+    module.parameters["to_q.weight"][1, 0] = np.nan
+    with pytest.raises(ValueError, match=r"to_q.weight must be finite, got nan at index \(1, 0\)"):
+        module.save(path)
+    assert path.read_bytes() == content
+
+
+def test_save_writes_where_a_link_points(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "m.safetensors")
+    build("sa").save(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "m.safetensors").stat().st_size > 1000
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="pipe is no file that could be replaced"):
+        build("sa").save(tmp_path / "pipe")
+    assert (tmp_path / "pipe").is_fifo()
+
+
 def test_a_header_nested_too_deep(tmp_path):
     path = tmp_path / "m.safetensors"
     path.write_bytes((10**5).to_bytes(8, "little") + b"[" * 10**5)
@@ -117,7 +151,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
         raise OSError("no space")
 
     monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(OSError, match="m.safetensors cannot be written: no space"):
         module.save(path)
     assert path.read_bytes() == content and os.listdir(tmp_path) == ["m.safetensors"]
 

@@ -141,6 +141,9 @@ def test_copies_and_pickles(name):
     out = module(x, **call)
     module.notes = ["a subclass may have more"]
     assert copy.deepcopy(module).notes == module.notes and copy.deepcopy(module).notes is not module.notes
+    module.owner = {"of": module}
+    assert (twin := copy.deepcopy(module)).owner["of"] is twin
+    del module.owner
     for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
         assert repr(twin) == repr(module)
         assert np.array_equal(twin(x, **call).slots, out.slots)

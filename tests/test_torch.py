@@ -272,8 +272,58 @@ def test_states_of_each_slot_come_from_files(tmp_path):
     assert np.allclose(drawn, rows, atol=1e-6) and module.slots_mu.requires_grad
     with pytest.raises(ValueError, match="num_slots must be 3, as slots_mu has one row for each slot, got 4"):
         module(torch.zeros(2, 9, 8), num_slots=4)
+    before = module.slots_mu.detach().clone()
+    for wrong in (torch.zeros(8, device="meta"), [0.0] * 8):
+        with contextlib.suppress(RuntimeError, NotImplementedError):
+            module.load_state_dict({"slots_mu": wrong}, strict=False)
+        assert torch.equal(module.slots_mu, before)
     module.load_state_dict(st.SlotAttention(dim=8, num_slots=3).state_dict())
     assert module.slots_mu.shape == (8,)
+
+
+def test_parameters_of_another_shape_or_type_are_named():
+    x = torch.zeros(2, 9, 8)
+    for shape in ((1,), (2, 3, 8), (3, 1)):
+        module = st.SlotAttention(dim=8, num_slots=3)
+        module.slots_mu = torch.nn.Parameter(torch.zeros(shape))
+        with pytest.raises(ValueError, match=r"slots_mu must have shape \(8,\) or \(3, 8\), got \(" + str(shape[0])):
+            module(x)
+    module = st.SlotAttention(dim=8, num_slots=3)
+    module.to_q.double()
+    with pytest.raises(TypeError, match="the parameter to_q.weight must be a torch.float32 tensor as the others are, got torch.float64"):
+        module(x)
+
+
+def test_options_of_one_precision():
+    module = st.KMeans(dim=4, eps=1e-40, dtype="float64")
+    assert module(torch.rand(1, 9, 4, dtype=torch.float64)).isfinite().all()
+    mixture = st.SlotMixture(dim=4, temperature=1e-40, dtype="float64").float()
+    with pytest.raises(TypeError, match="the module must be of float64, its parameters are torch.float32"):
+        mixture(torch.rand(1, 11, 4))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_initial_states_are_those_of_a_call(name):
+    """Under autocast too; and what a call refuses is refused."""
+    module = build(name)
+    x, init = inputs(module)
+
+    def generator():
+        return torch.Generator().manual_seed(3)
+
+    with torch.autocast("cpu", torch.bfloat16):
+        low = x.bfloat16()
+        state = module.initial_state(low, generator=generator())
+        assert all(value.dtype in (torch.float32, torch.int64) for value in state.values())
+        assert torch.equal(module(low, generator=generator()), module(low, state))
+    for wrong, error, match in ((x[0], ValueError, "x must have shape"), (x[:, :0], ValueError, "at least one image of at least one input"),
+                                (x.double(), TypeError, "x must be a torch.float32 tensor"), (x[..., 1:], ValueError, "x must have shape")):
+        with pytest.raises(error, match=match):
+            module.initial_state(wrong)
+    with pytest.raises(TypeError, match="generator must be a torch.Generator"):
+        module(x, init, generator="abc")
+    with pytest.raises(TypeError, match="num_slots must be an int, got 3.0"):
+        module(x, init, num_slots=3.0)
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -463,6 +513,10 @@ def test_compat():
     slots = module(x, num_slots=4)
     assert slots.shape == (2, 4, 8)
     assert torch.equal(module.norm_mlp.weight, state["norm_pre_ff.weight"])
+    with pytest.raises(TypeError, match="dim must be an int, got 'x'"):
+        compat.SlotAttention(3, "x")
+    with pytest.raises(RuntimeError, match="size mismatch for slots_mu"):
+        module.load_state_dict({**module.state_dict(), "slots_mu": torch.zeros(1, 5, 8)})
 
 
 def test_distributed():

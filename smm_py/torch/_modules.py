@@ -51,7 +51,7 @@ class _Module(nn.Module):
             seed = int(torch.randint(2**62, (), device="cpu"))
         self._spec = spec
         # for every dtype that .double() or .float() may bring; made here, as graphs cannot make them
-        self._specs = {dtype: spec.but(dtype=name) for name, dtype in DTYPES.items()}
+        self._specs = {dtype: spec.but(dtype=name) for name, dtype in DTYPES.items() if spec.suits(name)}
         self._configs = {dtype: _ops.config_text(other) for dtype, other in self._specs.items()}
         check_seed(seed)
         values = initial_parameters(spec, np.random.default_rng(int(seed)))
@@ -91,7 +91,7 @@ class _Module(nn.Module):
         for name in initial_state_names(self._spec):
             new, own = state_dict.get(prefix + name), self._parameters.get(name)
             shapes = (self._spec.num_slots, self._spec.dim), (self._spec.dim,)
-            if new is not None and own is not None and new.shape != own.shape and new.shape in shapes:
+            if isinstance(new, Tensor) and not new.is_meta and own is not None and new.shape != own.shape and new.shape in shapes:
                 own.data, own.grad = torch.empty_like(new, dtype=own.dtype, device=own.device), None  # the parameter that optimizers know
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
@@ -123,7 +123,8 @@ class _Module(nn.Module):
         Raises
         ------
         TypeError, ValueError, KeyError
-            For a wrong type, dtype, shape, device or value, or wrong names in `init`, naming the argument.
+            For a wrong type, dtype, shape, device or value, or wrong names in `init`, naming the argument. In compiled
+            graphs what masks and indices hold is not looked at: slots that find no input of their own share the first.
         """
         result = self.run(x, init, mask, slot_mask, num_iters, num_slots, generator, return_attention)
         return (result.slots, result.attention) if return_attention else result.slots
@@ -135,11 +136,41 @@ class _Module(nn.Module):
         On the CPU gradients flow through slots and attention alone (with `reduce=False` slots are
         [mean, variance]).
         """
+        spec, params, dtype, autocast, x, init = self._prepare(x, init)
+        if not isinstance(return_attention, bool):
+            raise TypeError(f"return_attention must be True or False, got {return_attention!r}")
+        iters = spec.num_iters if num_iters is None else num_iters
+        count("num_iters", iters)
+        with torch.autocast(x.device.type, enabled=False) if autocast else contextlib.nullcontext():
+            if init is None:
+                slots = spec.num_slots if num_slots is None else num_slots
+                count("num_slots", slots)
+                _check_masks(x, mask, slot_mask, slots)
+                init = self._draw(spec, params, x, mask, slot_mask, slots, generator)
+                state = self._state(spec, init, x, dtype, num_slots)
+            else:
+                if num_slots is not None:
+                    count("num_slots", num_slots)
+                if generator is not None:
+                    _check_generator(generator, x.shape[0])
+                state = self._state(spec, init, x, dtype, num_slots)
+                first = next(s for s in (state[2], state[0]) if s is not None)
+                _check_masks(x, mask, slot_mask, first.shape[1], state[2])
+            if x.device.type == "cpu" and not _force_lean:
+                drawn = initial_state_names(spec)
+                arrays = tuple(p for name, p in params.items() if name not in drawn)
+                return _ops.run(spec, self._configs[dtype], x, arrays, *state, mask, slot_mask, iters,
+                                return_attention)
+            return _lean.run(spec, x, params, *state, mask, slot_mask, iters, return_attention)
+
+    def _prepare(self, x, init=None):
+        """(spec, parameters, their dtype, whether autocast is on, x, init) of a call, checked and brought to the module's dtype."""
         spec = self._spec
         params = self._named()
         dtype = next(iter(params.values())).dtype if params else DTYPES[spec.dtype]
         if dtype not in self._specs:
-            raise TypeError(f"the module must be of float32 or float64, its parameters are {dtype}")
+            allowed = " or ".join(str(d).removeprefix("torch.") for d in self._specs)
+            raise TypeError(f"the module must be of {allowed}, its parameters are {dtype}")
         spec = self._specs[dtype]
         of_x = torch.bfloat16 if spec.bfloat16_inputs else dtype
         autocast = isinstance(x, Tensor) and _autocasts(x.device.type)
@@ -156,37 +187,18 @@ class _Module(nn.Module):
         for name, value in params.items():
             if value.device != x.device:
                 raise ValueError(f"x must be on {value.device} as the parameter {name} is, got {x.device}")
-        if not isinstance(return_attention, bool):
-            raise TypeError(f"return_attention must be True or False, got {return_attention!r}")
-        iters = spec.num_iters if num_iters is None else num_iters
-        count("num_iters", iters)
-        with torch.autocast(x.device.type, enabled=False) if autocast else contextlib.nullcontext():
-            if init is None:
-                slots = spec.num_slots if num_slots is None else num_slots
-                count("num_slots", slots)
-                _check_masks(x, mask, slot_mask, slots)
-                init = self._draw(spec, params, x, mask, slot_mask, slots, generator)
-                state = self._state(spec, init, x, dtype, num_slots)
-            else:
-                state = self._state(spec, init, x, dtype, num_slots)
-                first = next(s for s in (state[2], state[0]) if s is not None)
-                _check_masks(x, mask, slot_mask, first.shape[1], state[2])
-            if x.device.type == "cpu" and not _force_lean:
-                drawn = initial_state_names(spec)
-                arrays = tuple(p for name, p in params.items() if name not in drawn)
-                return _ops.run(spec, self._configs[dtype], x, arrays, *state, mask, slot_mask, iters,
-                                return_attention)
-            return _lean.run(spec, x, params, *state, mask, slot_mask, iters, return_attention)
+            if value.dtype != dtype:
+                raise TypeError(f"the parameter {name} must be a {dtype} tensor as the others are, got {value.dtype}")
+        return spec, params, dtype, autocast, x, init
 
     def initial_state(self, x, mask=None, slot_mask=None, num_slots=None, generator=None):
         """An initial state for x, drawn as a call without `init` draws it: the dict that `init` takes."""
-        params = self._named()
-        slots = self._spec.num_slots if num_slots is None else num_slots
+        spec, params, _, autocast, x, _ = self._prepare(x)
+        slots = spec.num_slots if num_slots is None else num_slots
         count("num_slots", slots)
-        if not isinstance(x, Tensor):
-            raise TypeError(f"x must be a tensor, got {type(x).__name__}")
         _check_masks(x, mask, slot_mask, slots)
-        return self._draw(self._spec, params, x, mask, slot_mask, slots, generator)
+        with torch.autocast(x.device.type, enabled=False) if autocast else contextlib.nullcontext():
+            return self._draw(spec, params, x, mask, slot_mask, slots, generator)
 
     def _state(self, spec, init, x, dtype, num_slots):
         """(state0, state1, indices) of an `init` dict, checked."""
@@ -222,8 +234,11 @@ class _Module(nn.Module):
 
         def located(mu, logsigma):
             for name in (mu, logsigma):
-                if params[name].dim() == 2 and len(params[name]) != slots:
-                    raise ValueError(f"num_slots must be {len(params[name])}, as {name} has one row for each slot, got {slots}")
+                own = tuple(params[name].shape)
+                if len(own) == 2 and own[1] == spec.dim and own[0] != slots:
+                    raise ValueError(f"num_slots must be {own[0]}, as {name} has one row for each slot, got {slots}")
+                if own not in ((spec.dim,), (slots, spec.dim)):
+                    raise ValueError(f"{name} must have shape {(spec.dim,)} or {(slots, spec.dim)}, got {own}")
             return params[mu] + params[logsigma].exp() * normal()
 
         init = {}
@@ -246,11 +261,17 @@ def _random(draw, shape, dtype, device, generator):
         return draw(shape, dtype=dtype, device=device)
     if isinstance(generator, torch.Generator):
         return draw(shape, dtype=dtype, device=generator.device, generator=generator).to(device)
+    _check_generator(generator, shape[0])
+    return torch.stack([draw(shape[1:], dtype=dtype, device=g.device, generator=g) for g in generator]).to(device)
+
+
+def _check_generator(generator, images):
+    if isinstance(generator, torch.Generator):
+        return
     if not isinstance(generator, (list, tuple)) or not all(isinstance(g, torch.Generator) for g in generator):
         raise TypeError(f"generator must be a torch.Generator, or a list of one for each image, got {type(generator).__name__}")
-    if len(generator) != shape[0]:
-        raise ValueError(f"generator must hold one for each of the {shape[0]} images, got {len(generator)}")
-    return torch.stack([draw(shape[1:], dtype=dtype, device=g.device, generator=g) for g in generator]).to(device)
+    if len(generator) != images:
+        raise ValueError(f"generator must hold one for each of the {images} images, got {len(generator)}")
 
 
 def _autocasts(device_type):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
+from .._spec import count
 from . import _modules
 
 
@@ -18,6 +21,8 @@ class SlotAttention(_modules.SlotAttention):
     _RENAMED = {"norm_pre_ff.weight": "norm_mlp.weight", "norm_pre_ff.bias": "norm_mlp.bias"}
 
     def __init__(self, num_slots, dim, iters=3, eps=1e-8, hidden_dim=128):
+        count("dim", dim)
+        count("hidden_dim", hidden_dim)
         super().__init__(dim=dim, num_slots=num_slots, num_iters=iters, eps=eps,
                          hidden_dim=max(dim, hidden_dim), qkv_bias=True, gradient="full")
         self.register_load_state_dict_pre_hook(_translate)
@@ -33,5 +38,5 @@ def _translate(module, state_dict, prefix, *unused):
             state_dict[prefix + new] = state_dict.pop(prefix + old)
     for name in ("slots_mu", "slots_logsigma"):
         value = state_dict.get(prefix + name)
-        if value is not None and value.dim() == 3:
-            state_dict[prefix + name] = value.reshape(value.shape[-1])
+        if isinstance(value, Tensor) and value.shape[:-1] == (1, 1):
+            state_dict[prefix + name] = value[0, 0]
