@@ -18,7 +18,7 @@ import torch.distributed as dist
 
 import smm_py
 
-from .config import Config
+from .config import MOST, Config
 from .data.properties import MOST_OBJECTS
 from .files import first_line
 from .pictures import open_pictures
@@ -27,6 +27,7 @@ from .training import rank_and_world, start_processes
 # what a trained model can be evaluated with, in place of what it was trained with; and what a run can go on with
 FREE = ("data", "dataset", "cache", "weights", "min_objects", "max_objects", "eval_iters", "precision", "threads")
 FREE_TO_RESUME = ("cache",)
+MOST_THREADS = 4096  # of smm_py
 
 
 @dataclass
@@ -69,7 +70,7 @@ def make_parser(pipeline):
     parser = argparse.ArgumentParser(prog=f"python -m examples.{pipeline.name}", description=pipeline.about)
     parser.add_argument("command", nargs="?", choices=("train", *pipeline.commands), help="default: train, then eval")
     parser.add_argument("--preset", choices=tuple(pipeline.config.PRESETS), help="settings to start from (default: tiny)")
-    parser.add_argument("--out", type=Path, help="the run's folder; default: a new one below runs/")
+    parser.add_argument("--out", type=folder, help="the run's folder; default: a new one below runs/")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
     parser.add_argument("--seeds", type=int, help="this many runs, of one seed each, in folders of their own; mean and deviation")
     parser.add_argument("--split", default="val", help="what eval reads (default: val)")
@@ -204,11 +205,11 @@ def over(figures, function):
     return float(function(figures))
 
 
-def existing_file(path):
-    """The type of an option that names a file."""
-    if not Path(path).is_file():
-        raise argparse.ArgumentTypeError(f"file {path} is missing")
-    return path
+def folder(path):
+    """The type of an option that names a folder."""
+    if not path:
+        raise argparse.ArgumentTypeError("the folder's name is empty")
+    return Path(path)
 
 
 def run(pipeline, arguments=None):
@@ -217,12 +218,14 @@ def run(pipeline, arguments=None):
     try:
         try:
             device = start_processes(options.device)
-            torch.empty(0, device=device)
+            torch.empty(0, device=device).cpu()  # also of devices that hold no numbers
         except (RuntimeError, AssertionError) as error:  # the latter where PyTorch is built without it
             raise ValueError(f"device {options.device} cannot be used: {first_line(error)}") from error
-        for name in ("images", "draws", "seeds", "threads"):
-            if getattr(options, name) is not None and getattr(options, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(options, name)}")
+        for name, most in (("images", MOST), ("draws", MOST), ("seeds", MOST), ("threads", MOST_THREADS)):
+            if getattr(options, name) is not None and not 1 <= getattr(options, name) <= most:
+                raise ValueError(f"{name} must be from 1 to {most}, got {getattr(options, name)}")
+        if options.seeds and (options.seed or 0) + options.seeds > MOST + 1:
+            raise ValueError(f"seeds must leave every seed at most {MOST}, got {options.seeds} from {options.seed} on")
         if options.out is None and options.command in (None, "train") and not options.resume:
             box = [new_folder(pipeline.name)]
             if dist.is_initialized():
@@ -245,7 +248,7 @@ def tell(work):
     """Print what work() returns, if anything, as JSON; the exit status."""
     try:
         figures = work()
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:
+    except (ValueError, OSError, ImportError, FloatingPointError, MemoryError, OverflowError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if figures is not None:

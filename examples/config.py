@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import ClassVar
+from types import UnionType
+from typing import ClassVar, get_args, get_origin, get_type_hints
 
 import torch
 from safetensors import safe_open
 
 from .data.properties import MOST_OBJECTS
-from .schedules import RATES
 from .files import write_atomically
+from .schedules import RATES
+
+MOST, MOST_FLOAT = 2**31 - 1, 1e9  # of any setting
+MOST_ITERS = 2**20 - 1  # of smm_py
 
 
 @dataclass
@@ -138,6 +142,9 @@ class Config:
 
     def check(self):
         """ValueError, naming the setting, for a value that no run can have."""
+        hints = get_type_hints(type(self))
+        for name in (f.name for f in fields(self)):
+            check_type(name, getattr(self, name), hints[name])
         for name, choices in self.CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
@@ -145,13 +152,16 @@ class Config:
                      "log_every", "evaluate_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("train_iters", "eval_iters"):
+            if getattr(self, name) > MOST_ITERS:
+                raise ValueError(f"{name} must be at most {MOST_ITERS}, got {getattr(self, name)}")
         for name in ("lr", "clip", "clip_norm"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be more than 0, got {getattr(self, name)}")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup must be a share of the steps, from 0 to less than 1, got {self.warmup}")
-        if not 0 <= self.seed < 2**31:
-            raise ValueError(f"seed must be from 0 to 2147483647, got {self.seed}")
+        if self.seed < 0:
+            raise ValueError(f"seed must be from 0 to {MOST}, got {self.seed}")
         if self.data is None and not 1 <= self.min_objects <= self.max_objects <= MOST_OBJECTS:
             raise ValueError(f"min_objects and max_objects must be in order and from 1 to {MOST_OBJECTS}, "
                              f"got {self.min_objects} and {self.max_objects}")
@@ -165,6 +175,28 @@ class Config:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
         if self.steps is None and not (self.minutes and self.minutes > 0):
             raise ValueError(f"minutes must be more than 0, got {self.minutes}")
+
+
+def check_type(name, value, hint):
+    """ValueError, naming the setting, for what is not of its type, or a number beyond all use."""
+    kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    if value is None and type(None) in kinds:
+        return
+    kind = kinds[0]
+    if get_origin(kind) is tuple:
+        if not isinstance(value, tuple) or not value:
+            raise ValueError(f"{name} must be a list of int, got {value!r}")
+        for number in value:
+            check_type(name, number, get_args(kind)[0])
+            if number < 1:
+                raise ValueError(f"{name} must be of numbers of at least 1, got {list(value)}")
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
+        raise ValueError(f"{name} must be of type {kind.__name__}, got {value!r}")
+    if kind is int and not abs(value) <= MOST:
+        raise ValueError(f"{name} must be at most {MOST}, got {value}")
+    if kind is float and not abs(value) <= MOST_FLOAT and name != "clip_norm":
+        raise ValueError(f"{name} must be a number of at most {MOST_FLOAT:.0e}, got {value}")
 
 
 def has_bfloat16() -> bool:

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
 
+from .config import MOST
 from .files import first_line, write_atomically
 from .schedules import RATES, UNKNOWN
 
@@ -42,9 +43,12 @@ def read_checkpoint(out):
     if not path.exists():
         return None
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(f"checkpoint {path} cannot be read: {first_line(error)}") from error
+    if not isinstance(state, dict) or not {"model", "optimizer", "step", "seconds"} <= set(state):
+        raise ValueError(f"{path} is not the checkpoint of a run")
+    return state
 
 
 class Loop:
@@ -113,7 +117,7 @@ class Loop:
         seconds = torch.tensor(sorted(times[4:])[4])
         if self.world > 1:
             dist.broadcast(seconds, 0)
-        self.config.steps = max(1, int(self.config.minutes * 60 / float(seconds)))
+        self.config.steps = max(1, min(MOST, int(self.config.minutes * 60 / float(seconds))))
         self.model.load_state_dict(start)
         self.start()
 
@@ -140,7 +144,7 @@ class Loop:
                         dist.all_reduce(loss)
                         loss /= self.world
                     if not torch.isfinite(loss):
-                        raise FloatingPointError(f"the loss is {float(loss)} at step {self.step}; {self.out} keeps the last checkpoint")
+                        raise FloatingPointError(f"the loss is {float(loss)} at step {self.step}; {self.kept()}")
                     line = {"step": self.step, "loss": float(loss), "lr": self.optimizer.param_groups[0]["lr"]}
                     if self.rank == 0 and (self.step % self.config.evaluate_every == 0 or last):
                         result = self.evaluate(self.model, self.step)
@@ -161,7 +165,7 @@ class Loop:
         model = self.model.state_dict()
         for name, values in model.items():
             if not torch.isfinite(values).all():
-                raise FloatingPointError(f"{name} is not finite after step {self.step}; {self.out} keeps the last checkpoint")
+                raise FloatingPointError(f"{name} is not finite after step {self.step}; {self.kept()}")
         if self.rank:
             return
         state = {"model": model, "optimizer": self.optimizer.state_dict(), "step": self.step, "seconds": self.seconds}  # spent in steps
@@ -169,12 +173,18 @@ class Loop:
         write_atomically(self.out / "model.safetensors", lambda path: save_file(weights, path, {"config": self.config.without_places()}))
         write_atomically(self.out / "checkpoint.pt", lambda path: torch.save(state, path))
 
+    def kept(self):
+        return f"{self.out} {'keeps the last' if (self.out / 'checkpoint.pt').exists() else 'has no'} checkpoint"
+
     def load(self):
         """Go on from the checkpoint; metrics logged after it are dropped, as they will come again."""
         state = read_checkpoint(self.out)
         if state:
-            self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            try:
+                self.model.load_state_dict(state["model"])
+                self.optimizer.load_state_dict(state["optimizer"])
+            except Exception as error:
+                raise ValueError(f"checkpoint in {self.out} is of another model: {first_line(error)}") from error
             self.step, self.seconds = state["step"], state["seconds"]
         metrics = self.out / "metrics.jsonl"
         if metrics.exists() and self.rank == 0:

@@ -47,8 +47,8 @@ def write(path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            text = f"{path} cannot be written: {error.strerror or error}"
-            raise (OSError(error.errno, text) if error.errno else OSError(text)) from error
+            told = f"{path} cannot be written: {error.strerror or error}"
+            raise (OSError(error.errno, told) if error.errno else OSError(told)) from error
         raise
 
 

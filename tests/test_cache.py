@@ -218,6 +218,11 @@ def test_inspect_says_what_is_wrong(tmp_path, capsys):
     assert "nowhere is missing" in inspect(capsys, tmp_path / "nowhere", status=2)
     assert "clevr_with_masks_train.tfrecords is missing" in inspect(capsys, tmp_path, "--dataset", "clevr_with_masks", status=2)
     miniature.clevrtex(tmp_path, 3)
+    for size in ("0", "-3", "9" * 20):
+        assert f"size must be an int from 1 to 32768, got {size}" in inspect(capsys, tmp_path, "--size", size, status=2)
+    (tmp_path / "seen").mkdir()
+    assert "seen cannot be written" in inspect(capsys, tmp_path, "--out", tmp_path / "seen", status=2)
+    assert not list(tmp_path.glob(".*"))
     assert "split must be one of" in inspect(capsys, tmp_path, "--split", "nothing", status=2)
     for path in tmp_path.rglob("*_flat.png"):
         path.unlink()

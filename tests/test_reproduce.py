@@ -85,6 +85,7 @@ def test_layers_are_told_as_they_are():
     (["table8"], "ITEM must be one of table1, "),
     ([], "name a table or figure"),
     (["table5", "--bogus", "1"], "--bogus 1"),
+    (["table4", "--seeds", "0"], "seeds must be from 1 to 2147483647, got 0"),
     (["table1", "--preset", "paper"], "table1 needs --data with the folder of clevr, got none"),
     (["figure2", "--preset", "paper", "--data", "nowhere"], "folder nowhere is missing"),
 ])
@@ -97,9 +98,11 @@ def test_errors_are_one_line(arguments, message, tmp_path, capsys):
 def test_a_damaged_result_is_named(tmp_path):
     folder = tmp_path / "tiny" / "scenes" / "sets-smm"
     folder.mkdir(parents=True)
-    (folder / "result.json").write_text(json.dumps({"training": "sets-smm"}))
-    with pytest.raises(ValueError, match=f"{re.escape(str(folder / 'result.json'))} is not a training's result"):
-        obtain("sets-smm", tmp_path, "tiny", None, 1)
+    whole = json.loads((Path(__file__).parents[1] / "docs/results/tiny/scenes/sets-smm/result.json").read_text())
+    for damage in ({"training": "sets-smm"}, {**whole, "settings": 5}, {**whole, "figures": {}}):
+        (folder / "result.json").write_text(json.dumps(damage))
+        with pytest.raises(ValueError, match=f"{re.escape(str(folder / 'result.json'))} is not a training's result"):
+            obtain("sets-smm", tmp_path, "tiny", None, 1)
 
 
 def test_the_page_in_docs_is_of_these_items():

@@ -1,6 +1,7 @@
 """The set prediction pipeline, small."""
 
 import itertools
+import json
 import os
 from pathlib import Path
 
@@ -191,9 +192,9 @@ def test_a_run_is_not_mixed_with_an_earlier_one(tmp_path, capsys):
 
 @pytest.mark.parametrize("log_every", [1, 100])
 def test_weights_that_are_not_finite_are_never_kept(log_every, tmp_path, capsys):
-    assert train(tmp_path, "--steps", 20, "--lr", 1e30, "--checkpoint-every", 5, "--log-every", log_every) == 2
+    assert train(tmp_path, "--steps", 20, "--lr", 1e9, "--checkpoint-every", 5, "--log-every", log_every) == 2
     error = capsys.readouterr().err
-    assert ("the loss is nan at step" if log_every == 1 else "is not finite after step 5") in error and "keeps the last checkpoint" in error
+    assert ("the loss is nan at step" if log_every == 1 else "is not finite after step 5") in error and "has no checkpoint" in error
     assert not (tmp_path / "checkpoint.pt").exists() and not (tmp_path / "model.safetensors").exists()
 
 
@@ -244,6 +245,35 @@ def test_resuming_needs_the_checkpoint_alone(tmp_path, capsys):
         metrics.write_text(line)
 
 
+@pytest.mark.parametrize("name, value, message", [
+    ("seed", 1.5, "seed must be of type int, got 1.5"), ("threads", "x", "threads must be of type int, got 'x'"),
+    ("steps", 2.5, "steps must be of type int, got 2.5"), ("data", 5, "data must be of type str, got 5"),
+    ("strides", "abc", "strides must be a list of int, got 'abc'"), ("strides", [0], "strides must be of numbers of at least 1, got [0]"),
+    ("lr", "fast", "lr must be of type float, got 'fast'")])
+def test_an_edited_configuration(name, value, message, tmp_path, capsys):
+    path = tmp_path / "config.json"
+    Config.from_preset("tiny").save(path)
+    path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
+    assert main(PIPELINE, ["train", "--resume", "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"error: {path} is not the configuration of a run: {message}\n"
+
+
+@pytest.mark.parametrize("state, message", [([1], "checkpoint.pt is not the checkpoint of a run"),
+                                            ({"model": {}, "optimizer": {}, "step": 1, "seconds": 1.0}, "is of another model")])
+def test_another_checkpoint(state, message, tmp_path, capsys):
+    assert train(tmp_path, "--steps", 1) == 0
+    torch.save(state, tmp_path / "checkpoint.pt")
+    assert main(PIPELINE, ["train", "--resume", "--out", str(tmp_path)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_empty_name_is_no_folder(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        main(PIPELINE, ["train", "--steps", "1", "--out", ""])
+    assert "argument --out: the folder's name is empty" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
 def test_weights_bring_their_settings(tmp_path, capsys):
     """All but the places of the user's files."""
     assert train(tmp_path, "--steps", 1, "--temperature", 0.3, "--eval-iters", 2) == 0
@@ -262,9 +292,18 @@ def test_weights_bring_their_settings(tmp_path, capsys):
     (("train", "--data", "nowhere"), "folder nowhere is missing"),
     (("eval", "--weights", "nothing.safetensors"), "weights nothing.safetensors are missing"),
     (("train", "--steps", "0"), "steps must be at least 1, got 0"),
-    (("eval", "--draws", "0"), "draws must be at least 1, got 0"),
+    (("eval", "--draws", "0"), "draws must be from 1 to 2147483647, got 0"),
     (("--split", "valid"), "split must be one of train, val, test, got 'valid'"),
     (("train", "--device", "abacus"), "device abacus cannot be used"),
+    (("train", "--device", "meta"), "device meta cannot be used"),
+    (("train", "--minutes", "inf"), "minutes must be a number of at most 1e+09, got inf"),
+    (("train", "--lr", "1e308"), "lr must be a number of at most 1e+09, got 1e+308"),
+    (("train", "--lr", "nan"), "lr must be a number of at most 1e+09, got nan"),
+    (("train", "--pictures", "99999999999999999999"), "pictures must be at most 2147483647, got 99999999999999999999"),
+    (("train", "--eval-iters", "1048576"), "eval_iters must be at most 1048575, got 1048576"),
+    (("train", "--threads", "5000"), "threads must be from 1 to 4096, got 5000"),
+    (("--images", "99999999999999999999"), "images must be from 1 to 2147483647, got 99999999999999999999"),
+    (("train", "--seeds", "2", "--seed", "2147483647"), "seeds must leave every seed at most 2147483647, got 2 from 2147483647 on"),
     (("train", "--clip-norm", "-1"), "clip_norm must be more than 0, got -1.0"),
 ])
 def test_errors_are_one_line(arguments, message, tmp_path, capsys):

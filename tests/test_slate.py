@@ -12,8 +12,10 @@ for name in ("scipy", "safetensors", "matplotlib", "tqdm", "PIL"):
 
 from safetensors.torch import load_file  # noqa: E402
 
+from examples.command import run  # noqa: E402
 from examples.pictures import Pictures  # noqa: E402
 from examples.schedules import halved, one_cycle, warm_up_and_decay  # noqa: E402
+from examples.slate.__main__ import PIPELINE  # noqa: E402
 from examples.slate.config import Config  # noqa: E402
 from examples.slate.dvae import DVAE, gumbel_noise, squared_error, temperature_at  # noqa: E402
 from examples.slate.model import Slate  # noqa: E402
@@ -308,6 +310,14 @@ def test_kill_and_resume(tmp_path):
 
 def test_two_processes_train_the_same_model(tmp_path):
     check_two_processes(NAME, SMALL, tmp_path)
+
+
+def test_an_inception_file_is_looked_at_before_all(tmp_path, capsys):
+    (tmp_path / "file.pt").write_bytes(b"nonsense")
+    for name, message in (("file.pt", "is no TorchScript"), ("nothing.pt", "is missing")):
+        with pytest.raises(SystemExit):
+            run(PIPELINE, ["--inception", str(tmp_path / name), "--out", str(tmp_path / "run")])
+        assert message in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("arguments, message", [

@@ -22,7 +22,9 @@ from .reader import load_image, one_of
 from .scenes import Scenes, draw_objects, draw_scene
 from .shapestacks import ShapeStacks
 
-__all__ = ["READERS", "Scenes", "draw_objects", "draw_scene", "find_reader", "load_image", "open_dataset", "open_reader", "properties"]
+__all__ = ["READERS", "Scenes", "draw_objects", "draw_scene", "checked_size", "find_reader", "load_image", "open_dataset", "open_reader", "properties"]
+
+MOST_PIXELS = 2**15  # along a side
 
 # in the order in which a folder's layout is asked for; a bare folder fits almost anything and comes last
 READERS = {reader.name: reader for reader in (Clevr, ClevrWithMasks, ClevrMirror, ShapeStacks, ClevrTex, Coco, Folder)}
@@ -54,14 +56,14 @@ def open_dataset(root=None, dataset=None, split="train", size=None, *, cache=Non
     if root is None and dataset in (None, "scenes"):
         if cache is not None:
             raise ValueError(f"cache must be None for the built-in scenes, got {cache!r}")
-        return Scenes(split, _checked(size), **options)
+        return Scenes(split, checked_size(size), **options)
     reader = open_reader(root, dataset, split, size, **options)
     return reader if cache is None and reader.ids is not None else cached(reader, cache)
 
 
 def open_reader(root, dataset=None, split="train", size=None, **options):
     """The reader of a data set in files; arguments and errors as of `open_dataset`."""
-    return find_reader(root, dataset)(root, split, _checked(size), **options)
+    return find_reader(root, dataset)(root, split, checked_size(size), **options)
 
 
 def find_reader(root, dataset=None):
@@ -83,7 +85,8 @@ def find_reader(root, dataset=None):
     raise ValueError(f"{root} has the layout of no known data set ({', '.join(READERS)}); name it with `dataset`")
 
 
-def _checked(size):
-    if size is not None and (not isinstance(size, int) or size < 1):
-        raise ValueError(f"size must be an int of at least 1, got {size!r}")
+def checked_size(size):
+    """Of pictures, or None; ValueError for what is none."""
+    if size is not None and (not isinstance(size, int) or not 1 <= size <= MOST_PIXELS):
+        raise ValueError(f"size must be an int from 1 to {MOST_PIXELS}, got {size!r}")
     return size

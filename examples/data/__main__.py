@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from colorsys import hsv_to_rgb
 from pathlib import Path
 
@@ -11,7 +10,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from . import READERS, find_reader
+from ..files import write_atomically
+from . import READERS, checked_size, find_reader
 from .properties import REAL
 
 MOST_NAMED = 5  # files that a list names before it says "and so many more"
@@ -41,6 +41,7 @@ def main(arguments=None):
 
 
 def inspect(options):
+    checked_size(options.size)
     kind = find_reader(options.dir, options.dataset)
     say("data set", kind.name + ("" if options.dataset else ", told by the layout"))
     say("folder", options.dir)
@@ -116,9 +117,7 @@ def draw(item, path):
     scale = max(1, 256 // len(sheet))
     sheet = Image.fromarray(sheet.repeat(scale, 0).repeat(scale, 1))
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    sheet.save(partial, "PNG")
-    os.replace(partial, path)
+    write_atomically(path, lambda file: sheet.save(file, "PNG"))
 
 
 def colours(mask):

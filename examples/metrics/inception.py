@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from argparse import ArgumentTypeError
 from pathlib import Path
 
 import numpy as np
 import torch
+
+from ..files import first_line
 
 FEATURES = 2048
 
@@ -29,6 +32,15 @@ def inception_features(path, images, batch_size=64, device="cpu") -> np.ndarray:
     network = _load(path, device)
     with torch.inference_mode():
         return np.concatenate([_features(network, path, images[i:i + batch_size], device) for i in range(0, len(images), batch_size)])
+
+
+def inception_file(path):
+    """The type of a command line's option: the path, of a file that can be loaded."""
+    try:
+        _load(path, "cpu")
+    except (OSError, ValueError) as error:
+        raise ArgumentTypeError(first_line(error)) from error
+    return path
 
 
 def _load(path, device):

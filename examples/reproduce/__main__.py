@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ..command import tell
+from ..command import folder, tell
 from ..data import find_reader
 from .items import ITEMS, Item
 from .trainings import RESULT, SEEDS, Result, load, obtain
@@ -29,7 +29,8 @@ def data_sets_of(item: Item, name, preset, folders):
 def make(name, options, rest) -> str:
     """The item's Markdown, also written beside its pictures in --out."""
     item = ITEMS[name]
-    results = [obtain(training, options.out, options.preset, data, options.seeds or SEEDS[options.preset], rest)
+    seeds = SEEDS[options.preset] if options.seeds is None else options.seeds
+    results = [obtain(training, options.out, options.preset, data, seeds, rest)
                for data in data_sets_of(item, name, options.preset, options.data) for training in item.trainings]
     folder = options.out / options.preset
     folder.mkdir(parents=True, exist_ok=True)
@@ -105,7 +106,7 @@ def make_parser():
     parser.add_argument("--data", type=Path, action="append", default=[],
                         help="folder of a data set in its official layout, again for each; default of tiny: built-in scenes")
     parser.add_argument("--seeds", type=int, help=f"runs of each training (default: {', '.join(f'{name} {n}' for name, n in SEEDS.items())})")
-    parser.add_argument("--out", type=Path, default=Path("runs", "reproduce"), help="folder of the trainings and what is made of them")
+    parser.add_argument("--out", type=folder, default=Path("runs", "reproduce"), help="folder of the trainings and what is made of them")
     parser.add_argument("--page", type=Path, help="write this Markdown page of the results that are there")
     return parser
 

@@ -143,8 +143,12 @@ def load(folder) -> Result:
     """The result in a folder; ValueError, naming its file, if that is damaged."""
     path = Path(folder) / RESULT
     try:
-        return Result(**json.loads(path.read_text()), folder=Path(folder))
-    except (ValueError, TypeError) as error:
+        result = Result(**json.loads(path.read_text()), folder=Path(folder))
+        result.config.check()
+        if not isinstance(result.figures, dict) or "std" not in result.figures:
+            raise ValueError("it has no figures")
+        return result
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} is not a training's result: {error}") from error
 
 

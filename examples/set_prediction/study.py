@@ -22,6 +22,7 @@ import smm_py
 from smm_py.torch import SlotMixture, _lean
 
 from .. import markdown
+from ..command import folder
 from .config import Config
 from .train import average_precision, build_model, open_pictures, train
 
@@ -150,7 +151,7 @@ def main():
     options.add_argument("--steps", type=int, default=1500)
     options.add_argument("--seeds", type=int, default=3)
     options.add_argument("--first-seed", type=int, default=0)
-    options.add_argument("--out", type=Path, default=Path("runs/study"))
+    options.add_argument("--out", type=folder, default=Path("runs/study"))
     options.add_argument("--threads", type=int)
     options = options.parse_args()
     if options.threads:

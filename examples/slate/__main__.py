@@ -6,8 +6,9 @@ import sys
 
 import numpy as np
 
-from ..command import Pipeline, existing_file, main, over
+from ..command import Pipeline, main, over
 from ..diagnostics import describe, watch
+from ..metrics.inception import inception_file
 from .config import Config
 from .plots import curves, samples
 from .train import FIELDS, build_model, figures, train
@@ -33,7 +34,7 @@ def sample(model, pictures, config, options):
 
 
 def add_options(parser):
-    parser.add_argument("--inception", type=existing_file, help="TorchScript file of the Inception network of 2015 (inception-2015-12-05.pt), for the FID")
+    parser.add_argument("--inception", type=inception_file, help="TorchScript file of the Inception network of 2015 (inception-2015-12-05.pt), for the FID")
 
 
 PIPELINE = Pipeline(
