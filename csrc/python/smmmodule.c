@@ -41,7 +41,8 @@ static PyMethodDef methods[] = {
      "first_nonfinite(array) -> flat index of the first infinity or NaN of a contiguous array of floats, or -1"},
     {"set_num_threads", set_num_threads, METH_O,
      "set_num_threads(n)\n--\n\nUse at most n threads (1 to 4096) in every later call.\n\n"
-     "Results do not depend on it. Threads of other libraries are not touched."},
+     "Results do not depend on it. Threads of other libraries are not touched. Where the system refuses OpenMP\n"
+     "so many, OpenMP ends the process."},
     {"get_num_threads", get_num_threads, METH_NOARGS,
      "get_num_threads()\n--\n\nThreads that the next call may use: OMP_NUM_THREADS at import, else the processors\n"
      "that this process may run on; 1 in a forked child."},
