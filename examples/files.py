@@ -17,7 +17,10 @@ def write_atomically(path, write):
     path = Path(os.path.realpath(path))  # what a link points to, not the link
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         write(temporary)
+        os.chmod(temporary, mode)  # some writers make files that nobody else may read
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)

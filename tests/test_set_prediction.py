@@ -153,6 +153,20 @@ def test_atomic_writes(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         write_atomically(path, failing(KeyboardInterrupt()))
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["a"]
+    (tmp_path / "link").symlink_to(path)
+    write_atomically(tmp_path / "link", lambda p: Path(p).write_text("new"))
+    assert (tmp_path / "link").is_symlink() and path.read_text() == "new"
+
+
+def test_others_may_read_what_is_written(tmp_path):
+    (tmp_path / "plain").touch()
+
+    def private(p):
+        Path(p).unlink()
+        os.close(os.open(p, os.O_CREAT | os.O_WRONLY, 0o600))
+
+    write_atomically(tmp_path / "written", private)
+    assert (tmp_path / "written").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 def test_train_then_eval(tmp_path, capsys):
