@@ -9,8 +9,7 @@ from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import UnionType
-from typing import get_args, get_type_hints
+from typing import get_type_hints
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ import torch.distributed as dist
 
 import smm_py
 
-from .config import MOST, Config
+from .config import MOST, Config, type_of
 from .data.properties import MOST_OBJECTS
 from .files import first_line
 from .pictures import open_pictures
@@ -89,7 +88,7 @@ def settings_of(config) -> dict[str, type]:
     """Name -> type of the settings that are options: numbers and strings."""
     settings = {}
     for name, hint in get_type_hints(config).items():
-        kind = get_args(hint)[0] if isinstance(hint, UnionType) else hint  # "int | None" is asked for as an int
+        kind, _ = type_of(hint)  # "int | None" is asked for as an int
         if kind in (int, float, str) and name != "preset":
             settings[name] = kind
     return settings

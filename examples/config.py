@@ -177,12 +177,16 @@ class Config:
             raise ValueError(f"minutes must be more than 0, got {self.minutes}")
 
 
+def type_of(hint):
+    """A setting's type, and whether None may stand in its place."""
+    return (get_args(hint)[0], True) if isinstance(hint, UnionType) else (hint, False)
+
+
 def check_type(name, value, hint):
     """ValueError, naming the setting, for what is not of its type, or a number beyond all use."""
-    kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
-    if value is None and type(None) in kinds:
+    kind, optional = type_of(hint)
+    if value is None and optional:
         return
-    kind = kinds[0]
     if get_origin(kind) is tuple:
         if not isinstance(value, tuple) or not value:
             raise ValueError(f"{name} must be a list of int, got {value!r}")

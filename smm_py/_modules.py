@@ -144,6 +144,13 @@ def _check_array(name, value, dtype):
         raise TypeError(f"{name} must be a {dtype} array, got an array of {value.dtype}")
 
 
+def _shaped(name, value, shape, single):
+    """The array, which has the shape, or lacks its first dimension where a single image is given."""
+    if value.shape != shape and not (single and value.shape == shape[1:]):
+        raise ValueError(f"{name} must have shape {shape[1:] if single else shape}, got {value.shape}")
+    return value.reshape(shape)
+
+
 def _plain(value):
     """The array as the core reads it, C-contiguous and aligned; a copy where it is not."""
     return value if value.flags.c_contiguous and value.flags.aligned else np.array(value, order="C")
@@ -365,9 +372,7 @@ class _Module:
         if mask is None:
             return None
         _check_array(name, mask, "bool")
-        if mask.shape != shape and not (single and mask.shape == shape[1:]):
-            raise ValueError(f"{name} must have shape {shape[1:] if single else shape}, got {mask.shape}")
-        mask = mask.reshape(shape)
+        mask = _shaped(name, mask, shape, single)
         empty = np.flatnonzero(~mask.any(1))
         if len(empty):
             what = "a real input" if name == "mask" else "an active slot"
@@ -403,9 +408,7 @@ class _Module:
             indices = name == "indices"
             _check_array(f"init[{name!r}]", value, "int64" if indices else self._spec.dtype)
             shape = (batch, slots) if indices else (batch, slots, self._spec.dim)
-            if value.shape != shape and not (single and value.shape == shape[1:]):
-                raise ValueError(f"init[{name!r}] must have shape {shape[1:] if single else shape}, got {value.shape}")
-            value = value.reshape(shape)
+            value = _shaped(f"init[{name!r}]", value, shape, single)
             if not indices:
                 _check_finite(f"init[{name!r}]", value)
             state[name] = _plain(value)
