@@ -12,18 +12,18 @@
  *
  * Slot Attention: dw = dm . v, dk = sum_k dlogits scale q, dq = scale sum_n dlogits k. */
 
-/* From gradients of q_folded and base (im->d_folded, im->d_base) to that of q (im->d_q), W_k and b_k. */
+/* From gradients of the folded query and base (im->d_folded, im->d_base) to that of q (im->d_q), W_k and b_k. */
 static void SMM_T(folded_backward)(SMM_T(image) *im, const SMM_T(grad_set) *g)
 {
     const smm_sizes *s = im->s;
-    const size_t n = s->Kp;
-    const real *q = im->e.q_channels;
-    SMM_T(linear_forward)(im->k, s->D, s->C, n, im->p[SMM_TO_K_WEIGHT], NULL, im->d_folded, im->d_q);
-    SMM_T(slots_weight_backward)(im->k, s, im->u.pending, SMM_TO_K_WEIGHT, im->d_folded, q, g);
-    for (size_t d = 0; s->cfg->qkv_bias && d < s->D; d++)
-        for (size_t j = 0; j < im->slots; j++) {
-            im->d_q[d * n + j] += im->d_base[j] * im->p[SMM_TO_K_BIAS][d];
-            g->at[SMM_TO_K_BIAS][d] += im->d_base[j] * q[d * n + j];
+    const size_t Dp = s->Dp, K = im->slots;
+    const real *q = im->e.q_rows;
+    SMM_T(slots_linear_forward)(&im->side, SMM_TO_K_WEIGHT, SMM_NO_PARAM, K, im->d_folded, s->Cp, im->d_q, Dp, 0, 0);
+    SMM_T(slots_weight_backward)(&im->side, SMM_TO_K_WEIGHT, K, im->d_folded, s->Cp, q, Dp, g);
+    for (size_t j = 0; s->cfg->qkv_bias && j < K; j++)
+        for (size_t d = 0; d < s->D; d++) {
+            im->d_q[j * Dp + d] += im->d_base[j] * im->p[SMM_TO_K_BIAS][d];
+            g->at[SMM_TO_K_BIAS][d] += im->d_base[j] * q[j * Dp + d];
         }
 }
 
@@ -33,33 +33,35 @@ static void SMM_T(expectation_backward)(SMM_T(image) *im, const SMM_T(record) *r
 {
     const smm_sizes *s = im->s;
     const KERNELS *k = im->k;
+    const SMM_T(slots_side) *side = &im->side;
     SMM_T(expectation) *e = &im->e;
-    const size_t D = s->D, n = s->Kp, c = D * n;
+    const size_t Dp = s->Dp, K = im->slots, c = K * Dp, ld = s->slot_norm ? 2 * Dp : Dp;
     const int normed = s->dot || s->slot_norm;
+    const real *const gain = side->w[SMM_NORM_SLOTS_WEIGHT].row;
     if (s->folded) SMM_T(folded_backward)(im, g);
     real *d_in = normed ? im->d_cat : im->d_state; /* gradient of what W_q is applied to */
-    real *d_log_std = s->slot_norm ? im->d_cat + c : im->d_log_std;
+    real *d_log_std = s->slot_norm ? im->d_cat + Dp : im->d_log_std;
     if (s->learned)
-        SMM_T(slots_linear_backward)(k, s, im->p, im->u.pending, SMM_TO_Q_WEIGHT, SMM_TO_Q_BIAS, normed ? e->normed : r->mean, im->d_q,
-                                     d_in, !normed, g);
-    else
-        for (size_t i = 0; i < c; i++) d_in[i] += im->d_q[i];
+        SMM_T(slots_linear_backward)(side, SMM_TO_Q_WEIGHT, SMM_TO_Q_BIAS, K, normed ? e->normed : r->mean, ld, im->d_q, Dp, d_in, ld,
+                                     !normed, g);
+    else k->add(c, im->d_q, d_in);
     if (s->reference) { /* W_q alone, without its bias, is applied to log standard deviations too */
-        k->gemm(D, n, D, im->p[SMM_TO_Q_WEIGHT], 1, D, im->d_ls, n, d_log_std, n, 0);
-        SMM_T(slots_weight_backward)(k, s, im->u.pending, SMM_TO_Q_WEIGHT, e->normed + c, im->d_ls, g);
+        SMM_T(slots_input_backward)(side, SMM_TO_Q_WEIGHT, K, im->d_ls, Dp, d_log_std, ld, 0);
+        SMM_T(slots_weight_backward)(side, SMM_TO_Q_WEIGHT, K, e->normed + Dp, ld, im->d_ls, Dp, g);
     } else if (s->variance)
-        memcpy(d_log_std, im->d_ls, c * sizeof *d_log_std);
+        SMM_T(copy_rows)(K, Dp, im->d_ls, Dp, d_log_std, ld);
     if (s->dot) {
-        k->norm_backward(D, n, r->mean, n, im->p[SMM_NORM_SLOTS_WEIGHT], e->norm_mean, e->norm_rstd, d_in, n, d_in, n,
-                         g->at[SMM_NORM_SLOTS_WEIGHT], g->at[SMM_NORM_SLOTS_BIAS]);
-        for (size_t i = 0; i < c; i++) im->d_state[i] += d_in[i];
+        k->norm_rows_backward(K, Dp, s->D, side->ones, r->mean, Dp, gain, e->norm_mean, e->norm_rstd, d_in, Dp, d_in, Dp,
+                              g->at[SMM_NORM_SLOTS_WEIGHT], g->at[SMM_NORM_SLOTS_BIAS]);
+        k->add(c, d_in, im->d_state);
     } else if (s->slot_norm) {
         if (s->reference) /* the GRU's hidden state was the normalised mean */
-            for (size_t i = 0; i < c; i++) d_in[i] += im->d_state[i];
-        k->norm_backward(2 * D, n, e->cat, n, im->p[SMM_NORM_SLOTS_WEIGHT], e->norm_mean, e->norm_rstd, d_in, n, d_in, n,
-                         g->at[SMM_NORM_SLOTS_WEIGHT], g->at[SMM_NORM_SLOTS_BIAS]);
-        for (size_t i = 0; i < c; i++) im->d_state[i] = d_in[i] + (s->reference ? 0 : im->d_state[i]);
-        memcpy(im->d_log_std, d_in + c, c * sizeof *d_in);
+            for (size_t j = 0; j < K; j++) k->add(Dp, im->d_state + j * Dp, d_in + j * ld);
+        k->norm_rows_backward(K, ld, 2 * s->D, side->ones, e->cat, ld, gain, e->norm_mean, e->norm_rstd, d_in, ld, d_in, ld,
+                              g->at[SMM_NORM_SLOTS_WEIGHT], g->at[SMM_NORM_SLOTS_BIAS]);
+        if (s->reference) SMM_T(copy_rows)(K, Dp, d_in, ld, im->d_state, Dp);
+        for (size_t j = 0; !s->reference && j < K; j++) k->add(Dp, d_in + j * ld, im->d_state + j * Dp);
+        SMM_T(copy_rows)(K, Dp, d_in + Dp, ld, im->d_log_std, Dp);
     }
 }
 
@@ -67,17 +69,13 @@ static void SMM_T(expectation_backward)(SMM_T(image) *im, const SMM_T(record) *r
 static void SMM_T(variance_backward)(SMM_T(image) *im, const SMM_T(record) *r, const SMM_T(record) *next)
 {
     const smm_sizes *s = im->s;
-    const size_t D = s->D, n = s->Kp, Cp = s->Cp;
     const real floor = (real)(s->reference ? s->cfg->eps : s->cfg->var_floor);
-    memset(im->A, 0, im->slots * Cp * sizeof *im->A);
-    for (size_t d = 0; s->variance && d < D; d++)
-        for (size_t j = 0; j < im->slots; j++) {
-            const size_t i = d * n + j;
-            const real shift = r->m[i] - next->mean[i];
-            const real A = im->d_log_std[i] / (2 * (r->variance[i] + shift * shift + floor));
-            im->A[j * Cp + d] = A;
-            im->d_mean[i] -= 2 * A * shift;
-        }
+    memset(im->A, 0, im->slots * s->Cp * sizeof *im->A);
+    for (size_t i = 0; s->variance && i < im->slots * s->Dp; i++) { /* C is D here */
+        const real shift = r->m[i] - next->mean[i], A = im->d_log_std[i] / (2 * (r->variance[i] + shift * shift + floor));
+        im->A[i] = A;
+        im->d_mean[i] -= 2 * A * shift;
+    }
 }
 
 /* Rows of constants for the pass over inputs; returns whether values must be taken about the slots' means. */
@@ -85,45 +83,44 @@ static int SMM_T(pass_constants)(SMM_T(image) *im, const SMM_T(record) *r, const
 {
     const smm_sizes *s = im->s;
     const SMM_T(expectation) *e = &im->e;
-    const size_t n = s->Kp, Cp = s->Cp, K = im->slots;
+    const size_t Cp = s->Cp, K = im->slots;
     const real eps = (real)(s->reference ? 0 : s->cfg->eps), count = (real)im->in.n;
     const int learned_prior = s->variance && !s->reference && !s->cfg->uniform_prior;
     int about = 0;
-    im->k->transpose_out(K, s->C, Cp, s->folded ? im->d_folded : im->dm, n, NULL, im->E, Cp); /* dm */
+    memcpy(im->E, s->folded ? im->d_folded : im->dm, K * Cp * sizeof *im->E); /* dm */
     for (size_t j = 0; s->variance && j < K; j++)
         for (size_t d = 0; d < s->D; d++) {
-            const size_t i = d * n + j;
+            const size_t i = j * Cp + d;
             const real mean = next->mean[i] - im->centre[d], m = r->m[i] - im->centre[d], shift = m - mean;
-            im->point_mean[j * Cp + d] = mean;
+            im->point_mean[i] = mean;
             about |= mean * mean + m * m > 16 * (r->variance[i] + shift * shift);
         }
-    memset(im->a, 0, s->heads * n * sizeof *im->a);
-    memset(im->c, 0, s->heads * n * sizeof *im->c);
+    memset(im->c, 0, s->heads * K * sizeof *im->c);
     for (size_t j = 0; j < K; j++) {
         for (size_t h = 0; h < s->heads; h++) im->a[h * K + j] = 1 / (r->sums[h * K + j] + eps * count);
         for (size_t d = 0; d < s->C; d++) {
-            const size_t i = d * n + j, at = j * Cp + d, h = d / s->Ch * K + j;
-            const real A = im->A[at], dm = im->E[at], S = im->a[h];
+            const size_t i = j * Cp + d, h = d / s->Ch * K + j;
+            const real A = im->A[i], dm = im->E[i], S = im->a[h];
             real mean_dw; /* this channel's part of sum_n w dw */
             if (!s->variance) {
                 mean_dw = dm * (r->m[i] - im->centre[d]);
-                im->A_values[at] = 0, im->E_values[at] = dm * S;
+                im->A_values[i] = 0, im->E_values[i] = dm * S;
             } else if (about) {
                 const real shift = r->m[i] - next->mean[i];
                 mean_dw = A * (r->variance[i] + shift * shift) + dm * shift;
-                im->A_values[at] = 2 * A * S, im->E_values[at] = dm * S;
+                im->A_values[i] = 2 * A * S, im->E_values[i] = dm * S;
             } else {
-                const real m = r->m[i] - im->centre[d], E = dm - 2 * A * im->point_mean[at];
+                const real m = r->m[i] - im->centre[d], E = dm - 2 * A * im->point_mean[i];
                 mean_dw = A * (r->variance[i] + m * m) + E * m;
-                im->E[at] = E;
-                im->A_values[at] = 2 * A * S, im->E_values[at] = E * S;
+                im->E[i] = E;
+                im->A_values[i] = 2 * A * S, im->E_values[i] = E * S;
             }
             im->c[h] -= mean_dw * S;
-            im->eps_A[d] += eps * im->A_values[at];
-            im->eps_E[d] += eps * (im->E_values[at] - (about ? im->A_values[at] * im->point_mean[at] : 0));
-            const real scale = e->scale[at];
-            im->A_keys[at] = s->dot ? e->q[at] * e->mul : 2 * e->mul * scale * scale;
-            im->E_keys[at] = s->dot || e->about ? 0 : -im->A_keys[at] * e->q[at];
+            im->eps_A[d] += eps * im->A_values[i];
+            im->eps_E[d] += eps * (im->E_values[i] - (about ? im->A_values[i] * im->point_mean[i] : 0));
+            const real scale = e->scale[i];
+            im->A_keys[i] = s->dot ? e->q[i] * e->mul : 2 * e->mul * scale * scale;
+            im->E_keys[i] = s->dot || e->about ? 0 : -im->A_keys[i] * e->q[i];
         }
         if (learned_prior) im->c[j] += im->d_prior[j] / count;
     }
@@ -231,9 +228,9 @@ static void SMM_T(segment_backward)(const SMM_T(image) *im, const SMM_T(pass) *p
             if (s->keep_backward) {
                 keys = im->keys + i * size, values = im->values + i * size;
                 d_keys = im->d_keys + i * size, d_values = im->d_values + i * size;
-                if (s->learned) SMM_T(inputs_features)(im->k, s, im->p, &im->in, i * n, n, b, SMM_T(saved_block)(im, i));
+                if (s->learned) SMM_T(inputs_features)(im->k, s, im->p, &im->in, i * n, n, b, SMM_T(saved_block)(im, i), NULL, NULL);
             } else {
-                SMM_T(inputs_forward)(im->k, s, im->p, &im->in, i * n, n, b, SMM_T(saved_block)(im, i), keys);
+                SMM_T(inputs_forward)(im->k, s, im->p, &im->in, i * n, n, b, SMM_T(saved_block)(im, i), NULL, keys);
                 if (!s->folded) im->k->affine(s->C, n, b->values, n, NULL, im->minus_centre, values, n, 0);
                 memset(d_keys, 0, size * sizeof *d_keys);
                 memset(d_values, 0, size * sizeof *d_values);
@@ -272,18 +269,18 @@ static void SMM_T(query_gradients)(SMM_T(image) *im, const SMM_T(record) *r, con
 {
     const smm_sizes *s = im->s;
     const SMM_T(expectation) *e = &im->e;
-    const size_t n = s->Kp, K = im->slots, c = s->D * n;
+    const size_t K = im->slots, Cp = s->Cp;
     const real factor = s->dot ? e->mul : -2 * e->mul, temperature = s->reference ? 0 : (real)s->cfg->temperature;
     real *d_q = s->folded ? im->d_folded : im->d_q;
-    memset(d_q, 0, s->C * n * sizeof *d_q);
-    memset(im->d_ls, 0, c * sizeof *im->d_ls);
+    memset(d_q, 0, K * Cp * sizeof *d_q);
+    memset(im->d_ls, 0, K * s->Dp * sizeof *im->d_ls);
     for (size_t j = 0; j < K; j++) {
         for (size_t d = 0; d < s->C; d++) {
-            const size_t v = j * s->Vp + d / s->Ch * s->Chp + d % s->Ch, at = j * s->Cp + d;
+            const size_t v = j * s->Vp + d / s->Ch * s->Chp + d % s->Ch, at = j * Cp + d;
             const real R0 = t->sums[j], q = e->q[at];
             real R1 = t->m1[v], R2 = t->m2[v];
             if (s->dot) {
-                d_q[d * n + j] = factor * R1;
+                d_q[at] = factor * R1;
                 continue;
             }
             if (!e->about) {
@@ -291,8 +288,8 @@ static void SMM_T(query_gradients)(SMM_T(image) *im, const SMM_T(record) *r, con
                 R1 -= q * R0;
             }
             const real weight = factor * e->scale[at] * e->scale[at];
-            d_q[d * n + j] = weight * R1;
-            if (s->variance) im->d_ls[d * n + j] = weight * R2 - temperature * R0;
+            d_q[at] = weight * R1;
+            if (s->variance) im->d_ls[at] = weight * R2 - temperature * R0;
         }
         if (s->folded) im->d_base[j] = e->mul * t->sums[j];
         im->d_prior[j] = s->variance && r->prior[j] > 0 ? t->sums[j] / r->prior[j] : 0;
@@ -305,19 +302,19 @@ static void SMM_T(query_gradients)(SMM_T(image) *im, const SMM_T(record) *r, con
 static void SMM_T(step_backward)(SMM_T(image) *im, size_t t, int last, const SMM_T(grad_set) *sets, const real *d_attention, real *dx)
 {
     const smm_sizes *s = im->s;
-    const size_t c = s->D * s->Kp;
+    const size_t c = im->slots * s->Dp;
     const int first = t + 1 == im->steps;
     const SMM_T(record) before = SMM_T(saved_record_of)(im, t), after = SMM_T(saved_record_of)(im, t + 1);
     const SMM_T(record) *r = &before, *next = &after;
     SMM_T(expectation_forward)(im, r);
     SMM_T(variance_backward)(im, r, next);
     if (s->learned) {
-        const real *hidden = s->reference ? im->e.normed : r->mean;
-        SMM_T(update_backward)(im->k, s, im->p, im->saved + SMM_T(saved_update)(s, t), SMM_T(mapped_means)(im, r), hidden, &im->u,
-                               im->d_mean, im->dm, im->d_state, &sets[0]);
+        SMM_T(update_backward)(&im->side, im->slots, im->saved + SMM_T(saved_update)(s, t), SMM_T(mapped_means)(im, r),
+                               s->reference ? im->e.normed : r->mean, s->reference ? 2 * s->Dp : s->Dp, &im->u, im->d_mean, im->dm,
+                               im->d_state, &sets[0]);
         if (s->folded)
-            SMM_T(slots_linear_backward)(im->k, s, im->p, im->u.pending, SMM_TO_V_WEIGHT, SMM_TO_V_BIAS, r->m, im->dm, im->d_folded, 0,
-                                         &sets[0]);
+            SMM_T(slots_linear_backward)(&im->side, SMM_TO_V_WEIGHT, SMM_TO_V_BIAS, im->slots, r->m, s->Cp, im->dm, s->Dp, im->d_folded,
+                                         s->Cp, 0, &sets[0]);
     } else {
         memcpy(im->dm, im->d_mean, c * sizeof *im->dm);
         memset(im->d_state, 0, c * sizeof *im->d_state);
@@ -334,34 +331,28 @@ static void SMM_T(step_backward)(SMM_T(image) *im, size_t t, int last, const SMM
     memcpy(im->d_mean, im->d_state, c * sizeof *im->d_mean);
 }
 
-/* Gradient of all K slots' initial values: the active ones' from X (D,Kp, compact), inactive ones' from full (or 0), to the
+/* Gradient of all K slots' initial values: the active ones' from X (K,Dp, compact), inactive ones' from full (or 0), to the
  * caller's (K,D). */
 static void SMM_T(write_initial)(SMM_T(image) *im, const real *X, const real *full, real *to)
 {
-    const smm_sizes *s = im->s;
-    const size_t n = s->Kp;
+    const size_t D = im->s->D, Dp = im->s->Dp, K = im->s->K;
     if (!to) return;
-    real *all = im->out_channels;
-    for (size_t d = 0; d < s->D; d++) {
-        for (size_t j = 0; j < n; j++) all[d * n + j] = full ? full[d * n + j] : 0;
-        for (size_t j = 0; X && j < im->slots; j++) all[d * n + im->active[j]] = X[d * n + j];
-    }
-    SMM_T(slots_out)(im, all, s->D, to);
+    if (full) SMM_T(copy_rows)(K, D, full, Dp, to, D);
+    else memset(to, 0, K * D * sizeof *to);
+    for (size_t j = 0; X && j < im->slots; j++) memcpy(to + im->active[j] * D, X + j * Dp, D * sizeof *to);
 }
 
 /* Gradients that enter through the outputs; fills d_mean, d_log_std of the active slots from im->d_cat (all slots). */
 static void SMM_T(gather_slots)(SMM_T(image) *im)
 {
     const smm_sizes *s = im->s;
-    const size_t n = s->Kp, c = s->D * n;
-    memset(im->d_mean, 0, c * sizeof *im->d_mean);
-    memset(im->d_log_std, 0, c * sizeof *im->d_log_std);
-    memset(im->d_prior, 0, n * sizeof *im->d_prior);
-    for (size_t d = 0; d < s->D; d++)
-        for (size_t j = 0; j < im->slots; j++) {
-            im->d_mean[d * n + j] = im->d_cat[d * n + im->active[j]];
-            if (s->variance) im->d_log_std[d * n + j] = im->d_cat[c + d * n + im->active[j]];
-        }
+    const size_t Dp = s->Dp;
+    memset(im->d_prior, 0, s->K * sizeof *im->d_prior);
+    for (size_t j = 0; j < im->slots; j++) {
+        const real *d_cat = im->d_cat + im->active[j] * 2 * Dp;
+        memcpy(im->d_mean + j * Dp, d_cat, Dp * sizeof *d_cat);
+        if (s->variance) memcpy(im->d_log_std + j * Dp, d_cat + Dp, Dp * sizeof *d_cat);
+    }
 }
 
 /* The whole backward pass of image b; sets: one for each segment; dx (N,I) or NULL. */
@@ -369,7 +360,7 @@ static void SMM_T(image_backward)(SMM_T(image) *im, const SMM_T(smm_inputs) *in,
                                   const real *d_attention, const SMM_T(smm_gradients) *grads, const SMM_T(grad_set) *sets, size_t b)
 {
     const smm_sizes *s = im->s;
-    const size_t c = s->D * s->Kp, cached = s->blocks * s->C * SMM_BLOCK, at = b * s->K * s->D;
+    const size_t Dp = s->Dp, cached = s->blocks * s->C * SMM_BLOCK, at = b * s->K * s->D;
     real *dx = grads->x ? grads->x + b * s->N * s->I : NULL;
     saved += b * s->saved_image;
     SMM_T(open_image)(im, in, b);
@@ -390,8 +381,8 @@ static void SMM_T(image_backward)(SMM_T(image) *im, const SMM_T(smm_inputs) *in,
     SMM_T(full_state)(im, in, b, &final);
     SMM_T(output_backward)(im, d_slots + b * s->K * s->W, &sets[0]);
     SMM_T(gather_slots)(im);
-    memcpy(im->full_mean, im->d_cat, c * sizeof *im->d_cat); /* from here on: the gradients that inactive slots pass through */
-    memcpy(im->full_log_std, im->d_cat + c, c * sizeof *im->d_cat);
+    SMM_T(copy_rows)(s->K, Dp, im->d_cat, 2 * Dp, im->full_mean, Dp); /* from here on: the gradients that inactive slots pass through */
+    SMM_T(copy_rows)(s->K, Dp, im->d_cat + Dp, 2 * Dp, im->full_log_std, Dp);
     for (size_t i = 0; i < steps; i++)
         SMM_T(step_backward)(im, im->steps - 1 - i, i + 1 == steps, sets, d_attention ? d_attention + b * s->N * s->K : NULL, dx);
     real *d_mean = in->indices || !grads->mean ? NULL : grads->mean + at;

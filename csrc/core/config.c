@@ -141,13 +141,26 @@ int smm_param_shape(const smm_config *c, size_t i, size_t shape[2])
     }
 }
 
+smm_layout smm_layout_of(const smm_config *c, size_t i)
+{
+    size_t shape[2] = {0, 1};
+    const int rank = smm_param_shape(c, i, shape), gates = i >= SMM_GRU_WEIGHT_IH && i <= SMM_GRU_BIAS_HH;
+    smm_layout l = {rank, shape[0], rank == 2 ? shape[1] : 1, 1, 1, 0, 0};
+    if (gates) l.out_parts = 3;
+    if ((i == SMM_NORM_SLOTS_WEIGHT || i == SMM_NORM_SLOTS_BIAS) && is_mixture(c)) l.out_parts = 2;
+    if (i == SMM_TO_OUT_WEIGHT || i == SMM_TO_OUT_0_WEIGHT) l.in_parts = 2;
+    l.outp = l.out_parts * smm_pad(l.out / l.out_parts);
+    l.inp = l.in_parts * smm_pad(l.in / l.in_parts);
+    return l;
+}
+
 /* Elements of all parameter gradients of one group, roughly: what a group costs in memory. */
 static size_t parameter_elements(const smm_config *c)
 {
-    size_t total = 1, shape[2];
+    size_t total = 1;
     for (size_t i = 0; i < SMM_PARAMS; i++) {
-        int rank = smm_param_shape(c, i, shape);
-        if (rank) total += shape[0] * (rank == 2 ? smm_pad(shape[1]) : 1);
+        const smm_layout l = smm_layout_of(c, i);
+        if (l.rank) total += l.rank == 2 ? l.out * l.inp : l.outp;
     }
     return total;
 }
@@ -194,12 +207,12 @@ smm_status smm_sizes_init(smm_sizes *s, const smm_config *c, const smm_dims *dim
     s->folded = s->dot && s->heads == 1 && (s->I <= s->D || 4 * s->K * (s->I - s->D) <= s->I * s->D);
     s->own_values = (s->dot && !s->folded) || s->reference;
     s->C = s->folded ? s->I : s->D, s->Ch = s->C / s->heads;
-    s->Kp = smm_pad_to(s->K, smm_simd_lanes()), s->Ip = smm_pad(s->I), s->Hp = smm_pad(s->H), s->Fp = smm_pad(s->F);
+    s->Dp = smm_pad(s->D), s->Ip = smm_pad(s->I), s->Hp = smm_pad(s->H), s->Fp = smm_pad(s->F);
     s->Cp = smm_pad(s->C), s->Chp = smm_pad(s->Ch), s->Vp = s->heads * s->Chp;
     const size_t widest = smm_max(smm_max(s->I, s->H), 4 * s->D) + SMM_LANES;
     if (s->N > (size_t)-1 - SMM_BLOCK || too_big(s->N + SMM_BLOCK, widest) || too_big(s->B, (s->N + SMM_BLOCK) * widest))
         return SMM_ERR_DIMS;
-    if (s->K > ((size_t)1 << 20) || too_big(s->Kp * s->heads, s->B) || too_big(s->T + 2, s->B * s->Kp * (8 * s->D + s->H + s->Cp + 8)))
+    if (s->K > ((size_t)1 << 20) || too_big(s->K * s->heads, s->B) || too_big(s->T + 2, s->B * s->K * (8 * s->Dp + s->Hp + s->Cp + 8)))
         return SMM_ERR_DIMS;
     split_work(s);
     s->steps_back = c->gradient == SMM_GRADIENT_FULL ? s->T : 1;
@@ -208,12 +221,13 @@ smm_status smm_sizes_init(smm_sizes *s, const smm_config *c, const smm_dims *dim
     const int cheap = s->folded || !s->learned;
     s->keep = !c->recompute && (!cheap || rows * (s->C + s->Vp) <= most);
     s->keep_backward = s->steps_back > 1 && !c->recompute && (!cheap || rows * 4 * s->C <= most);
-    s->saved_block = s->input_mlp && s->keep && s->B * rows <= SMM_SAVED_MOST / (s->H + s->F) ? SMM_BLOCK * (s->H + s->F) : 0;
+    const size_t layers = s->H + s->F, saved_most = rows <= SMM_SAVED_IMAGE / layers ? SMM_SAVED_BATCH : SMM_SAVED_MOST;
+    s->saved_block = s->input_mlp && s->keep && s->B * rows <= saved_most / layers ? SMM_BLOCK * layers : 0;
     s->pending_rows = smm_max(128, s->K);
     s->records = s->steps_back + 1;
-    s->record = (3 * s->D + s->C) * s->Kp + s->Kp + smm_pad(s->heads * s->Kp);
-    s->update = s->learned ? (5 * s->D + s->H) * s->Kp : 0;
-    s->saved_head = s->records * s->record + s->Cp + 1 + s->steps_back * s->update;
+    s->record = (3 * s->Dp + s->Cp) * s->K + smm_pad(s->K) + smm_pad(s->heads * s->K);
+    s->update = s->learned ? (5 * s->Dp + s->Hp) * s->K : 0;
+    s->saved_head = s->records * s->record + s->Cp + SMM_LANES + s->steps_back * s->update;
     s->saved_image = s->saved_head + s->blocks * s->saved_block;
     if (too_big(s->records * s->B, s->record + s->update + s->Cp)) return SMM_ERR_DIMS;
     return SMM_OK;

@@ -7,13 +7,12 @@
 
 #define SMM_BLOCK 64 /* inputs that are worked on together, lanes of the channel-major arrays */
 
-/* Everything that follows from a configuration and the sizes of a call. Names as in smm.h; a trailing p means padded to SMM_LANES,
- * of K to the vectors of the kernels in use. */
+/* Everything that follows from a configuration and the sizes of a call. Names as in smm.h; a trailing p means padded to SMM_LANES. */
 typedef struct {
     const smm_config *cfg;
     size_t B, N, K, T;          /* T counts the reference variant's extra step */
     size_t D, I, H, F, W;       /* F: width of h, the vectors that keys are computed from; W: of an output slot */
-    size_t Kp, Ip, Hp, Fp;
+    size_t Dp, Ip, Hp, Fp;
     size_t C, Cp;               /* channels of keys and values as the passes over inputs see them */
     size_t heads, Ch, Chp, Vp;  /* channels of a head; Vp = heads * Chp, the width of a row of values */
     size_t blocks, chunk_blocks, chunks; /* of an image: sums over its inputs are taken per chunk, then over chunks */
@@ -36,10 +35,23 @@ typedef struct {
 /* Fill *s. SMM_OK, or SMM_ERR_CONFIG or SMM_ERR_DIMS. */
 smm_status smm_sizes_init(smm_sizes *s, const smm_config *config, const smm_dims *dims);
 
-static inline size_t smm_pad_to(size_t n, size_t lanes) { return (n + lanes - 1) / lanes * lanes; }
-static inline size_t smm_pad(size_t n) { return smm_pad_to(n, SMM_LANES); }
+static inline size_t smm_pad(size_t n) { return (n + SMM_LANES - 1) / SMM_LANES * SMM_LANES; }
+/* Distance of a matrix's rows, in elements, as the products of inputs read it: a multiple of 1 or 2 KiB would put them all into a few
+ * sets of the first cache. */
+static inline size_t smm_spaced(size_t cols) { return cols % 256 ? cols : cols + SMM_LANES; }
 static inline size_t smm_min(size_t a, size_t b) { return a < b ? a : b; }
 static inline size_t smm_max(size_t a, size_t b) { return a > b ? a : b; }
+
+/* How a parameter's inputs and outputs lie in rows of slots, and so in its gradient while that is summed up: in equal parts (gates;
+ * mean and log standard deviation), each padded. */
+typedef struct {
+    int rank;         /* 0: the module has no such parameter; 1: `out` numbers; 2: (out, in) */
+    size_t out, in;   /* in: 1 of a vector */
+    size_t out_parts, in_parts;
+    size_t outp, inp; /* width of a row: parts times the padded part */
+} smm_layout;
+
+smm_layout smm_layout_of(const smm_config *config, size_t param);
 
 /* An arena measures when base is NULL and hands out aligned pieces when it is not: the same layout function does both. */
 typedef struct {

@@ -11,8 +11,9 @@
 #define KERNELS smm_kernels_f32
 #define KERNELS_GET smm_kernels_f32_get
 
-#include "layers_tpl.h"
+#include "params_tpl.h"
 #include "inputs_tpl.h"
+#include "slots_tpl.h"
 #include "image_tpl.h"
 #include "forward_tpl.h"
 #include "backward_tpl.h"

@@ -5,6 +5,7 @@ typedef struct {
     SMM_T(image) *images;
     SMM_T(block) *blocks;
     SMM_T(grad_set) *sets;
+    SMM_T(params) params;
     size_t workers;
     int inner; /* threads of one image: its blocks are shared; 1: each thread has images of its own */
     void *memory;
@@ -46,11 +47,10 @@ static smm_status SMM_T(check_call)(smm_sizes *s, const smm_config *config, cons
 
 static void SMM_T(layout_sets)(SMM_T(call) *call, const smm_sizes *s, smm_arena *arena)
 {
-    size_t shape[2];
     for (size_t g = 0; g < s->groups; g++)
         for (size_t i = 0; i < SMM_PARAMS; i++) {
-            const int rank = smm_param_shape(s->cfg, i, shape);
-            real *at = rank ? CARVE(rank == 2 ? shape[0] * smm_pad(shape[1]) : shape[0]) : NULL;
+            const smm_layout l = smm_layout_of(s->cfg, i);
+            real *at = l.rank ? CARVE(l.rank == 2 ? l.out * l.inp : l.outp) : NULL;
             if (call->sets) call->sets[g].at[i] = at;
         }
 }
@@ -70,6 +70,7 @@ static void SMM_T(layout_call)(SMM_T(call) *call, const smm_sizes *s, int thread
         SMM_T(layout_block)(&block, s, backward, arena);
         if (call->blocks) call->blocks[i] = block;
     }
+    SMM_T(layout_params)(&call->params, s, backward, arena);
     if (backward) SMM_T(layout_sets)(call, s, arena);
 }
 
@@ -91,9 +92,11 @@ static smm_status SMM_T(open_call)(SMM_T(call) *call, const smm_sizes *s, const 
     SMM_T(layout_call)(call, s, threads, masked, backward, &arena);
     for (int i = 0; i < threads; i++)
         for (size_t j = 0; j < SMM_BLOCK; j++) call->blocks[i].ones[j] = 1;
+    SMM_T(pack)(&call->params, s, params, threads);
     for (size_t i = 0; i < call->workers; i++) {
         SMM_T(image) *im = &call->images[i];
-        im->k = KERNELS_GET(), im->s = s, im->p = params, im->threads = call->inner, im->blocks = &call->blocks[i];
+        im->k = KERNELS_GET(), im->s = s, im->p = call->params.plain, im->threads = call->inner, im->blocks = &call->blocks[i];
+        im->side.k = im->k, im->side.s = s, im->side.w = call->params.packed, im->side.ones = call->params.ones;
     }
     return SMM_OK;
 }
@@ -134,10 +137,9 @@ smm_status SMM_T(smm_forward)(const smm_config *config, const smm_dims *dims, co
 
 static void SMM_T(clear_set)(const smm_sizes *s, const SMM_T(grad_set) *set)
 {
-    size_t shape[2];
     for (size_t i = 0; i < SMM_PARAMS; i++) {
-        const int rank = smm_param_shape(s->cfg, i, shape);
-        if (rank) memset(set->at[i], 0, shape[0] * (rank == 2 ? smm_pad(shape[1]) : 1) * sizeof(real));
+        const smm_layout l = smm_layout_of(s->cfg, i);
+        if (l.rank) memset(set->at[i], 0, (l.rank == 2 ? l.out * l.inp : l.outp) * sizeof(real));
     }
 }
 
@@ -145,24 +147,26 @@ static void SMM_T(clear_set)(const smm_sizes *s, const SMM_T(grad_set) *set)
 static void SMM_T(add_sets)(const smm_sizes *s, const SMM_T(grad_set) *sets, const SMM_T(smm_gradients) *grads, int threads)
 {
     ptrdiff_t first[SMM_PARAMS + 1], rows = 0; /* rows of all parameters, counted on */
+    smm_layout layouts[SMM_PARAMS];
     for (size_t i = 0; i < SMM_PARAMS; i++) {
-        size_t shape[2];
-        const int rank = smm_param_shape(s->cfg, i, shape);
+        layouts[i] = smm_layout_of(s->cfg, i);
         first[i] = rows;
-        if (rank && grads->params[i]) rows += rank == 2 ? (ptrdiff_t)shape[0] : 1;
+        if (layouts[i].rank && grads->params[i]) rows += layouts[i].rank == 2 ? (ptrdiff_t)layouts[i].out : 1;
     }
     first[SMM_PARAMS] = rows;
     SMM_PARALLEL_FOR(threads)
     for (ptrdiff_t r = 0; r < rows; r++) {
-        size_t i = 0, shape[2] = {0, 0};
+        size_t i = 0;
         while (first[i + 1] <= r) i++;
-        const int rank = smm_param_shape(s->cfg, i, shape);
-        const size_t row = (size_t)(r - first[i]), cols = rank == 2 ? shape[1] : shape[0], ld = rank == 2 ? smm_pad(cols) : 0;
-        real *to = grads->params[i] + row * cols;
-        for (size_t g = 0; g < s->groups; g++) {
-            const real *from = sets[g].at[i] + row * ld;
-            for (size_t c = 0; c < cols; c++) to[c] = g ? to[c] + from[c] : from[c];
-        }
+        const smm_layout *l = &layouts[i];
+        const size_t row = (size_t)(r - first[i]), parts = l->rank == 2 ? l->in_parts : l->out_parts;
+        const size_t part = (l->rank == 2 ? l->in : l->out) / parts, padded = smm_pad(part);
+        real *to = grads->params[i] + row * parts * part;
+        for (size_t g = 0; g < s->groups; g++)
+            for (size_t j = 0; j < parts; j++) {
+                const real *from = sets[g].at[i] + (row * parts + j) * padded;
+                for (size_t c = 0; c < part; c++) to[j * part + c] = g ? to[j * part + c] + from[c] : from[c];
+            }
     }
 }
 
@@ -184,7 +188,7 @@ static void SMM_T(unit_backward)(const SMM_T(call) *call, const smm_sizes *s, SM
         for (size_t i = 0; s->segments > 1 && i < s->segments; i++) SMM_T(clear_set)(s, &sets[i]);
         SMM_T(image_backward)(im, a->in, a->saved, a->d_slots, a->d_attention, a->grads, sets, b);
     }
-    SMM_T(flush_pending)(im->k, s, im->u.pending, &call->sets[s->segments > 1 ? u * s->segments : u]);
+    SMM_T(flush_pending)(&im->side, &call->sets[s->segments > 1 ? u * s->segments : u]);
 }
 
 smm_status SMM_T(smm_backward)(const smm_config *config, const smm_dims *dims, const real *const params[SMM_PARAMS],

@@ -10,40 +10,37 @@ static void SMM_T(expectation_forward)(SMM_T(image) *im, const SMM_T(record) *r)
 {
     const smm_sizes *s = im->s;
     const KERNELS *k = im->k;
+    const SMM_T(slots_side) *side = &im->side;
     SMM_T(expectation) *e = &im->e;
-    const size_t D = s->D, n = s->Kp, c = D * n, Cp = s->Cp, K = im->slots;
-    const real *q = r->mean, *log_std = r->log_std;
+    const size_t Dp = s->Dp, Cp = s->Cp, K = im->slots;
+    const real *q = r->mean, *log_std = r->log_std, *const gain = side->w[SMM_NORM_SLOTS_WEIGHT].row;
+    const real *const bias = side->w[SMM_NORM_SLOTS_BIAS].row, eps = (real)s->cfg->norm_eps;
+    size_t ld = Dp;
     if (s->dot) {
-        k->norm(D, n, q, n, im->p[SMM_NORM_SLOTS_WEIGHT], im->p[SMM_NORM_SLOTS_BIAS], (real)s->cfg->norm_eps, e->normed, n,
-                e->norm_mean, e->norm_rstd);
+        k->norm_rows(K, Dp, s->D, side->ones, q, Dp, gain, bias, eps, e->normed, Dp, e->norm_mean, e->norm_rstd);
         q = e->normed;
     } else if (s->slot_norm) {
-        memcpy(e->cat, q, c * sizeof *q);
-        memcpy(e->cat + c, log_std, c * sizeof *q);
-        k->norm(2 * D, n, e->cat, n, im->p[SMM_NORM_SLOTS_WEIGHT], im->p[SMM_NORM_SLOTS_BIAS], (real)s->cfg->norm_eps, e->normed,
-                n, e->norm_mean, e->norm_rstd);
-        q = e->normed, log_std = e->normed + c;
+        ld = 2 * Dp;
+        SMM_T(copy_rows)(K, Dp, q, Dp, e->cat, ld);
+        SMM_T(copy_rows)(K, Dp, log_std, Dp, e->cat + Dp, ld);
+        k->norm_rows(K, ld, 2 * s->D, side->ones, e->cat, ld, gain, bias, eps, e->normed, ld, e->norm_mean, e->norm_rstd);
+        q = e->normed, log_std = e->normed + Dp;
     }
-    if (s->reference) {
-        SMM_T(linear_forward)(k, D, D, n, im->p[SMM_TO_Q_WEIGHT], NULL, log_std, e->rho_channels);
-        log_std = e->rho_channels;
-    }
-    if (s->learned) {
-        SMM_T(linear_forward)(k, D, D, n, im->p[SMM_TO_Q_WEIGHT], s->cfg->qkv_bias ? im->p[SMM_TO_Q_BIAS] : NULL, q, e->q_channels);
-        q = e->q_channels;
-    }
-    memset(e->base, 0, n * sizeof *e->base);
+    real *const q_rows = s->folded ? e->q_rows : e->q;
+    if (s->learned) SMM_T(slots_linear_forward)(side, SMM_TO_Q_WEIGHT, SMM_TO_Q_BIAS, K, q, ld, q_rows, Dp, 0, 0);
+    else SMM_T(copy_rows)(K, Dp, q, ld, q_rows, Dp);
+    memset(e->base, 0, K * sizeof *e->base);
     e->exact = e->about = 0;
     e->mul = s->dot ? (real)s->cfg->scale : s->variance && !s->reference ? (real)(-0.5 * s->cfg->temperature) : -(real)s->cfg->scale;
     if (s->folded) {
-        k->gemm(s->C, n, D, im->p[SMM_TO_K_WEIGHT], 1, s->C, q, n, e->q_folded, n, 0);
-        for (size_t d = 0; s->cfg->qkv_bias && d < D; d++)
-            for (size_t j = 0; j < K; j++) e->base[j] += e->mul * im->p[SMM_TO_K_BIAS][d] * q[d * n + j];
-        q = e->q_folded;
+        SMM_T(slots_input_backward)(side, SMM_TO_K_WEIGHT, K, q_rows, Dp, e->q, Cp, 0);
+        for (size_t j = 0; s->cfg->qkv_bias && j < K; j++)
+            for (size_t d = 0; d < s->D; d++) e->base[j] += e->mul * im->p[SMM_TO_K_BIAS][d] * q_rows[j * Dp + d];
     }
-    k->transpose_out(K, s->C, Cp, q, n, NULL, e->q, Cp);
     if (s->dot) return;
-    if (s->variance) k->transpose_out(K, D, Cp, log_std, n, NULL, e->scale, Cp);
+    if (s->reference) /* W_q without its bias */
+        SMM_T(slots_linear_forward)(side, SMM_TO_Q_WEIGHT, SMM_NO_PARAM, K, log_std, ld, e->scale, Cp, 0, 0);
+    else if (s->variance) SMM_T(copy_rows)(K, Dp, log_std, ld, e->scale, Cp);
     else memset(e->scale, 0, K * Cp * sizeof *e->scale);
     const real largest = k->precision(K, Cp, e->scale, e->q, e->shift, Cp, e->base_density);
     for (size_t j = 0; s->variance && !s->reference && j < K; j++) {
@@ -131,9 +128,9 @@ static SMM_T(moments) SMM_T(moments_of)(const SMM_T(image) *im, size_t chunk)
 {
     const smm_sizes *s = im->s;
     real *at = im->partials + chunk * im->partial;
-    SMM_T(moments) m = {at, at + smm_pad(s->heads * s->Kp), NULL, NULL, NULL};
-    m.m2 = m.m1 + s->Kp * s->Vp;
-    m.values = m.m2 + s->Kp * s->Vp;
+    SMM_T(moments) m = {at, at + smm_pad(s->heads * s->K), NULL, NULL, NULL};
+    m.m2 = m.m1 + s->K * s->Vp;
+    m.values = m.m2 + s->K * s->Vp;
     m.loglik = m.values + 2 * s->Vp;
     return m;
 }
@@ -175,7 +172,7 @@ static void SMM_T(step_chunk)(const SMM_T(image) *im, const SMM_T(record) *r, si
         if (s->keep) {
             keys = im->keys + i * s->C * n, values = im->values + i * n * Vp;
         } else {
-            SMM_T(inputs_forward)(im->k, s, im->p, &im->in, i * n, n, b, NULL, b->keys);
+            SMM_T(inputs_forward)(im->k, s, im->p, &im->in, i * n, n, b, NULL, NULL, b->keys);
             SMM_T(value_rows)(im, i, b, b->value_rows);
         }
         if (first) im->k->moments(1, valid, Vp, b->ones, n, values, Vp, m.values, m.values + Vp, Vp);
@@ -208,38 +205,31 @@ static SMM_T(moments) SMM_T(step_sums)(SMM_T(image) *im, const SMM_T(record) *r,
     return total;
 }
 
-/* Weighted mean of slot j and variance about it, rows im->m_rows and im->variance_rows; returns whether they are exact enough.
+/* Weighted mean of slot j and variance about it, to r->m and r->variance; returns whether they are exact enough.
  *
  * With moments about a point p, variance = m2/S - (m1/S)^2 loses digits where the mean is far from p beside the spread: then
  * the means just found become the slots' points and the caller sums again. The eps that every weight gets enters through the
  * sums of all values. */
-static int SMM_T(slot_moments)(SMM_T(image) *im, const SMM_T(moments) *t, size_t j, int about)
+static int SMM_T(slot_moments)(SMM_T(image) *im, const SMM_T(record) *r, const SMM_T(moments) *t, size_t j, int about)
 {
     const smm_sizes *s = im->s;
     const size_t Vp = s->Vp;
     const double eps = s->reference ? 0 : s->cfg->eps, count = (double)im->in.n;
     const double floor = s->reference ? s->cfg->eps : s->cfg->var_floor;
-    const real *m1 = t->m1 + j * Vp, *m2 = t->m2 + j * Vp, *sums = im->value_sums, *squares = sums + Vp;
-    real *m = im->m_rows + j * Vp, *variance = im->variance_rows + j * Vp, *point = im->point + j * Vp;
+    const real *m1 = t->m1 + j * Vp, *sums = im->value_sums;
+    real *m = r->m + j * s->Cp, *point = im->point + j * Vp;
     if (!s->variance) {
         for (size_t h = 0; h < s->heads; h++) {
             const double scale = 1 / ((double)t->sums[h * im->slots + j] + eps * count);
-            for (size_t v = h * s->Chp; v < (h + 1) * s->Chp; v++)
-                m[v] = (real)((s->learned ? 0 : im->centre[v]) + (m1[v] + eps * sums[v]) * scale);
+            const real *first = m1 + h * s->Chp, *all = sums + h * s->Chp;
+            for (size_t d = 0, at = h * s->Ch; d < s->Ch; d++, at++)
+                m[at] = (real)((s->learned ? 0 : im->centre[at]) + (first[d] + eps * all[d]) * scale);
         }
         return 1;
     }
-    const double scale = 1 / ((double)t->sums[j] + eps * count);
-    int exact = 1;
-    for (size_t v = 0; v < Vp; v++) {
-        const double p = about ? point[v] : 0, shift = (m1[v] + eps * (sums[v] - count * p)) * scale;
-        const double second = (m2[v] + eps * (squares[v] - 2 * p * sums[v] + count * p * p)) * scale, var = second - shift * shift;
-        m[v] = (real)(im->centre[v] + p + shift);
-        variance[v] = var < 0 ? 0 : (real)var;
-        point[v] = (real)(p + shift);
-        exact &= !(shift * shift > 16 * (var + floor));
-    }
-    return exact;
+    if (!about) memset(point, 0, Vp * sizeof *point);
+    return im->k->mean_variance(Vp, (double)t->sums[j], eps, count, floor, m1, t->m2 + j * Vp, sums, im->centre, point, m,
+                                r->variance + j * s->Dp);
 }
 
 /* The pass over inputs: weighted means and variances of all slots into r->m, r->variance, r->sums. Returns the sums. */
@@ -250,24 +240,19 @@ static SMM_T(moments) SMM_T(weighted_moments)(SMM_T(image) *im, const SMM_T(reco
     for (int exact = 0, tries = 0; !exact && tries < 3; tries++) {
         t = SMM_T(step_sums)(im, r, first, last, attention);
         exact = 1;
-        for (size_t j = 0; j < im->slots; j++) exact &= SMM_T(slot_moments)(im, &t, j, im->about_points);
+        for (size_t j = 0; j < im->slots; j++) exact &= SMM_T(slot_moments)(im, r, &t, j, im->about_points);
         im->about_points |= !exact; /* from then on, every slot about its own */
     }
     memcpy(r->sums, t.sums, s->heads * im->slots * sizeof *r->sums);
-    for (size_t h = 0; h < s->heads; h++)
-        im->k->transpose_in(im->slots, s->Ch, s->Kp, im->m_rows + h * s->Chp, s->Vp, NULL, r->m + h * s->Ch * s->Kp, s->Kp);
-    if (s->variance) im->k->transpose_in(im->slots, s->D, s->Kp, im->variance_rows, s->Vp, NULL, r->variance, s->Kp);
-    else memset(r->variance, 0, s->D * s->Kp * sizeof *r->variance);
     return t;
 }
 
-/* The weighted means that the GRU gets (D,Kp): those of the record, or W_v m + b_v where W_v is folded. */
+/* The weighted means that the GRU gets (K,Dp): those of the record, or W_v m + b_v where W_v is folded. */
 static const real *SMM_T(mapped_means)(SMM_T(image) *im, const SMM_T(record) *r)
 {
     const smm_sizes *s = im->s;
     if (!s->folded) return r->m;
-    SMM_T(linear_forward)(im->k, s->D, s->C, s->Kp, im->p[SMM_TO_V_WEIGHT], s->cfg->qkv_bias ? im->p[SMM_TO_V_BIAS] : NULL, r->m,
-                          im->mapped);
+    SMM_T(slots_linear_forward)(&im->side, SMM_TO_V_WEIGHT, SMM_TO_V_BIAS, im->slots, r->m, s->Cp, im->mapped, s->Dp, 0, 0);
     return im->mapped;
 }
 
@@ -276,16 +261,15 @@ static void SMM_T(step_forward)(SMM_T(image) *im, const SMM_T(record) *r, const 
                                 real *loglik)
 {
     const smm_sizes *s = im->s;
-    const size_t D = s->D, n = s->Kp, c = D * n, K = im->slots;
+    const size_t D = s->D, Dp = s->Dp, K = im->slots, c = K * Dp;
     SMM_T(expectation_forward)(im, r);
     const SMM_T(moments) total = SMM_T(weighted_moments)(im, r, im->steps == 0, last, attention);
     if (last && loglik) *loglik = *total.loglik;
     if (s->learned) {
-        const real *hidden = s->reference ? im->e.normed : r->mean;
-        SMM_T(update_forward)(im->k, s, im->p, SMM_T(mapped_means)(im, r), hidden, &im->u, next->mean);
-        if (im->save && (last || s->steps_back == s->T)) SMM_T(update_save)(s, &im->u, im->save + SMM_T(saved_update)(s, im->steps));
-        for (size_t d = 0; d < D; d++) /* so that what no slot uses can never grow */
-            for (size_t j = K; j < n; j++) next->mean[d * n + j] = 0;
+        SMM_T(update_forward)(&im->side, K, SMM_T(mapped_means)(im, r), s->reference ? im->e.normed : r->mean,
+                              s->reference ? 2 * Dp : Dp, &im->u, next->mean);
+        if (im->save && (last || s->steps_back == s->T))
+            SMM_T(update_save)(s, K, &im->u, im->save + SMM_T(saved_update)(s, im->steps));
     } else {
         memcpy(next->mean, r->m, c * sizeof *r->m);
     }
@@ -296,8 +280,8 @@ static void SMM_T(step_forward)(SMM_T(image) *im, const SMM_T(record) *r, const 
         im->full_variance[i] = next->log_std[i] = r->variance[i] + shift * shift + floor;
     }
     im->k->log(c, next->log_std);
-    for (size_t d = 0; d < D; d++)
-        for (size_t j = 0; j < n; j++) next->log_std[d * n + j] = j < K ? next->log_std[d * n + j] / 2 : 0;
+    for (size_t i = 0; i < c; i++) next->log_std[i] /= 2;
+    for (size_t j = 0; j < K; j++) memset(next->log_std + j * Dp + D, 0, (Dp - D) * sizeof *next->log_std);
     for (size_t j = 0; j < K; j++)
         next->prior[j] = s->reference ? (real)(1 / ((double)K + s->cfg->eps))
                          : s->cfg->uniform_prior ? 1 / (real)K : r->sums[j] / (real)im->in.n;
@@ -313,14 +297,15 @@ static void SMM_T(store_values)(const SMM_T(image) *im, size_t i, const SMM_T(bl
     else SMM_T(value_rows)(im, i, b, im->values + i * n * s->Vp);
 }
 
-/* Both layers of block i's MLP, for backward, where they are saved. */
-static void SMM_T(save_block)(const SMM_T(image) *im, const SMM_T(block) *b, size_t i)
+/* Where both layers of block i's MLP are saved for backward, or NULL; and, going backward, what forward has saved there. */
+static real *SMM_T(save_block)(const SMM_T(image) *im, size_t i)
 {
-    const smm_sizes *s = im->s;
-    if (!im->save || !s->saved_block) return;
-    real *saved = im->save + s->saved_head + i * s->saved_block;
-    memcpy(saved, b->hidden, s->H * SMM_BLOCK * sizeof *saved);
-    memcpy(saved + s->H * SMM_BLOCK, b->h, s->F * SMM_BLOCK * sizeof *saved);
+    return im->save && im->s->saved_block ? im->save + im->s->saved_head + i * im->s->saved_block : NULL;
+}
+
+static const real *SMM_T(saved_block)(const SMM_T(image) *im, size_t i)
+{
+    return im->saved && im->s->saved_block ? im->saved + im->s->saved_head + i * im->s->saved_block : NULL;
 }
 
 /* The first block: its keys and values if they are kept, and the centre, the mean of its values; 0 where a network takes means
@@ -331,20 +316,13 @@ static void SMM_T(first_block)(SMM_T(image) *im)
     SMM_T(block) *b = &im->blocks[0];
     const size_t n = SMM_BLOCK, valid = smm_min(n, im->in.n);
     memset(im->centre, 0, s->Cp * sizeof *im->centre);
-    SMM_T(inputs_forward)(im->k, s, im->p, &im->in, 0, n, b, NULL, s->keep ? im->keys : b->keys);
-    SMM_T(save_block)(im, b, 0);
+    SMM_T(inputs_forward)(im->k, s, im->p, &im->in, 0, n, b, NULL, SMM_T(save_block)(im, 0), s->keep ? im->keys : b->keys);
     for (size_t d = 0; (s->variance || !s->learned) && d < s->D; d++) {
         real sum = 0;
         for (size_t j = 0; j < valid; j++) sum += b->values[d * n + j];
         im->centre[d] = sum / (real)valid;
     }
     if (s->keep) SMM_T(store_values)(im, 0, b, 0);
-}
-
-/* What forward has saved of block i, or NULL. */
-static const real *SMM_T(saved_block)(const SMM_T(image) *im, size_t i)
-{
-    return im->saved && im->s->saved_block ? im->saved + im->s->saved_head + i * im->s->saved_block : NULL;
 }
 
 /* Keys and values of all blocks but the first; going backward (`channels`) of all. */
@@ -357,8 +335,8 @@ static void SMM_T(cache_inputs)(SMM_T(image) *im, int channels)
     for (ptrdiff_t c = 0; c < chunks; c++) {
         SMM_T(block) *b = &im->blocks[SMM_THREAD];
         for (size_t i = smm_max(!channels, SMM_T(chunk_begin)(im, (size_t)c)); i < SMM_T(chunk_begin)(im, (size_t)c + 1); i++) {
-            SMM_T(inputs_forward)(im->k, s, im->p, &im->in, i * n, n, b, SMM_T(saved_block)(im, i), im->keys + i * s->C * n);
-            SMM_T(save_block)(im, b, i);
+            SMM_T(inputs_forward)(im->k, s, im->p, &im->in, i * n, n, b, SMM_T(saved_block)(im, i), SMM_T(save_block)(im, i),
+                                  im->keys + i * s->C * n);
             SMM_T(store_values)(im, i, b, channels);
         }
     }
@@ -374,7 +352,7 @@ static void SMM_T(masked_attention)(SMM_T(image) *im, const SMM_T(record) *r, co
         if (i < s->N && !mask[i]) rows[count++] = i;
         if (!count || (count < SMM_BLOCK && i < s->N)) continue;
         const SMM_T(rows_in) in = {im->in.x, im->in.x_bfloat16, rows, count};
-        SMM_T(inputs_forward)(im->k, s, im->p, &in, 0, SMM_BLOCK, b, NULL, b->keys);
+        SMM_T(inputs_forward)(im->k, s, im->p, &in, 0, SMM_BLOCK, b, NULL, NULL, b->keys);
         SMM_T(responsibilities)(im, r, b->keys, count, b->gamma, b->discarded, NULL);
         SMM_T(write_attention)(im, b->gamma, 0, count, rows, attention);
         count = 0;
@@ -392,7 +370,7 @@ static const real *SMM_T(initial_means)(SMM_T(image) *im, const SMM_T(smm_inputs
         const size_t count = smm_min(SMM_BLOCK, s->K - first), n = smm_pad(count);
         for (size_t j = 0; j < count; j++) index[j] = (size_t)in->indices[b * s->K + first + j];
         const SMM_T(rows_in) rows = {im->in.x, im->in.x_bfloat16, index, count};
-        SMM_T(inputs_forward)(im->k, s, im->p, &rows, 0, n, block, NULL, block->keys);
+        SMM_T(inputs_forward)(im->k, s, im->p, &rows, 0, n, block, NULL, NULL, block->keys);
         if (s->folded) {
             SMM_T(linear_forward)(im->k, s->D, s->C, n, im->p[SMM_TO_V_WEIGHT], s->cfg->qkv_bias ? im->p[SMM_TO_V_BIAS] : NULL,
                                   block->features, block->v);
@@ -408,8 +386,8 @@ static const real *SMM_T(initial_means)(SMM_T(image) *im, const SMM_T(smm_inputs
 static void SMM_T(initial_state)(SMM_T(image) *im, const SMM_T(smm_inputs) *in, size_t b, const SMM_T(record) *r)
 {
     memset(im->trace, 0, im->s->records * im->s->record * sizeof *im->trace); /* what is saved is the same in every bit */
-    SMM_T(slots_in)(im, SMM_T(initial_means)(im, in, b), im->s->D, r->mean);
-    if (im->s->variance) SMM_T(slots_in)(im, in->log_std + b * im->s->K * im->s->D, im->s->D, r->log_std);
+    SMM_T(slots_in)(im, SMM_T(initial_means)(im, in, b), r->mean);
+    if (im->s->variance) SMM_T(slots_in)(im, in->log_std + b * im->s->K * im->s->D, r->log_std);
     for (size_t j = 0; j < im->slots; j++) r->prior[j] = 1 / (real)im->slots;
 }
 
@@ -417,15 +395,15 @@ static void SMM_T(initial_state)(SMM_T(image) *im, const SMM_T(smm_inputs) *in, 
 static void SMM_T(full_state)(SMM_T(image) *im, const SMM_T(smm_inputs) *in, size_t b, const SMM_T(record) *last)
 {
     const smm_sizes *s = im->s;
-    const size_t c = s->D * s->Kp;
+    const size_t Dp = s->Dp, c = s->K * Dp;
     const real *mean = im->masked_slots ? SMM_T(initial_means)(im, in, b) : NULL;
     SMM_T(scatter_slots)(im, last->mean, mean, im->full_mean);
     if (!s->variance) return;
     SMM_T(scatter_slots)(im, last->log_std, im->masked_slots ? in->log_std + b * s->K * s->D : NULL, im->full_log_std);
     for (size_t i = 0; i < c; i++) im->full_variance[i] = 2 * im->full_log_std[i];
     im->k->exp(c, im->full_variance);
-    for (size_t d = 0; d < s->D; d++)
-        for (size_t j = 0; j < im->slots; j++) im->full_variance[d * s->Kp + im->active[j]] = last->variance[d * s->Kp + j];
+    for (size_t j = 0; j < im->slots; j++)
+        memcpy(im->full_variance + im->active[j] * Dp, last->variance + j * Dp, Dp * sizeof *im->full_variance);
 }
 
 /* Write the outputs of image b from its last state. */
@@ -435,8 +413,8 @@ static void SMM_T(write_outputs)(SMM_T(image) *im, const SMM_T(smm_outputs) *out
     const size_t at = b * s->K * s->D;
     SMM_T(output_forward)(im, out->slots + b * s->K * s->W);
     if (!s->variance) return;
-    if (out->mean) SMM_T(slots_out)(im, im->full_mean, s->D, out->mean + at);
-    if (out->variance) SMM_T(slots_out)(im, im->full_variance, s->D, out->variance + at);
+    if (out->mean) SMM_T(slots_out)(s, im->full_mean, s->Dp, 1, out->mean + at);
+    if (out->variance) SMM_T(slots_out)(s, im->full_variance, s->Dp, 1, out->variance + at);
     if (!out->prior) return;
     memset(out->prior + b * s->K, 0, s->K * sizeof *out->prior);
     for (size_t j = 0; j < im->slots; j++) out->prior[b * s->K + im->active[j]] = last->prior[j];
@@ -445,13 +423,13 @@ static void SMM_T(write_outputs)(SMM_T(image) *im, const SMM_T(smm_outputs) *out
 /* Whether a step has moved an image by no more than the tolerance: see smm_typed.h. */
 static int SMM_T(settled)(const SMM_T(image) *im, const SMM_T(record) *r, const SMM_T(record) *next)
 {
-    const size_t D = im->s->D, n = im->s->Kp;
+    const size_t D = im->s->D, Dp = im->s->Dp;
     const double tol = im->s->cfg->tol;
     if (tol == 0) return 0;
     for (size_t j = 0; j < im->slots; j++) {
         double sum = 0;
         for (size_t d = 0; d < D; d++) {
-            const double moved = (double)next->mean[d * n + j] - (double)r->mean[d * n + j];
+            const double moved = (double)next->mean[j * Dp + d] - (double)r->mean[j * Dp + d];
             sum += moved * moved;
         }
         if (!(sum <= tol * tol * (double)D)) return 0;
@@ -468,6 +446,7 @@ static void SMM_T(save_image)(const SMM_T(image) *im, real *saved)
     for (size_t i = 0; swapped && i < 2; i++) memcpy(saved + i * s->record, im->trace + (1 - i) * s->record, s->record * sizeof *saved);
     real *centre = saved + s->records * s->record;
     memcpy(centre, im->centre, s->Cp * sizeof *saved);
+    memset(centre + s->Cp, 0, SMM_LANES * sizeof *saved);
     centre[s->Cp] = (real)im->steps;
     for (size_t t = im->steps; t < s->steps_back; t++) memset(saved + SMM_T(saved_update)(s, t), 0, s->update * sizeof *saved);
 }
@@ -492,7 +471,7 @@ static void SMM_T(image_forward)(SMM_T(image) *im, const SMM_T(smm_inputs) *in, 
         settled = SMM_T(settled)(im, &r, &next);
     }
     const SMM_T(record) before = SMM_T(record_of)(im, im->steps - 1), last = SMM_T(record_of)(im, im->steps);
-    if (s->variance) memcpy(last.variance, im->full_variance, s->D * s->Kp * sizeof *last.variance);
+    if (s->variance) memcpy(last.variance, im->full_variance, im->slots * s->Dp * sizeof *last.variance);
     SMM_T(full_state)(im, in, b, &last);
     SMM_T(write_outputs)(im, out, b, &last);
     if (im->save) SMM_T(save_image)(im, im->save);

@@ -12,11 +12,44 @@
  * Going backward, a block is made again; of a call of moderate size, forward has saved both layers of its MLP. Through several
  * steps, its keys and values are there already. */
 
+/* Linear maps of a block, X (channels, n): lanes beyond the real inputs hold finite values going forward and zeros going backward, so
+ * that no sum needs to know of them. */
+
+/* Y = W X + b    W (out,in), rows smm_spaced(in) apart, b (out) or NULL, X (in,n), Y (out,n); and the same through a ReLU */
+static void SMM_T(linear_forward)(const KERNELS *k, size_t out, size_t in, size_t n, const real *W, const real *b, const real *X,
+                                  real *Y)
+{
+    k->linear(out, n, in, W, smm_spaced(in), b, X, n, Y, n, 0);
+}
+
+static void SMM_T(linear_relu_forward)(const KERNELS *k, size_t out, size_t in, size_t n, const real *W, const real *b, const real *X,
+                                       real *Y)
+{
+    k->linear(out, n, in, W, smm_spaced(in), b, X, n, Y, n, 1);
+}
+
+/* dX (+)= W' dY;  gW += dY X';  gb += sum of dY over lanes.
+ *
+ * `rows` is scratch of n * smm_spaced(pad(in)) elements: the product over lanes needs X with its channels side by side. dX, gW and
+ * gb may be NULL. */
+static void SMM_T(linear_backward)(const KERNELS *k, size_t out, size_t in, size_t n, const real *W, const real *X, const real *dY,
+                                   real *dX, int accumulate, real *gW, real *gb, real *rows)
+{
+    const size_t inp = smm_pad(in), ld = smm_spaced(inp);
+    if (dX) k->gemm(in, n, out, W, 1, smm_spaced(in), dY, n, dX, n, accumulate);
+    if (gW) {
+        k->transpose_out(n, in, inp, X, n, NULL, rows, ld);
+        k->gemm(out, inp, n, dY, n, 1, rows, ld, gW, inp, 1);
+    }
+    if (gb) k->row_sums(out, n, dY, n, gb);
+}
+
 /* Scratch of one thread; channel-major arrays are (channels, SMM_BLOCK). */
 typedef struct {
     real *x, *x_normed;         /* I */
-    real *hidden;               /* H, after the ReLU */
-    real *h, *h_normed;         /* F */
+    real *layers;               /* H + F: both layers of the MLP, where they are not saved */
+    const real *hidden, *h;     /* H, after the ReLU; F: there, or in what forward saves */
+    real *h_normed;             /* F */
     real *mean_x, *rstd_x, *mean_h, *rstd_h;
     const real *features;       /* F: what W_k is applied to: one of the above */
     real *v;                    /* D, where values have their own map */
@@ -26,7 +59,7 @@ typedef struct {
     real *gamma, *d_gamma, *ratio; /* (heads * K, SMM_BLOCK) responsibilities and their gradients */
     real *lse;                  /* SMM_BLOCK */
     real *ones;                 /* SMM_BLOCK */
-    real *discarded;            /* heads * Kp, sums that nobody reads */
+    real *discarded;            /* heads * K, sums that nobody reads */
     real *keys, *value_rows;    /* C; (SMM_BLOCK, Vp) where values are not kept, going forward */
     real *centred;              /* C: values minus the image's centre; backward */
     real *d_keys, *d_values;    /* C; backward */
@@ -51,39 +84,54 @@ static void SMM_T(widen)(size_t n, const uint16_t *from, real *to)
     }
 }
 
-/* Rows from `first` on, in n <= SMM_BLOCK lanes, to b->x. */
-static void SMM_T(inputs_read)(const KERNELS *k, const smm_sizes *s, const SMM_T(rows_in) *in, size_t first, size_t n, SMM_T(block) *b)
+/* Rows from `first` on, in n <= SMM_BLOCK lanes, to `to`. */
+static void SMM_T(inputs_read)(const KERNELS *k, const smm_sizes *s, const SMM_T(rows_in) *in, size_t first, size_t n, SMM_T(block) *b,
+                               real *to)
 {
     const size_t valid = smm_min(n, in->n - first), *index = in->index ? in->index + first : NULL;
     if (!in->x_bfloat16) {
-        k->transpose_in(valid, s->I, n, index ? in->x : in->x + first * s->I, s->I, index, b->x, n);
+        k->transpose_in(valid, s->I, n, index ? in->x : in->x + first * s->I, s->I, index, to, n);
         return;
     }
     for (size_t i = 0; i < valid; i++)
         SMM_T(widen)(s->I, in->x_bfloat16 + (index ? index[i] : first + i) * s->I, b->rows + i * s->I);
-    k->transpose_in(valid, s->I, n, b->rows, s->I, NULL, b->x, n);
+    k->transpose_in(valid, s->I, n, b->rows, s->I, NULL, to, n);
 }
 
-/* Rows from `first` on, in n <= SMM_BLOCK lanes, to b->features, what keys and values are computed from. `saved`: NULL, or both
- * layers of the MLP as save_block has left them. */
+/* Both layers of the MLP of b->x_normed, to b->hidden and b->h: as forward has left them in `saved`, or made, to stand in `save`;
+ * either may be NULL. What is saved is the caller's memory: the kernels work in it where it is aligned as they need it. */
+static void SMM_T(inputs_mlp)(const KERNELS *k, const smm_sizes *s, const real *const *p, size_t n, SMM_T(block) *b, const real *saved,
+                              real *save)
+{
+    const size_t count = (s->H + s->F) * n;
+    const int direct = (uintptr_t)(saved ? saved : save) % SMM_ALIGN == 0;
+    real *layers = save && direct ? save : b->layers;
+    b->hidden = saved && direct ? saved : layers;
+    b->h = b->hidden + s->H * n;
+    if (saved) {
+        if (!direct) memcpy(layers, saved, count * sizeof *layers);
+        return;
+    }
+    SMM_T(linear_relu_forward)(k, s->H, s->I, n, p[SMM_MLP_INPUT_0_WEIGHT], p[SMM_MLP_INPUT_0_BIAS], b->x_normed, layers);
+    SMM_T(linear_forward)(k, s->F, s->H, n, p[SMM_MLP_INPUT_2_WEIGHT], p[SMM_MLP_INPUT_2_BIAS], layers, layers + s->H * n);
+    if (save && !direct) memcpy(save, layers, count * sizeof *save);
+}
+
+/* Rows from `first` on, in n <= SMM_BLOCK lanes, to b->features, what keys and values are computed from; saved, save: see
+ * inputs_mlp. `keys`: where features stand that are keys themselves, or NULL. */
 static void SMM_T(inputs_features)(const KERNELS *k, const smm_sizes *s, const real *const *p, const SMM_T(rows_in) *in, size_t first,
-                                   size_t n, SMM_T(block) *b, const real *saved)
+                                   size_t n, SMM_T(block) *b, const real *saved, real *save, real *keys)
 {
     const real eps = (real)s->cfg->norm_eps;
-    SMM_T(inputs_read)(k, s, in, first, n, b);
-    b->features = b->x;
+    real *x = keys && !s->learned ? keys : b->x, *normed = keys && s->folded ? keys : b->x_normed;
+    SMM_T(inputs_read)(k, s, in, first, n, b, x);
+    b->features = x;
     if (s->input_norm) {
-        k->norm(s->I, n, b->x, n, p[SMM_NORM_INPUT_WEIGHT], p[SMM_NORM_INPUT_BIAS], eps, b->x_normed, n, b->mean_x, b->rstd_x);
-        b->features = b->x_normed;
+        k->norm(s->I, n, b->x, n, p[SMM_NORM_INPUT_WEIGHT], p[SMM_NORM_INPUT_BIAS], eps, normed, n, b->mean_x, b->rstd_x);
+        b->features = normed;
     }
     if (s->input_mlp) {
-        if (saved) {
-            memcpy(b->hidden, saved, s->H * n * sizeof *saved);
-            memcpy(b->h, saved + s->H * n, s->F * n * sizeof *saved);
-        } else {
-            SMM_T(linear_relu_forward)(k, s->H, s->I, n, p[SMM_MLP_INPUT_0_WEIGHT], p[SMM_MLP_INPUT_0_BIAS], b->x_normed, b->hidden);
-            SMM_T(linear_forward)(k, s->F, s->H, n, p[SMM_MLP_INPUT_2_WEIGHT], p[SMM_MLP_INPUT_2_BIAS], b->hidden, b->h);
-        }
+        SMM_T(inputs_mlp)(k, s, p, n, b, saved, save);
         b->features = b->h;
     }
     if (s->norm_kv) {
@@ -94,12 +142,11 @@ static void SMM_T(inputs_features)(const KERNELS *k, const smm_sizes *s, const r
 
 /* The same, and on to keys (C,n) and b->values (C,n). */
 static void SMM_T(inputs_forward)(const KERNELS *k, const smm_sizes *s, const real *const *p, const SMM_T(rows_in) *in, size_t first,
-                                  size_t n, SMM_T(block) *b, const real *saved, real *keys)
+                                  size_t n, SMM_T(block) *b, const real *saved, real *save, real *keys)
 {
-    SMM_T(inputs_features)(k, s, p, in, first, n, b, saved);
+    SMM_T(inputs_features)(k, s, p, in, first, n, b, saved, save, keys);
     const real *const bias_k = s->cfg->qkv_bias ? p[SMM_TO_K_BIAS] : NULL, *const bias_v = s->cfg->qkv_bias ? p[SMM_TO_V_BIAS] : NULL;
     if (s->learned && !s->folded) SMM_T(linear_forward)(k, s->D, s->F, n, p[SMM_TO_K_WEIGHT], bias_k, b->features, keys);
-    else memcpy(keys, b->features, s->C * n * sizeof *keys);
     b->values = b->features;
     if (s->own_values) {
         SMM_T(linear_forward)(k, s->D, s->F, n, p[SMM_TO_V_WEIGHT], bias_v, b->features, b->v);

@@ -58,7 +58,6 @@ static const kernel_set *current(void)
 
 const smm_kernels_f32 *smm_kernels_f32_get(void) { return current()->f32; }
 const smm_kernels_f64 *smm_kernels_f64_get(void) { return current()->f64; }
-size_t smm_simd_lanes(void) { return current()->f32->lanes; }
 const char *smm_simd_chosen(void) { return current()->name; }
 
 const char *smm_simd_built(size_t i, int *supported)

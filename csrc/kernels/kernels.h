@@ -2,9 +2,8 @@
  *
  * Conventions, for every entry:
  *  - matrices are row-major with a leading dimension ("ld", in elements); a row's elements are the "lanes";
- *  - a count of lanes, called n or width, is a multiple of the set's vectors (`lanes` of its table in float32, which SMM_LANES
- *    is a multiple of), so that no kernel has a remainder loop over lanes. All other counts (rows, slots, channels, the inner
- *    dimension of a product) are any number >= 1 (0 where said);
+ *  - a count of lanes, called n or width, is a multiple of SMM_LANES, so that no kernel has a remainder loop over lanes. All other
+ *    counts (rows, slots, channels, the inner dimension of a product) are any number >= 1 (0 where said);
  *  - rows that a kernel loads or stores as vectors start at multiples of a vector and so does their ld; arrays read element by
  *    element (broadcast) need no alignment;
  *  - outputs do not overlap inputs unless an argument is said to be in place;
@@ -12,7 +11,8 @@
  *  - no entry allocates, fails, starts a thread or keeps state.
  *
  * Names of the dimensions: K slots, D channels, n lanes (inputs of one block in channel-major arrays: X[d*ldx + i] is channel d of
- * input i). This header is included once; smm_kernels_f32 and smm_kernels_f64 come from kernels_table.h. */
+ * input i); width lanes in
+ * rows, one for each slot or input. This header is included once; smm_kernels_f32 and smm_kernels_f64 come from kernels_table.h. */
 #ifndef SMM_KERNELS_H
 #define SMM_KERNELS_H
 
@@ -20,6 +20,7 @@
 #include <stdint.h>
 
 #define SMM_LANES 16 /* elements: a multiple of every set's vectors */
+#define SMM_STRIP 32 /* lanes that stand together in a matrix packed for rows_linear */
 #define SMM_ALIGN 64 /* bytes */
 
 #define real float
@@ -37,9 +38,6 @@
  * the first call of any of these functions (call one before starting threads). */
 const smm_kernels_f32 *smm_kernels_f32_get(void);
 const smm_kernels_f64 *smm_kernels_f64_get(void);
-
-/* Elements of a vector in float32, of the chosen set: what the lanes of slots are padded to. */
-size_t smm_simd_lanes(void);
 
 /* Name of the chosen set: "scalar", "avx2", "avx512" or "neon". */
 const char *smm_simd_chosen(void);

@@ -2,16 +2,22 @@
  * Conventions in kernels.h. */
 typedef struct {
     const char *name;
-    size_t lanes; /* of a vector */
 
     /* C[i,j] (+)= sum_p A[i,p] B[p,j]      i < m, j < n, p < k.   k may be 0.
      * A is read element by element at A[i*a_row + p*a_col]; B and C by rows. accumulate 0 overwrites C. */
     void (*gemm)(size_t m, size_t n, size_t k, const real *A, size_t a_row, size_t a_col, const real *B, size_t ldb,
                  real *C, size_t ldc, int accumulate);
 
-    /* Y = W X + b, and max(that, 0) if relu (a NaN stays).   W (out,in) packed, b (out) or NULL: 0, X (in,n), Y (out,n); X is not Y. */
-    void (*linear)(size_t out, size_t n, size_t in, const real *W, const real *b, const real *X, size_t ldx, real *Y, size_t ldy,
-                   int relu);
+    /* Y = W X + b, and max(that, 0) if relu (a NaN stays).   W (out,in), read element by element, b (out) or NULL: 0, X (in,n),
+     * Y (out,n); X is not Y. */
+    void (*linear)(size_t out, size_t n, size_t in, const real *W, size_t ldw, const real *b, const real *X, size_t ldx, real *Y,
+                   size_t ldy, int relu);
+
+    /* Y[r,:] = sum_p X[r,p] P[p,:] + bias, and max(that, 0) if relu (a NaN stays); to what Y holds with accumulate.
+     * r < rows, p < k, k may be 0; width lanes, a multiple of SMM_LANES; X is read element by element. P (k,width) lies in strips
+     * of SMM_STRIP lanes, each (k,SMM_STRIP) by rows, the last one as wide as what is left. bias (width) or NULL: 0. */
+    void (*rows_linear)(size_t rows, size_t width, size_t k, const real *X, size_t ldx, const real *P, const real *bias, real *Y,
+                        size_t ldy, int accumulate, int relu);
 
     /* out[k,i] = sum_d (scale[k,d] X[d,i] + shift[k,d])^2        squared distances, two operations per term.
      * scale and shift (K,D) have leading dimension ldp and are broadcast. */
@@ -74,8 +80,21 @@ typedef struct {
     void (*norm_backward)(size_t D, size_t n, const real *X, size_t ldx, const real *gain, const real *mean, const real *rstd,
                           const real *dY, size_t ldy, real *dX, size_t lddx, real *dgain, real *dbias);
 
+    /* LayerNorm of each row over its channels, those lanes j < width where ones[j] is 1; elsewhere ones, X, gain and bias are 0, and
+     * Y becomes 0. mean and rstd (rows) are outputs; otherwise as norm. */
+    void (*norm_rows)(size_t rows, size_t width, size_t channels, const real *ones, const real *X, size_t ldx, const real *gain,
+                      const real *bias, real eps, real *Y, size_t ldy, real *mean, real *rstd);
+
+    /* Its backward, as norm_backward; dY, dX, dgain and dbias are 0 in lanes that are no channels. */
+    void (*norm_rows_backward)(size_t rows, size_t width, size_t channels, const real *ones, const real *X, size_t ldx,
+                               const real *gain, const real *mean, const real *rstd, const real *dY, size_t ldy, real *dX,
+                               size_t lddx, real *dgain, real *dbias);
+
     /* out[r] += sum_i X[r,i], r < rows, i < n. */
     void (*row_sums)(size_t rows, size_t n, const real *X, size_t ldx, real *out);
+
+    /* out[j] += sum_r X[r,j], r < rows, j < width. */
+    void (*column_sums)(size_t rows, size_t width, const real *X, size_t ldx, real *out);
 
     /* Y[d,i] = scale[d] X[d,i] + shift[d] (scale NULL: 1), d < D, i < n; accumulate 1 adds it to Y. Y may be X. */
     void (*affine)(size_t D, size_t n, const real *X, size_t ldx, const real *scale, const real *shift, real *Y, size_t ldy,
@@ -95,14 +114,30 @@ typedef struct {
      * A has no alignment. */
     void (*transpose_out)(size_t rows, size_t cols, size_t width, const real *T, size_t ldt, const real *shift, real *A, size_t lda);
 
+    /* A slot's weighted mean and the variance about it, in double, from moments m1 = sum_i g_i t, m2 = sum_i g_i t^2 (t about
+     * point), sum = sum_i g_i, and values (2 width), the sums of all `count` values and of their squares; every weight is g_i + eps,
+     * normalised:
+     *     shift = (m1 + eps (values - count point)) / (sum + eps count);   mean = centre + point + shift;   point += shift
+     *     variance = max(second moment about point - shift^2, 0)
+     * Returns whether it is exact enough: shift^2 <= 16 (variance + floor) everywhere (NaN aside). */
+    int (*mean_variance)(size_t width, double sum, double eps, double count, double floor, const real *m1, const real *m2,
+                         const real *values, const real *centre, real *point, real *mean, real *variance);
+
     /* From log standard deviations, in scale, and q (both (K,width)):  log_det[k] = sum_d scale;  scale = e^-scale, in place;
      * shift = -q scale. Returns the largest |shift| (a NaN aside). */
     real (*precision)(size_t K, size_t width, real *scale, const real *q, real *shift, size_t ld, real *log_det);
+
+    /* A GRU's cell from its products i and g (rows, 3 width; gates r, z, n in PyTorch's order) and the hidden state (ld ldh):
+     * r = s(i_r + g_r), z = s(i_z + g_z), n = tanh(i_n + r g_n), h = n + z (hidden - n). kept (rows, 5 width) gets r, z, g_n, n, h. */
+    void (*gru)(size_t rows, size_t width, const real *gates_in, const real *gates_hidden, const real *hidden, size_t ldh, real *kept);
+
+    /* Its backward from d_h (rows, width): gradients of both products (rows, 3 width), and that of hidden but for what comes
+     * through its product (rows, width). */
+    void (*gru_backward)(size_t rows, size_t width, const real *kept, const real *hidden, size_t ldh, const real *d_h,
+                         real *d_gates_in, real *d_gates_hidden, real *d_hidden);
 
     /* Elementwise in place over n, relative error a few ulp; NaN stays NaN; exp overflows to +inf and
      * underflows to 0, log(0) = -inf, log of a negative number is NaN. */
     void (*exp)(size_t n, real *x);
     void (*log)(size_t n, real *x);
-    void (*sigmoid)(size_t n, real *x);
-    void (*tanh)(size_t n, real *x);
 } SMM_KERNELS;

@@ -40,8 +40,9 @@ static inline size_t tile_rows(size_t left, size_t most)
 
 /* What a product's sums begin with, and what is done to them at the end. */
 typedef struct {
-    int accumulate;   /* they begin with what C holds; else */
-    const real *bias; /* with bias[row], or NULL: 0 */
+    int accumulate;    /* they begin with what C holds, else with 0; */
+    const real *bias;  /* plus bias[row], unless NULL, */
+    const real *lanes; /* plus a number of each lane, unless NULL */
     int relu;
 } ends;
 
@@ -53,7 +54,11 @@ INLINE void gemm_tile(const size_t rows, const size_t vectors, size_t k, const r
     for (size_t i = 0; i < rows; i++) {
         const vec bias = vec_set(e.bias ? e.bias[first_row + i] : 0);
         UNROLL
-        for (size_t v = 0; v < vectors; v++) c[i][v] = e.accumulate ? vec_load(C + i * ldc + v * VEC_WIDTH) : bias;
+        for (size_t v = 0; v < vectors; v++) {
+            c[i][v] = e.accumulate ? vec_load(C + i * ldc + v * VEC_WIDTH) : bias;
+            if (e.accumulate) vec_prefetch(C + i * ldc + v * VEC_WIDTH, rows * ldc); /* the next tile's */
+            if (e.lanes) c[i][v] = vec_add(c[i][v], vec_load(e.lanes + v * VEC_WIDTH));
+        }
     }
     for (size_t p = 0; p < k; p++) {
         vec b[2];
@@ -91,7 +96,7 @@ static void product(size_t m, size_t n, size_t k, const real *A, size_t a_row, s
 {
     for (size_t p = 0, panel; p < k || p == 0; p += panel) {
         panel = k ? tile_rows(k - p, PANEL) : 0;
-        const ends e = {p ? 1 : all.accumulate, all.bias, p + panel >= k && all.relu};
+        const ends e = {p ? 1 : all.accumulate, p ? NULL : all.bias, NULL, p + panel >= k && all.relu};
         size_t j = 0;
         for (; j + 2 * VEC_WIDTH <= n; j += 2 * VEC_WIDTH)
             gemm_strip(2, m, panel, A + p * a_col, a_row, a_col, B + p * ldb + j, ldb, C + j, ldc, e);
@@ -103,15 +108,28 @@ static void product(size_t m, size_t n, size_t k, const real *A, size_t a_row, s
 static void gemm(size_t m, size_t n, size_t k, const real *A, size_t a_row, size_t a_col, const real *B, size_t ldb, real *C,
                  size_t ldc, int accumulate)
 {
-    const ends e = {accumulate, NULL, 0};
+    const ends e = {accumulate, NULL, NULL, 0};
     product(m, n, k, A, a_row, a_col, B, ldb, C, ldc, e);
 }
 
-static void linear(size_t out, size_t n, size_t in, const real *W, const real *b, const real *X, size_t ldx, real *Y, size_t ldy,
-                   int relu)
+static void linear(size_t out, size_t n, size_t in, const real *W, size_t ldw, const real *b, const real *X, size_t ldx, real *Y,
+                   size_t ldy, int relu)
 {
-    const ends e = {0, b, relu};
-    product(out, n, in, W, in, 1, X, ldx, Y, ldy, e);
+    const ends e = {0, b, NULL, relu};
+    product(out, n, in, W, ldw, 1, X, ldx, Y, ldy, e);
+}
+
+static void rows_linear(size_t rows, size_t width, size_t k, const real *X, size_t ldx, const real *P, const real *bias, real *Y,
+                        size_t ldy, int accumulate, int relu)
+{
+    for (size_t j = 0; j < width; j += SMM_STRIP, P += k * SMM_STRIP) {
+        const size_t ld = width - j < SMM_STRIP ? width - j : SMM_STRIP;
+        for (size_t i = 0; i < ld; i += 2 * VEC_WIDTH) {
+            const ends e = {accumulate, NULL, bias ? bias + j + i : NULL, relu};
+            if (i + 2 * VEC_WIDTH <= ld) gemm_strip(2, rows, k, X, ldx, 1, P + i, ld, Y + j + i, ldy, e);
+            else gemm_strip(1, rows, k, X, ldx, 1, P + i, ld, Y + j + i, ldy, e);
+        }
+    }
 }
 
 /* Sums over channels of a function of X[d,i] and constants of (k,d), two broadcasts or three: what E steps and their gradients
@@ -504,6 +522,70 @@ static void norm_backward(size_t D, size_t n, const real *X, size_t ldx, const r
     }
 }
 
+static real sqrt_of(real x)
+{
+#ifdef REAL_IS_DOUBLE
+    return sqrt(x);
+#else
+    return sqrtf(x);
+#endif
+}
+
+static void norm_rows(size_t rows, size_t width, size_t channels, const real *ones, const real *X, size_t ldx, const real *gain,
+                      const real *bias, real eps, real *Y, size_t ldy, real *mean, real *rstd)
+{
+    const real count = 1 / (real)channels;
+    for (size_t k = 0; k < rows; k++) {
+        vec sum = vec_set(0), squares = vec_set(0);
+        for (size_t j = 0; j < width; j += VEC_WIDTH) sum = vec_add(sum, vec_load(X + k * ldx + j));
+        const real m = vec_sum(sum) * count;
+        for (size_t j = 0; j < width; j += VEC_WIDTH) {
+            const vec t = vec_mul(vec_sub(vec_load(X + k * ldx + j), vec_set(m)), vec_load(ones + j));
+            squares = vec_fma(t, t, squares);
+        }
+        const real s = vec_sum(squares), r = 1 / sqrt_of(s * count + eps) + (s - s); /* as in norm_lanes */
+        for (size_t j = 0; j < width; j += VEC_WIDTH) {
+            const vec x = vec_mul(vec_sub(vec_load(X + k * ldx + j), vec_set(m)), vec_set(r));
+            vec_store(Y + k * ldy + j, vec_fma(x, vec_load(gain + j), vec_load(bias + j)));
+        }
+        mean[k] = m, rstd[k] = r;
+    }
+}
+
+static void norm_rows_backward(size_t rows, size_t width, size_t channels, const real *ones, const real *X, size_t ldx,
+                               const real *gain, const real *mean, const real *rstd, const real *dY, size_t ldy, real *dX,
+                               size_t lddx, real *dgain, real *dbias)
+{
+    const real count = 1 / (real)channels;
+    for (size_t k = 0; k < rows; k++) {
+        const vec m = vec_set(mean[k]), r = vec_set(rstd[k]);
+        vec s1 = vec_set(0), s2 = vec_set(0);
+        for (size_t j = 0; j < width; j += VEC_WIDTH) {
+            const vec dy = vec_load(dY + k * ldy + j), g = vec_mul(dy, vec_load(gain + j));
+            const vec x = vec_mul(vec_sub(vec_load(X + k * ldx + j), m), r);
+            s1 = vec_add(s1, g);
+            s2 = vec_fma(g, x, s2);
+            vec_store(dgain + j, vec_fma(dy, x, vec_load(dgain + j)));
+            vec_store(dbias + j, vec_add(dy, vec_load(dbias + j)));
+        }
+        s1 = vec_set(vec_sum(s1) * count), s2 = vec_set(vec_sum(s2) * count);
+        for (size_t j = 0; j < width; j += VEC_WIDTH) {
+            const vec g = vec_mul(vec_load(dY + k * ldy + j), vec_load(gain + j));
+            const vec x = vec_mul(vec_sub(vec_load(X + k * ldx + j), m), r);
+            vec_store(dX + k * lddx + j, vec_mul(vec_mul(r, vec_load(ones + j)), vec_sub(vec_sub(g, s1), vec_mul(x, s2))));
+        }
+    }
+}
+
+static void column_sums(size_t rows, size_t width, const real *X, size_t ldx, real *out)
+{
+    for (size_t j = 0; j < width; j += VEC_WIDTH) {
+        vec sum = vec_load(out + j);
+        for (size_t r = 0; r < rows; r++) sum = vec_add(sum, vec_load(X + r * ldx + j));
+        vec_store(out + j, sum);
+    }
+}
+
 static void row_sums(size_t rows, size_t n, const real *X, size_t ldx, real *out)
 {
     for (size_t r = 0; r < rows; r++) {
@@ -625,6 +707,34 @@ static real precision(size_t K, size_t width, real *scale, const real *q, real *
     return largest;
 }
 
+static int mean_variance(size_t width, double sum, double eps, double count, double floor, const real *restrict m1,
+                         const real *restrict m2, const real *restrict values, const real *restrict centre, real *restrict point,
+                         real *restrict mean, real *restrict variance)
+{
+    const real *restrict squares = values + width;
+    const double scale = 1 / (sum + eps * count);
+    const vec zero = vec_set(0);
+    vec most = zero;
+    for (size_t first = 0; first < width; first += STRIP) {
+        strip excess; /* no branch and no sum, so that the compiler makes vectors of the doubles */
+        const size_t end = first + (width - first < STRIP ? width - first : STRIP);
+        for (size_t j = first; j < end; j++) {
+            const double p = (double)point[j], shift = ((double)m1[j] + eps * ((double)values[j] - count * p)) * scale;
+            const double second = ((double)m2[j] + eps * ((double)squares[j] - 2 * p * (double)values[j] + count * p * p)) * scale;
+            const double var = second - shift * shift;
+            mean[j] = (real)((double)centre[j] + p + shift);
+            variance[j] = (real)var;
+            point[j] = (real)(p + shift);
+            excess.at[j - first] = (real)(shift * shift - 16 * (var + floor));
+        }
+        for (size_t j = first; j < end; j += VEC_WIDTH) {
+            vec_store(variance + j, vec_max(zero, vec_load(variance + j))); /* in this order a NaN stays */
+            most = vec_max(vec_load(excess.at + j - first), most);
+        }
+    }
+    return !(vec_sum(most) > 0);
+}
+
 static real log_any(real x)
 {
 #ifdef REAL_IS_DOUBLE
@@ -648,20 +758,51 @@ static void log_array(size_t n, real *x)
 #endif
 }
 
-static void sigmoid_array(size_t n, real *x)
+INLINE vec vec_sigmoid(vec x) { return vec_div(vec_set(1), vec_add(vec_set(1), vec_exp(vec_sub(vec_set(0), x)))); }
+
+static void gru(size_t rows, size_t width, const real *gates_in, const real *gates_hidden, const real *hidden, size_t ldh, real *kept)
 {
-    const vec one = vec_set(1);
-    for (size_t i = 0; i < n; i += VEC_WIDTH)
-        vec_store(x + i, vec_div(one, vec_add(one, vec_exp(vec_sub(vec_set(0), vec_load(x + i))))));
+    for (size_t k = 0; k < rows; k++)
+        for (size_t j = 0; j < width; j += VEC_WIDTH) {
+            const real *i = gates_in + k * 3 * width + j, *g = gates_hidden + k * 3 * width + j;
+            real *to = kept + k * 5 * width + j;
+            const vec r = vec_sigmoid(vec_add(vec_load(i), vec_load(g)));
+            const vec z = vec_sigmoid(vec_add(vec_load(i + width), vec_load(g + width))), g_n = vec_load(g + 2 * width);
+            const vec n = vec_tanh(vec_fma(r, g_n, vec_load(i + 2 * width)));
+            vec_store(to, r);
+            vec_store(to + width, z);
+            vec_store(to + 2 * width, g_n);
+            vec_store(to + 3 * width, n);
+            vec_store(to + 4 * width, vec_fma(z, vec_sub(vec_load(hidden + k * ldh + j), n), n));
+        }
 }
 
-static void tanh_array(size_t n, real *x)
+static void gru_backward(size_t rows, size_t width, const real *kept, const real *hidden, size_t ldh, const real *d_h,
+                         real *d_gates_in, real *d_gates_hidden, real *d_hidden)
 {
-    for (size_t i = 0; i < n; i += VEC_WIDTH) vec_store(x + i, vec_tanh(vec_load(x + i)));
+    const vec one = vec_set(1);
+    for (size_t k = 0; k < rows; k++)
+        for (size_t j = 0; j < width; j += VEC_WIDTH) {
+            const real *at = kept + k * 5 * width + j;
+            real *di = d_gates_in + k * 3 * width + j, *dg = d_gates_hidden + k * 3 * width + j;
+            const vec r = vec_load(at), z = vec_load(at + width), g_n = vec_load(at + 2 * width), n = vec_load(at + 3 * width);
+            const vec dh = vec_load(d_h + k * width + j), rest = vec_mul(dh, vec_sub(one, z));
+            const vec dn = vec_mul(rest, vec_sub(one, vec_mul(n, n)));
+            const vec dz = vec_mul(vec_mul(rest, z), vec_sub(vec_load(hidden + k * ldh + j), n));
+            const vec dr = vec_mul(vec_mul(dn, g_n), vec_mul(r, vec_sub(one, r)));
+            vec_store(di, dr);
+            vec_store(di + width, dz);
+            vec_store(di + 2 * width, dn);
+            vec_store(dg, dr);
+            vec_store(dg + width, dz);
+            vec_store(dg + 2 * width, vec_mul(dn, r));
+            vec_store(d_hidden + k * width + j, vec_mul(dh, z));
+        }
 }
 
 const TABLE_TYPE TABLE = {
-    SET_NAME,      VEC_WIDTH,  gemm,       linear, sqdist,       sqdist_exact,  softmax,        softmax_linear,   softmax_backward, moments,
-    moments_about, quad,       quad_about, spread, spread_about, norm,          norm_backward,  row_sums,         affine,
-    add,           relu_backward, transpose_in, transpose_out, precision, exp_array, log_array, sigmoid_array, tanh_array,
+    SET_NAME,         gemm,        linear,    rows_linear,    sqdist,        sqdist_exact, softmax,       softmax_linear,
+    softmax_backward, moments,     moments_about, quad,       quad_about,    spread,       spread_about,  norm,
+    norm_backward,    norm_rows,   norm_rows_backward, row_sums, column_sums, affine,      add,           relu_backward,
+    transpose_in,     transpose_out, mean_variance, precision, gru,          gru_backward,  exp_array,    log_array,
 };

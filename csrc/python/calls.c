@@ -120,6 +120,21 @@ static PyObject *new_array(int type, int rank, size_t d0, size_t d1, size_t d2)
     return PyArray_SimpleNew(rank, shape, type);
 }
 
+/* A vector that starts at a multiple of SMM_SAVED_ALIGN. */
+static PyObject *new_aligned(int type, size_t count)
+{
+    const size_t item = type == NPY_FLOAT32 ? sizeof(float) : sizeof(double);
+    PyObject *whole = new_array(type, 1, count + SMM_SAVED_ALIGN / item, 0, 0);
+    if (!whole) return NULL;
+    const uintptr_t begin = (uintptr_t)PyArray_DATA((PyArrayObject *)whole);
+    npy_intp shape[1] = {(npy_intp)count};
+    char *at = (char *)PyArray_DATA((PyArrayObject *)whole) + (SMM_SAVED_ALIGN - begin % SMM_SAVED_ALIGN) % SMM_SAVED_ALIGN;
+    PyObject *array = PyArray_SimpleNewFromData(1, shape, type, at);
+    if (!array) Py_DECREF(whole);
+    else if (PyArray_SetBaseObject((PyArrayObject *)array, whole) < 0) Py_CLEAR(array); /* takes `whole` in any case */
+    return array;
+}
+
 static void *data(PyObject *array) { return array ? PyArray_DATA((PyArrayObject *)array) : NULL; }
 
 /* Replace NULL by None, so that PyTuple_Pack's arguments are all objects. */
@@ -179,7 +194,7 @@ PyObject *forward(PyObject *module, PyObject *const *args, Py_ssize_t count)
     if (a.mixture && c->kind != SMM_SLOT_MIXTURE_REFERENCE && !(out[4] = new_array(type, 1, B, 0, 0))) goto done;
     if (attention && !(out[5] = new_array(type, 3, B, N, K))) goto done;
     if (!(out[6] = new_array(NPY_INT64, 1, B, 0, 0))) goto done;
-    if (save && !(out[7] = new_array(type, 1, saved, 0, 0))) goto done;
+    if (save && !(out[7] = new_aligned(type, saved))) goto done;
     const smm_status status = run_forward(&a, out, &image);
     if (status != SMM_OK) {
         raise_status(status, image);

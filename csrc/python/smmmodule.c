@@ -63,7 +63,10 @@ static int module_exec(PyObject *module)
     smm_simd(); /* choose now, while there is one thread */
     state->config_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &config_spec, NULL);
     if (!state->config_type || PyModule_AddType(module, state->config_type) < 0) return -1;
-    if (PyModule_AddIntConstant(module, "SAVED_MOST", (long)SMM_SAVED_MOST) < 0) return -1;
+    if (PyModule_AddIntConstant(module, "SAVED_MOST", (long)SMM_SAVED_MOST) < 0 ||
+        PyModule_AddIntConstant(module, "SAVED_IMAGE", (long)SMM_SAVED_IMAGE) < 0 ||
+        PyModule_AddIntConstant(module, "SAVED_BATCH", (long)SMM_SAVED_BATCH) < 0)
+        return -1;
     return PyModule_AddStringConstant(module, "__version__", SMM_VERSION);
 }
 

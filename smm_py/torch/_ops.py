@@ -34,7 +34,7 @@ def config_text(spec: Spec) -> str:
     It also tells how much the core saves of a small call: compiled graphs have such sizes in them and are kept on disk, so
     that one made with another version of the core must not pass for one of this.
     """
-    saved = _core.saved_size(core_config(spec), 1, 65, 2, 2), _core.SAVED_MOST
+    saved = _core.saved_size(core_config(spec), 1, 65, 2, 2), _core.SAVED_MOST, _core.SAVED_IMAGE, _core.SAVED_BATCH
     return json.dumps({**asdict(spec), "saved": saved})
 
 
@@ -109,8 +109,9 @@ def _forward_fake(x, params, state0, state1, indices, mask, slot_mask, config, n
 def _saved_size(spec, batch, inputs, slots, num_iters):
     """What the core says, in operations that symbolic sizes have too: of each image, and of each 64 of its inputs."""
     image, one = (_core.saved_size(core_config(s), 1, 1, int(slots), num_iters) for s in (spec.but(recompute=True), spec))
-    layers = batch * ((inputs + 63) // 64) * (one - image)
-    return batch * image + (layers if layers <= _core.SAVED_MOST else 0)
+    layers = ((inputs + 63) // 64) * (one - image)
+    most = _core.SAVED_BATCH if layers <= _core.SAVED_IMAGE else _core.SAVED_MOST
+    return batch * (image + (layers if batch * layers <= most else 0))
 
 
 @torch.library.register_fake("smm_py::backward")

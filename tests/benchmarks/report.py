@@ -7,7 +7,7 @@ import numpy as np
 from examples.markdown import table as table_of
 
 from .contenders import LEAN, OURS, OURS_TORCH, RECOMPUTE
-from .problem import KINDS, SHAPES, Shape
+from .problem import KINDS, SHAPES, Shape, flops
 
 SHORT = {"SlotMixture": "SMM", "SlotAttention": "SA"}
 
@@ -44,6 +44,13 @@ def against_fastest(row):
     return fastest, peers[fastest] / row["time"][OURS_TORCH]["median"]
 
 
+def at_the_limit(row, peak):
+    """How many times as long the fastest peer takes as the multiply-adds alone would: no implementation can be further ahead of it."""
+    forward, backward = flops(row["kind"], SHAPES[row["shape"]], row["mode"].rpartition(" ")[2])
+    work = forward + (backward if "backward" in row["mode"] else 0)
+    return None if peak is None else min(peers_of(row).values()) * peak * row["threads"] / work
+
+
 def _share(value):
     return "unknown" if value is None else f"{value:.2f}"
 
@@ -78,11 +85,11 @@ def peers(results):
             fastest, ratio = against_fastest(row)
             cells = [ms(times[n]) if n in times else "-" for n in names]
             rows.append([row["shape"], row["mode"], *cells, f"{times[OURS_TORCH]['low'] * 1e3:.3g} to "
-                         f"{times[OURS_TORCH]['high'] * 1e3:.3g}", f"**{ratio:.1f}** ({fastest})",
+                         f"{times[OURS_TORCH]['high'] * 1e3:.3g}", f"**{ratio:.1f}** ({fastest})", _share(at_the_limit(row, results["peak"])),
                          f"{max(row['errors'][name] for name in times):.0e}"])
         if rows:
             parts.append(f"{kind}, {cases[0]['threads']} threads, ms:\n\n" + table(
-                ["shape", "", *names, f"quartiles of {OURS_TORCH}", "fastest peer / ours", "largest error"], rows))
+                ["shape", "", *names, f"quartiles of {OURS_TORCH}", "fastest peer / ours", "fastest peer / limit", "largest error"], rows))
     absent = dict.fromkeys(f"{name}: {why}" for row in results["peers"] for name, why in row["absent"].items())
     return "\n".join(parts) + "".join(f"\nNot run: {line}." for line in absent) + ("\n" if absent else "")
 

@@ -59,8 +59,8 @@ static void bench(const smm_kernels_f32 *k, size_t K, size_t D)
     BENCH("norm_backward (14 a term)", 14 * n * D, 3 * n * D, k->norm_backward(D, n, X, n, P, vec, sums, V, n, out, n, m1, m2));
     BENCH("transpose_in (1 a term)", n * D, 2 * n * D, k->transpose_in(n, D, n, V, D, NULL, out, n));
     BENCH("transpose_out (1 a term)", n * D, 2 * n * D, k->transpose_out(n, D, w, X, n, NULL, out, w));
-    BENCH("tanh (1 a term)", 640, 2 * 640, k->tanh(640, m1));
-    BENCH("sigmoid (1 a term)", 640, 2 * 640, k->sigmoid(640, m1));
+    BENCH("rows_linear (D x D)", 2 * K * w * D, w * D + K * D + K * w, k->rows_linear(K, w, D, V, w, out, NULL, m1, w, 0, 0));
+    BENCH("gru (1 a term)", K * w, 12 * K * w, k->gru(K, w, P, Q, V, w, out));
 }
 
 int main(void)

@@ -1,0 +1,104 @@
+/* params_tpl.h - parameters as products read them, made once a call; gradients of a group. Included with `real`, KERNELS (the table's
+ * type) and SMM_T defined. */
+
+#define CARVE(count) ((real *)smm_carve(arena, (count), sizeof(real)))
+
+/* Gradients of one group: a pointer for each parameter, as smm_layout has it. A NULL entry skips it. */
+typedef struct {
+    real *at[SMM_PARAMS];
+} SMM_T(grad_set);
+
+/* A parameter as the call's products read it, in forms that are NULL where the call does not need them. */
+typedef struct {
+    smm_layout layout;
+    real *to_out; /* a matrix of the slots' side in strips (rows_linear): W', for Y = X W', part by part of the inputs */
+    real *to_in;  /* the same of W, for dX = dY W, part by part of the outputs */
+    real *row;    /* a vector of the slots' side, padded */
+    real *spaced; /* a matrix of the inputs' side with its rows smm_spaced(in) apart, where they are not in any case */
+} SMM_T(packed);
+
+/* All parameters of a call. */
+typedef struct {
+    SMM_T(packed) *packed;
+    const real **plain; /* as the caller has them, or spaced */
+    real *ones;         /* (2 Dp): 1 in the lanes of channels, in two parts */
+} SMM_T(params);
+
+/* Strips of W' of parameter l, W (out,in). */
+static void SMM_T(pack_to_out)(const KERNELS *k, const smm_layout *l, const real *W, real *to)
+{
+    const size_t in = l->in / l->in_parts, out = l->out / l->out_parts, outp = smm_pad(out);
+    for (size_t part = 0; part < l->in_parts; part++, to += in * l->outp)
+        for (size_t lane = 0; lane < l->outp; lane += SMM_LANES) {
+            const size_t o = lane / outp * out + lane % outp, valid = smm_min(SMM_LANES, out - lane % outp);
+            const size_t strip = lane / SMM_STRIP * SMM_STRIP, ld = smm_min(SMM_STRIP, l->outp - strip);
+            k->transpose_in(valid, in, SMM_LANES, W + o * l->in + part * in, l->in, NULL, to + strip * in + lane - strip, ld);
+        }
+}
+
+/* Strips of W. */
+static void SMM_T(pack_to_in)(const smm_layout *l, const real *W, real *to)
+{
+    const size_t in = l->in / l->in_parts, inp = smm_pad(in), out = l->out / l->out_parts;
+    for (size_t part = 0; part < l->out_parts; part++, to += out * l->inp)
+        for (size_t lane = 0; lane < l->inp; lane += SMM_LANES) {
+            const size_t i = lane / inp * in + lane % inp, valid = smm_min(SMM_LANES, in - lane % inp);
+            const size_t strip = lane / SMM_STRIP * SMM_STRIP, ld = smm_min(SMM_STRIP, l->inp - strip);
+            for (size_t p = 0; p < out; p++) {
+                real *at = to + strip * out + p * ld + lane - strip;
+                memcpy(at, W + (part * out + p) * l->in + i, valid * sizeof *at);
+                memset(at + valid, 0, (SMM_LANES - valid) * sizeof *at);
+            }
+        }
+}
+
+static void SMM_T(pack_row)(const smm_layout *l, const real *vector, real *to)
+{
+    const size_t part = l->out / l->out_parts, padded = smm_pad(part);
+    memset(to, 0, l->outp * sizeof *to);
+    for (size_t i = 0; i < l->out_parts; i++) memcpy(to + i * padded, vector + i * part, part * sizeof *to);
+}
+
+/* Whether parameter i is applied to slots. */
+static int SMM_T(of_slots)(const smm_sizes *s, size_t i)
+{
+    return i == SMM_TO_Q_WEIGHT || i == SMM_TO_Q_BIAS || i >= SMM_NORM_SLOTS_WEIGHT || (s->folded && i >= SMM_TO_K_WEIGHT);
+}
+
+/* Of the slots' matrices, forward takes W' and backward W; but backward makes queries, folded means and outputs again, and a folded
+ * W_k is applied the other way round. */
+static void SMM_T(layout_params)(SMM_T(params) *p, const smm_sizes *s, int backward, smm_arena *arena)
+{
+    p->packed = smm_carve(arena, SMM_PARAMS, sizeof *p->packed);
+    p->plain = smm_carve(arena, SMM_PARAMS, sizeof *p->plain);
+    p->ones = CARVE(2 * s->Dp);
+    for (size_t i = 0; i < SMM_PARAMS; i++) {
+        const int again = i < SMM_NORM_SLOTS_WEIGHT || i >= SMM_TO_OUT_WEIGHT;
+        const smm_layout l = smm_layout_of(s->cfg, i);
+        const int matrix = l.rank == 2 && SMM_T(of_slots)(s, i), vector = l.rank == 1 && SMM_T(of_slots)(s, i);
+        SMM_T(packed) w = {l, NULL, NULL, NULL, NULL};
+        if (matrix && (!backward || again)) w.to_out = CARVE(l.in * l.outp);
+        if (matrix && (backward || i == SMM_TO_K_WEIGHT)) w.to_in = CARVE(l.out * l.inp);
+        if (vector) w.row = CARVE(l.outp);
+        if (l.rank == 2 && i < SMM_NORM_SLOTS_WEIGHT && i != SMM_TO_Q_WEIGHT && smm_spaced(l.in) != l.in)
+            w.spaced = CARVE(l.out * smm_spaced(l.in));
+        if (p->packed) p->packed[i] = w;
+    }
+}
+
+/* From the caller's, of which clustering has none. */
+static void SMM_T(pack)(const SMM_T(params) *p, const smm_sizes *s, const real *const *params, int threads)
+{
+    const KERNELS *k = KERNELS_GET();
+    for (size_t d = 0; d < 2 * s->Dp; d++) p->ones[d] = d % s->Dp < s->D;
+    SMM_PARALLEL_FOR(threads)
+    for (ptrdiff_t i = 0; i < SMM_PARAMS; i++) {
+        const SMM_T(packed) *w = &p->packed[i];
+        if (w->to_out) SMM_T(pack_to_out)(k, &w->layout, params[i], w->to_out);
+        if (w->to_in) SMM_T(pack_to_in)(&w->layout, params[i], w->to_in);
+        if (w->row) SMM_T(pack_row)(&w->layout, params[i], w->row);
+        for (size_t r = 0; w->spaced && r < w->layout.out; r++)
+            memcpy(w->spaced + r * smm_spaced(w->layout.in), params[i] + r * w->layout.in, w->layout.in * sizeof(real));
+        p->plain[i] = w->spaced ? w->spaced : w->layout.rank ? params[i] : NULL;
+    }
+}
