@@ -95,32 +95,32 @@ static int SMM_T(pass_constants)(SMM_T(image) *im, const SMM_T(record) *r, const
             im->point_mean[i] = mean;
             about |= mean * mean + m * m > 16 * (r->variance[i] + shift * shift);
         }
-    memset(im->c, 0, s->heads * K * sizeof *im->c);
     for (size_t j = 0; j < K; j++) {
-        for (size_t h = 0; h < s->heads; h++) im->a[h * K + j] = 1 / (r->sums[h * K + j] + eps * count);
-        for (size_t d = 0; d < s->C; d++) {
-            const size_t i = j * Cp + d, h = d / s->Ch * K + j;
-            const real A = im->A[i], dm = im->E[i], S = im->a[h];
-            real mean_dw; /* this channel's part of sum_n w dw */
-            if (!s->variance) {
-                mean_dw = dm * (r->m[i] - im->centre[d]);
-                im->A_values[i] = 0, im->E_values[i] = dm * S;
-            } else if (about) {
-                const real shift = r->m[i] - next->mean[i];
-                mean_dw = A * (r->variance[i] + shift * shift) + dm * shift;
-                im->A_values[i] = 2 * A * S, im->E_values[i] = dm * S;
-            } else {
-                const real m = r->m[i] - im->centre[d], E = dm - 2 * A * im->point_mean[i];
-                mean_dw = A * (r->variance[i] + m * m) + E * m;
-                im->E[i] = E;
-                im->A_values[i] = 2 * A * S, im->E_values[i] = E * S;
+        for (size_t h = 0; h < s->heads; h++) {
+            const real S = im->a[h * K + j] = 1 / (r->sums[h * K + j] + eps * count);
+            real sum = 0; /* sum_n w dw */
+            for (size_t d = h * s->Ch; d < (h + 1) * s->Ch; d++) {
+                const size_t i = j * Cp + d;
+                const real A = im->A[i], dm = im->E[i], m = r->m[i] - im->centre[d], scale = e->scale[i];
+                if (!s->variance) {
+                    sum += dm * m;
+                    im->A_values[i] = 0, im->E_values[i] = dm * S;
+                } else if (about) {
+                    const real shift = r->m[i] - next->mean[i];
+                    sum += A * (r->variance[i] + shift * shift) + dm * shift;
+                    im->A_values[i] = 2 * A * S, im->E_values[i] = dm * S;
+                } else {
+                    const real E = dm - 2 * A * im->point_mean[i];
+                    sum += A * (r->variance[i] + m * m) + E * m;
+                    im->E[i] = E;
+                    im->A_values[i] = 2 * A * S, im->E_values[i] = E * S;
+                }
+                im->eps_A[d] += eps * im->A_values[i];
+                im->eps_E[d] += eps * (im->E_values[i] - (about ? im->A_values[i] * im->point_mean[i] : 0));
+                im->A_keys[i] = s->dot ? e->q[i] * e->mul : 2 * e->mul * scale * scale;
+                im->E_keys[i] = s->dot || e->about ? 0 : -im->A_keys[i] * e->q[i];
             }
-            im->c[h] -= mean_dw * S;
-            im->eps_A[d] += eps * im->A_values[i];
-            im->eps_E[d] += eps * (im->E_values[i] - (about ? im->A_values[i] * im->point_mean[i] : 0));
-            const real scale = e->scale[i];
-            im->A_keys[i] = s->dot ? e->q[i] * e->mul : 2 * e->mul * scale * scale;
-            im->E_keys[i] = s->dot || e->about ? 0 : -im->A_keys[i] * e->q[i];
+            im->c[h * K + j] = -sum * S;
         }
         if (learned_prior) im->c[j] += im->d_prior[j] / count;
     }
@@ -275,14 +275,12 @@ static void SMM_T(query_gradients)(SMM_T(image) *im, const SMM_T(record) *r, con
     memset(d_q, 0, K * Cp * sizeof *d_q);
     memset(im->d_ls, 0, K * s->Dp * sizeof *im->d_ls);
     for (size_t j = 0; j < K; j++) {
-        for (size_t d = 0; d < s->C; d++) {
-            const size_t v = j * s->Vp + d / s->Ch * s->Chp + d % s->Ch, at = j * Cp + d;
+        for (size_t h = 0; s->dot && h < s->heads; h++)
+            for (size_t d = 0; d < s->Ch; d++) d_q[j * Cp + h * s->Ch + d] = factor * t->m1[j * s->Vp + h * s->Chp + d];
+        for (size_t d = 0; !s->dot && d < s->C; d++) {
+            const size_t v = j * s->Vp + d, at = j * Cp + d;
             const real R0 = t->sums[j], q = e->q[at];
             real R1 = t->m1[v], R2 = t->m2[v];
-            if (s->dot) {
-                d_q[at] = factor * R1;
-                continue;
-            }
             if (!e->about) {
                 R2 -= q * (2 * R1 - q * R0);
                 R1 -= q * R0;

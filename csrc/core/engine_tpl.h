@@ -143,29 +143,31 @@ static void SMM_T(clear_set)(const smm_sizes *s, const SMM_T(grad_set) *set)
     }
 }
 
-/* Sum over the sets, in their order, into the caller's arrays. */
+/* Sum over the sets, in their order, into the caller's arrays; a few rows at a time, which lie side by side in a set. */
 static void SMM_T(add_sets)(const smm_sizes *s, const SMM_T(grad_set) *sets, const SMM_T(smm_gradients) *grads, int threads)
 {
-    ptrdiff_t first[SMM_PARAMS + 1], rows = 0; /* rows of all parameters, counted on */
+    enum { ROWS = 16 };
+    ptrdiff_t first[SMM_PARAMS + 1], tasks = 0; /* of all parameters, counted on */
     smm_layout layouts[SMM_PARAMS];
     for (size_t i = 0; i < SMM_PARAMS; i++) {
         layouts[i] = smm_layout_of(s->cfg, i);
-        first[i] = rows;
-        if (layouts[i].rank && grads->params[i]) rows += layouts[i].rank == 2 ? (ptrdiff_t)layouts[i].out : 1;
+        first[i] = tasks;
+        if (layouts[i].rank && grads->params[i]) tasks += layouts[i].rank == 2 ? (ptrdiff_t)((layouts[i].out + ROWS - 1) / ROWS) : 1;
     }
-    first[SMM_PARAMS] = rows;
+    first[SMM_PARAMS] = tasks;
     SMM_PARALLEL_FOR(threads)
-    for (ptrdiff_t r = 0; r < rows; r++) {
+    for (ptrdiff_t task = 0; task < tasks; task++) {
         size_t i = 0;
-        while (first[i + 1] <= r) i++;
+        while (first[i + 1] <= task) i++;
         const smm_layout *l = &layouts[i];
-        const size_t row = (size_t)(r - first[i]), parts = l->rank == 2 ? l->in_parts : l->out_parts;
+        const size_t begin = (size_t)(task - first[i]) * ROWS, end = l->rank == 2 ? smm_min(begin + ROWS, l->out) : 1;
+        const size_t parts = l->rank == 2 ? l->in_parts : l->out_parts;
         const size_t part = (l->rank == 2 ? l->in : l->out) / parts, padded = smm_pad(part);
-        real *to = grads->params[i] + row * parts * part;
         for (size_t g = 0; g < s->groups; g++)
-            for (size_t j = 0; j < parts; j++) {
-                const real *from = sets[g].at[i] + (row * parts + j) * padded;
-                for (size_t c = 0; c < part; c++) to[j * part + c] = g ? to[j * part + c] + from[c] : from[c];
+            for (size_t j = begin * parts; j < end * parts; j++) {
+                const real *from = sets[g].at[i] + j * padded;
+                real *to = grads->params[i] + j * part;
+                for (size_t c = 0; c < part; c++) to[c] = g ? to[c] + from[c] : from[c];
             }
     }
 }
