@@ -119,7 +119,7 @@ static real SMM_T(likelihood)(const SMM_T(image) *im, const real *keys, size_t v
 /* What the M step sums over inputs; one such array for each chunk, and their sum in the first. */
 typedef struct {
     real *sums;     /* (heads, slots) */
-    real *m1, *m2;  /* (slots, Vp): about the shared centre, or about im->point */
+    real *m1, *m2;  /* (slots, Vp): about the shared centre, or about im->point; Slot Attention has no m2 */
     real *values;   /* 2 Vp: sums of values and of their squares, in the first step */
     real *loglik;   /* 1 */
 } SMM_T(moments);
@@ -129,8 +129,8 @@ static SMM_T(moments) SMM_T(moments_of)(const SMM_T(image) *im, size_t chunk)
     const smm_sizes *s = im->s;
     real *at = im->partials + chunk * im->partial;
     SMM_T(moments) m = {at, at + smm_pad(s->heads * s->K), NULL, NULL, NULL};
-    m.m2 = m.m1 + s->K * s->Vp;
-    m.values = m.m2 + s->K * s->Vp;
+    m.m2 = s->dot ? NULL : m.m1 + s->K * s->Vp;
+    m.values = m.m1 + (s->dot ? 1 : 2) * s->K * s->Vp;
     m.loglik = m.values + 2 * s->Vp;
     return m;
 }

@@ -125,7 +125,7 @@ static void SMM_T(layout_image)(SMM_T(image) *im, const smm_sizes *s, int masked
     im->keys = CARVE(cached * s->C), im->values = backward && s->folded ? im->keys : CARVE(cached * (backward ? s->C : s->Vp));
     im->mapped = s->folded ? CARVE(c) : NULL;
     im->centre = CARVE(s->Cp), im->value_sums = CARVE(2 * s->Vp);
-    im->partial = smm_pad(s->heads * s->K) + 2 * (s->K + 1) * s->Vp + SMM_LANES;
+    im->partial = smm_pad(s->heads * s->K) + ((s->dot ? 1 : 2) * s->K + 2) * s->Vp + SMM_LANES;
     im->partials = CARVE(s->chunks * im->partial);
     im->point = CARVE(s->K * s->Vp);
     im->trace = CARVE(s->records * s->record);
