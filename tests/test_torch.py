@@ -475,6 +475,22 @@ def test_a_dead_slot_stays_dead_on_every_device():
     assert torch.allclose(core, lean, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("name, options", [("smm", {}), ("reference", {}), ("sa", {}), ("sa-heads", {"qkv_bias": False})])
+def test_widths_whose_rows_the_core_spaces(name, options):
+    """256 channels, where rows of weights would share a few sets of the cache; means start at inputs, the maps' other use."""
+    module = build(name, **options, dim=256, input_dim=256, hidden_dim=256, dtype="float64")
+    x, init = inputs(module, batch=2, count=70)
+    init = {n: v for n, v in init.items() if n == "log_std"} | {"indices": torch.tensor([[0, 3, 69], [64, 1, 2]])}
+    found = []
+    for lean in (False, True):
+        with path(lean):
+            own = x.clone().requires_grad_()
+            slots = module(own, init)
+            found.append((slots, *torch.autograd.grad(slots.sin().sum(), [own, *module.parameters()], allow_unused=True)))
+    for core, other in zip(*found):
+        assert (core is None and other is None) or torch.allclose(core, other, rtol=1e-8, atol=1e-10)
+
+
 def test_a_picture_of_nan_has_no_likelihood():
     x = torch.zeros(2, 5, 2)
     x[1] = torch.nan

@@ -145,12 +145,13 @@ smm_layout smm_layout_of(const smm_config *c, size_t i)
 {
     size_t shape[2] = {0, 1};
     const int rank = smm_param_shape(c, i, shape), gates = i >= SMM_GRU_WEIGHT_IH && i <= SMM_GRU_BIAS_HH;
-    smm_layout l = {rank, shape[0], rank == 2 ? shape[1] : 1, 1, 1, 0, 0};
+    smm_layout l = {rank, shape[0], rank == 2 ? shape[1] : 1, 1, 1, 0, 0, 0};
     if (gates) l.out_parts = 3;
     if ((i == SMM_NORM_SLOTS_WEIGHT || i == SMM_NORM_SLOTS_BIAS) && is_mixture(c)) l.out_parts = 2;
     if (i == SMM_TO_OUT_WEIGHT || i == SMM_TO_OUT_0_WEIGHT) l.in_parts = 2;
     l.outp = l.out_parts * smm_pad(l.out / l.out_parts);
     l.inp = l.in_parts * smm_pad(l.in / l.in_parts);
+    l.size = rank == 2 ? l.out * l.inp : rank == 1 ? l.outp : 0;
     return l;
 }
 
@@ -158,10 +159,7 @@ smm_layout smm_layout_of(const smm_config *c, size_t i)
 static size_t parameter_elements(const smm_config *c)
 {
     size_t total = 1;
-    for (size_t i = 0; i < SMM_PARAMS; i++) {
-        const smm_layout l = smm_layout_of(c, i);
-        if (l.rank) total += l.rank == 2 ? l.out * l.inp : l.outp;
-    }
+    for (size_t i = 0; i < SMM_PARAMS; i++) total += smm_layout_of(c, i).size;
     return total;
 }
 

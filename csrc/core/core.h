@@ -49,6 +49,7 @@ typedef struct {
     size_t out, in;   /* in: 1 of a vector */
     size_t out_parts, in_parts;
     size_t outp, inp; /* width of a row: parts times the padded part */
+    size_t size;      /* elements of the gradient: (out,inp) or (outp); 0 of rank 0 */
 } smm_layout;
 
 smm_layout smm_layout_of(const smm_config *config, size_t param);

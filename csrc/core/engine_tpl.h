@@ -49,8 +49,8 @@ static void SMM_T(layout_sets)(SMM_T(call) *call, const smm_sizes *s, smm_arena 
 {
     for (size_t g = 0; g < s->groups; g++)
         for (size_t i = 0; i < SMM_PARAMS; i++) {
-            const smm_layout l = smm_layout_of(s->cfg, i);
-            real *at = l.rank ? CARVE(l.rank == 2 ? l.out * l.inp : l.outp) : NULL;
+            const size_t size = smm_layout_of(s->cfg, i).size;
+            real *at = size ? CARVE(size) : NULL;
             if (call->sets) call->sets[g].at[i] = at;
         }
 }
@@ -138,8 +138,8 @@ smm_status SMM_T(smm_forward)(const smm_config *config, const smm_dims *dims, co
 static void SMM_T(clear_set)(const smm_sizes *s, const SMM_T(grad_set) *set)
 {
     for (size_t i = 0; i < SMM_PARAMS; i++) {
-        const smm_layout l = smm_layout_of(s->cfg, i);
-        if (l.rank) memset(set->at[i], 0, (l.rank == 2 ? l.out * l.inp : l.outp) * sizeof(real));
+        const size_t size = smm_layout_of(s->cfg, i).size;
+        if (size) memset(set->at[i], 0, size * sizeof(real));
     }
 }
 

@@ -161,7 +161,7 @@ static SMM_T(record) SMM_T(saved_record_of)(const SMM_T(image) *im, size_t t)
 /* Where the update after step t stands in what is saved of an image: only the last one's, or each in its place. */
 static size_t SMM_T(saved_update)(const smm_sizes *s, size_t t)
 {
-    return s->records * s->record + s->Cp + SMM_LANES + (s->steps_back == s->T ? t : 0) * s->update;
+    return s->saved_head - (s->steps_back == s->T ? s->T - t : 1) * s->update; /* they are the last part of the head */
 }
 
 /* The real inputs and active slots of image b. */
@@ -197,14 +197,7 @@ static void SMM_T(slots_in)(const SMM_T(image) *im, const real *A, real *X)
 /* A (K, parts D) = X, rows of all K slots in `parts` parts, ld apart. */
 static void SMM_T(slots_out)(const smm_sizes *s, const real *X, size_t ld, size_t parts, real *A)
 {
-    for (size_t j = 0; j < s->K; j++)
-        for (size_t i = 0; i < parts; i++) memcpy(A + (j * parts + i) * s->D, X + j * ld + i * s->Dp, s->D * sizeof *A);
-}
-
-/* Y[j,:] = X[j,:], rows of `width` lanes. */
-static void SMM_T(copy_rows)(size_t rows, size_t width, const real *X, size_t ldx, real *Y, size_t ldy)
-{
-    for (size_t j = 0; j < rows; j++) memcpy(Y + j * ldy, X + j * ldx, width * sizeof *Y);
+    for (size_t i = 0; i < parts; i++) SMM_T(copy_rows)(s->K, s->D, X + i * s->Dp, ld, A + i * s->D, parts * s->D);
 }
 
 /* full (K,Dp) = initial value in inactive slots, X in active ones;  X (K,Dp) of the active slots, initial (K,D) or NULL: 0. */

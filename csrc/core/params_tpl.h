@@ -24,6 +24,12 @@ typedef struct {
     real *ones;         /* (2 Dp): 1 in the lanes of channels, in two parts */
 } SMM_T(params);
 
+/* Y[j,:] = X[j,:], rows of `width` lanes. */
+static void SMM_T(copy_rows)(size_t rows, size_t width, const real *X, size_t ldx, real *Y, size_t ldy)
+{
+    for (size_t j = 0; j < rows; j++) memcpy(Y + j * ldy, X + j * ldx, width * sizeof *Y);
+}
+
 /* Strips of W' of parameter l, W (out,in). */
 static void SMM_T(pack_to_out)(const KERNELS *k, const smm_layout *l, const real *W, real *to)
 {
@@ -56,7 +62,7 @@ static void SMM_T(pack_row)(const smm_layout *l, const real *vector, real *to)
 {
     const size_t part = l->out / l->out_parts, padded = smm_pad(part);
     memset(to, 0, l->outp * sizeof *to);
-    for (size_t i = 0; i < l->out_parts; i++) memcpy(to + i * padded, vector + i * part, part * sizeof *to);
+    SMM_T(copy_rows)(l->out_parts, part, vector, part, to, padded);
 }
 
 /* Whether parameter i is applied to slots. */
@@ -80,8 +86,8 @@ static void SMM_T(layout_params)(SMM_T(params) *p, const smm_sizes *s, int backw
         if (matrix && (!backward || again)) w.to_out = CARVE(l.in * l.outp);
         if (matrix && (backward || i == SMM_TO_K_WEIGHT)) w.to_in = CARVE(l.out * l.inp);
         if (vector) w.row = CARVE(l.outp);
-        if (l.rank == 2 && i < SMM_NORM_SLOTS_WEIGHT && i != SMM_TO_Q_WEIGHT && smm_spaced(l.in) != l.in)
-            w.spaced = CARVE(l.out * smm_spaced(l.in));
+        const int of_inputs = l.rank == 2 && (!matrix || i == SMM_TO_V_WEIGHT); /* where means start at inputs, a folded W_v too */
+        if (of_inputs && smm_spaced(l.in) != l.in) w.spaced = CARVE(l.out * smm_spaced(l.in));
         if (p->packed) p->packed[i] = w;
     }
 }
@@ -97,8 +103,8 @@ static void SMM_T(pack)(const SMM_T(params) *p, const smm_sizes *s, const real *
         if (w->to_out) SMM_T(pack_to_out)(k, &w->layout, params[i], w->to_out);
         if (w->to_in) SMM_T(pack_to_in)(&w->layout, params[i], w->to_in);
         if (w->row) SMM_T(pack_row)(&w->layout, params[i], w->row);
-        for (size_t r = 0; w->spaced && r < w->layout.out; r++)
-            memcpy(w->spaced + r * smm_spaced(w->layout.in), params[i] + r * w->layout.in, w->layout.in * sizeof(real));
+        const size_t in = w->layout.in;
+        if (w->spaced) SMM_T(copy_rows)(w->layout.out, in, params[i], in, w->spaced, smm_spaced(in));
         p->plain[i] = w->spaced ? w->spaced : w->layout.rank ? params[i] : NULL;
     }
 }

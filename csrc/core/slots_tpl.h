@@ -65,10 +65,9 @@ static void SMM_T(slots_weight_backward)(const SMM_T(slots_side) *c, size_t weig
     SMM_T(pending) *q = &c->pending[weight];
     const smm_layout *l = &c->w[weight].layout;
     if (q->rows + K > c->s->pending_rows) SMM_T(flush_pending)(c, g);
-    for (size_t j = 0; j < K; j++, q->rows++) {
-        memcpy(q->x + q->rows * l->inp, X + j * ldx, l->inp * sizeof *X);
-        memcpy(q->dy + q->rows * l->outp, dY + j * ldy, l->outp * sizeof *dY);
-    }
+    SMM_T(copy_rows)(K, l->inp, X, ldx, q->x + q->rows * l->inp, l->inp);
+    SMM_T(copy_rows)(K, l->outp, dY, ldy, q->dy + q->rows * l->outp, l->outp);
+    q->rows += K;
 }
 
 /* Backward of slots_linear_forward: dX, and gradients of both parameters (that of W left pending). */
@@ -107,7 +106,7 @@ static void SMM_T(update_forward)(const SMM_T(slots_side) *c, size_t K, const re
     c->k->gru(K, Dp, u->gates_in, u->gates_hidden, hidden, ldh, u->kept);
     SMM_T(norm_update)(c, K, u);
     SMM_T(slots_linear_forward)(c, SMM_MLP_0_WEIGHT, SMM_MLP_0_BIAS, K, u->normed, Dp, u->hidden, Hp, 0, 1);
-    for (size_t j = 0; j < K; j++) memcpy(out + j * Dp, u->kept + (5 * j + 4) * Dp, Dp * sizeof *out);
+    SMM_T(copy_rows)(K, Dp, u->kept + 4 * Dp, 5 * Dp, out, Dp);
     SMM_T(slots_linear_forward)(c, SMM_MLP_2_WEIGHT, SMM_MLP_2_BIAS, K, u->hidden, Hp, out, Dp, 1, 0);
 }
 

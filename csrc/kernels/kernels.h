@@ -11,8 +11,8 @@
  *  - no entry allocates, fails, starts a thread or keeps state.
  *
  * Names of the dimensions: K slots, D channels, n lanes (inputs of one block in channel-major arrays: X[d*ldx + i] is channel d of
- * input i); width lanes in
- * rows, one for each slot or input. This header is included once; smm_kernels_f32 and smm_kernels_f64 come from kernels_table.h. */
+ * input i), width lanes of rows, one row for each slot or input. This header is included once; smm_kernels_f32 and smm_kernels_f64
+ * come from kernels_table.h. */
 #ifndef SMM_KERNELS_H
 #define SMM_KERNELS_H
 

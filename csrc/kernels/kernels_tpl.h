@@ -9,6 +9,12 @@
 
 #define PANEL 128
 
+#ifdef REAL_IS_DOUBLE
+#define MATH(name) name
+#else
+#define MATH(name) name##f
+#endif
+
 #ifndef VEC_LIBM
 #include "elementary.h"
 #endif
@@ -40,9 +46,9 @@ static inline size_t tile_rows(size_t left, size_t most)
 
 /* What a product's sums begin with, and what is done to them at the end. */
 typedef struct {
-    int accumulate;    /* they begin with what C holds, else with 0; */
-    const real *bias;  /* plus bias[row], unless NULL, */
-    const real *lanes; /* plus a number of each lane, unless NULL */
+    int accumulate;    /* they begin with what C holds; else */
+    const real *bias;  /* with bias[row], or NULL: 0; */
+    const real *lanes; /* plus lanes[lane], unless NULL */
     int relu;
 } ends;
 
@@ -96,7 +102,7 @@ static void product(size_t m, size_t n, size_t k, const real *A, size_t a_row, s
 {
     for (size_t p = 0, panel; p < k || p == 0; p += panel) {
         panel = k ? tile_rows(k - p, PANEL) : 0;
-        const ends e = {p ? 1 : all.accumulate, p ? NULL : all.bias, NULL, p + panel >= k && all.relu};
+        const ends e = {p ? 1 : all.accumulate, all.bias, NULL, p + panel >= k && all.relu};
         size_t j = 0;
         for (; j + 2 * VEC_WIDTH <= n; j += 2 * VEC_WIDTH)
             gemm_strip(2, m, panel, A + p * a_col, a_row, a_col, B + p * ldb + j, ldb, C + j, ldc, e);
@@ -522,15 +528,6 @@ static void norm_backward(size_t D, size_t n, const real *X, size_t ldx, const r
     }
 }
 
-static real sqrt_of(real x)
-{
-#ifdef REAL_IS_DOUBLE
-    return sqrt(x);
-#else
-    return sqrtf(x);
-#endif
-}
-
 static void norm_rows(size_t rows, size_t width, size_t channels, const real *ones, const real *X, size_t ldx, const real *gain,
                       const real *bias, real eps, real *Y, size_t ldy, real *mean, real *rstd)
 {
@@ -543,7 +540,7 @@ static void norm_rows(size_t rows, size_t width, size_t channels, const real *on
             const vec t = vec_mul(vec_sub(vec_load(X + k * ldx + j), vec_set(m)), vec_load(ones + j));
             squares = vec_fma(t, t, squares);
         }
-        const real s = vec_sum(squares), r = 1 / sqrt_of(s * count + eps) + (s - s); /* as in norm_lanes */
+        const real s = vec_sum(squares), r = 1 / MATH(sqrt)(s * count + eps) + (s - s); /* as in norm_lanes */
         for (size_t j = 0; j < width; j += VEC_WIDTH) {
             const vec x = vec_mul(vec_sub(vec_load(X + k * ldx + j), vec_set(m)), vec_set(r));
             vec_store(Y + k * ldy + j, vec_fma(x, vec_load(gain + j), vec_load(bias + j)));
@@ -735,25 +732,16 @@ static int mean_variance(size_t width, double sum, double eps, double count, dou
     return !(vec_sum(most) > 0);
 }
 
-static real log_any(real x)
-{
-#ifdef REAL_IS_DOUBLE
-    return log(x);
-#else
-    return logf(x);
-#endif
-}
-
 static void log_array(size_t n, real *x)
 {
 #ifdef VEC_LIBM
-    for (size_t i = 0; i < n; i++) x[i] = log_any(x[i]);
+    for (size_t i = 0; i < n; i++) x[i] = MATH(log)(x[i]);
 #else
     for (size_t i = 0; i < n; i += VEC_WIDTH) {
         const vec v = vec_load(x + i);
         if (vec_all_within(v, vec_set(NORMAL_LOW), vec_set(NORMAL_HIGH))) vec_store(x + i, vec_log_normal(v));
         else
-            for (size_t j = i; j < i + VEC_WIDTH; j++) x[j] = log_any(x[j]);
+            for (size_t j = i; j < i + VEC_WIDTH; j++) x[j] = MATH(log)(x[j]);
     }
 #endif
 }
