@@ -30,6 +30,10 @@ def rank_and_world():
 def start_processes(device):
     """Join the group that torchrun started, if it did; returns the device of this process."""
     if "RANK" in os.environ and not dist.is_initialized():
+        # Its functions' defaults are the group of the moment of the import, which DistributedDataParallel would do later:
+        # then nothing ends that group's threads, and the interpreter's end may abort in them.
+        from torch.distributed.nn import functional  # noqa: F401
+
         cuda = torch.device(device).type == "cuda"
         dist.init_process_group("nccl" if cuda else "gloo")
         if cuda:

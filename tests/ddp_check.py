@@ -1,7 +1,11 @@
 """Run by test_torch.test_distributed under torchrun: DDP's gradients are those of the whole batch."""
 
+import gc
+from pathlib import Path
+
 import torch
 import torch.distributed as dist
+import torch.distributed.nn.functional  # noqa: F401  (before there is a group: its functions' defaults would hold it)
 from torch.nn.parallel import DistributedDataParallel
 
 from smm_py.torch import SlotMixture
@@ -27,3 +31,6 @@ print("same gradients")
 dist.barrier()
 del parallel  # it holds the group, whose threads may abort the interpreter's end
 dist.destroy_process_group()
+gc.collect()
+threads = [Path(task, "comm").read_text().strip() for task in Path("/proc/self/task").glob("*")]  # none but on Linux
+assert not any("gloo" in name for name in threads), threads
