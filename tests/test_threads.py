@@ -32,6 +32,37 @@ def test_same_bits(name, shape, dtype):
             assert value.tobytes() == more[key].tobytes(), f"{key} differs with {threads} threads"
 
 
+@pytest.mark.parametrize("masks", [False, True], ids=["all", "masked"])
+@pytest.mark.parametrize("name", [name for name, (kind, _) in CASES.items() if kind in (smm_py.SlotAttention, smm_py.SlotMixture)])
+def test_same_bits_where_slots_are_shared_out(name, masks):
+    """Modules so wide that an image's threads share its slots too."""
+    wide = {"input_dim": 90} if name == "sa-wide" else {}
+    module = build(name, dim=48, hidden_dim=70, dtype="float32", num_iters=3, **wide)
+    x, call = inputs(module, 1, 700, slots=14, masks=masks)
+    smm_py.set_num_threads(1)
+    one = everything(module, x, call)
+    for threads in (2, 3, 5):
+        smm_py.set_num_threads(threads)
+        more = everything(module, x, call)
+        for key, value in one.items():
+            assert value.tobytes() == more[key].tobytes(), f"{key} differs with {threads} threads"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_first_nonfinite_in_shares(dtype):
+    """Arrays so large that threads share them: the first of several, wherever it lies."""
+    x = np.zeros(300_001, dtype)
+    for threads in (1, 2, 3, 40):
+        smm_py.set_num_threads(threads)
+        assert smm_py._core.first_nonfinite(x) == -1
+    for first in (0, 18_749, 150_000, 299_999, 300_000):
+        broken = x.copy()
+        broken[[first, 300_000]] = np.nan, -np.inf
+        for threads in (1, 2, 3, 40):
+            smm_py.set_num_threads(threads)
+            assert smm_py._core.first_nonfinite(broken) == first
+
+
 def test_number_of_threads():
     smm_py.set_num_threads(np.int64(3))
     assert smm_py.get_num_threads() == 3

@@ -246,22 +246,13 @@ static void SMM_T(segment_backward)(const SMM_T(image) *im, const SMM_T(pass) *p
  * and a share of the chunks for each segment. Returns the sum over chunks, in their order. */
 static SMM_T(moments) SMM_T(inputs_pass)(SMM_T(image) *im, const SMM_T(pass) *pass, const SMM_T(grad_set) *sets, real *dx)
 {
-    const ptrdiff_t chunks = (ptrdiff_t)SMM_T(image_chunks)(im), segments = (ptrdiff_t)im->s->segments;
-    if (pass->inputs) {
-        SMM_PARALLEL_FOR(im->threads)
-        for (ptrdiff_t i = 0; i < segments; i++)
-            SMM_T(segment_backward)(im, pass, (size_t)(chunks * i / segments), (size_t)(chunks * (i + 1) / segments),
-                                    &im->blocks[SMM_THREAD], &sets[i], dx);
-    } else {
-        SMM_PARALLEL_FOR(im->threads)
-        for (ptrdiff_t i = 0; i < chunks; i++) SMM_T(chunk_backward)(im, pass, (size_t)i, &im->blocks[SMM_THREAD]);
-    }
-    const SMM_T(moments) total = SMM_T(moments_of)(im, 0);
-    for (ptrdiff_t i = 1; i < chunks; i++) {
-        const SMM_T(moments) m = SMM_T(moments_of)(im, (size_t)i);
-        im->k->add(im->partial, m.sums, total.sums);
-    }
-    return total;
+    const size_t chunks = SMM_T(image_chunks)(im), segments = im->s->segments;
+    if (pass->inputs)
+        SMM_PARALLEL(im->threads, segments, i, thread,
+                     SMM_T(segment_backward)(im, pass, chunks * i / segments, chunks * (i + 1) / segments, &im->blocks[thread],
+                                             &sets[i], dx));
+    else SMM_PARALLEL(im->threads, chunks, i, thread, SMM_T(chunk_backward)(im, pass, i, &im->blocks[thread]));
+    return SMM_T(sum_chunks)(im);
 }
 
 /* From sums R0, R1, R2 over the image to im->d_q, im->d_ls, im->d_prior. */
@@ -307,9 +298,10 @@ static void SMM_T(step_backward)(SMM_T(image) *im, size_t t, int last, const SMM
     SMM_T(expectation_forward)(im, r);
     SMM_T(variance_backward)(im, r, next);
     if (s->learned) {
-        SMM_T(update_backward)(&im->side, im->slots, im->saved + SMM_T(saved_update)(s, t), SMM_T(mapped_means)(im, r),
-                               s->reference ? im->e.normed : r->mean, s->reference ? 2 * s->Dp : s->Dp, &im->u, im->d_mean, im->dm,
-                               im->d_state, &sets[0]);
+        size_t ldh;
+        const real *hidden = SMM_T(hidden_state)(im, r, 0, &ldh);
+        SMM_T(update_backward)(&im->side, im->slots, im->saved + SMM_T(saved_update)(s, t), SMM_T(mapped_means)(im, r, 0, im->slots),
+                               hidden, ldh, &im->u, im->d_mean, im->dm, im->d_state, &sets[0]);
         if (s->folded)
             SMM_T(slots_linear_backward)(&im->side, SMM_TO_V_WEIGHT, SMM_TO_V_BIAS, im->slots, r->m, s->Cp, im->dm, s->Dp, im->d_folded,
                                          s->Cp, 0, &sets[0]);

@@ -124,13 +124,7 @@ smm_status SMM_T(smm_forward)(const smm_config *config, const smm_dims *dims, co
     threads = SMM_T(useful_threads)(&s, threads);
     status = SMM_T(open_call)(&call, &s, params, threads, in->mask != NULL, 0);
     if (status != SMM_OK) return status;
-    const ptrdiff_t images = (ptrdiff_t)s.B;
-    if (call.workers == 1) { /* the threads may be the image's own: see parallel.h */
-        for (size_t b = 0; b < s.B; b++) SMM_T(image_forward)(&call.images[0], in, out, b);
-    } else {
-        SMM_PARALLEL_FOR((int)call.workers)
-        for (ptrdiff_t b = 0; b < images; b++) SMM_T(image_forward)(&call.images[SMM_THREAD], in, out, (size_t)b);
-    }
+    SMM_PARALLEL(call.workers, s.B, b, worker, SMM_T(image_forward)(&call.images[worker], in, out, b));
     smm_release(call.memory);
     return SMM_OK;
 }
@@ -143,33 +137,44 @@ static void SMM_T(clear_set)(const smm_sizes *s, const SMM_T(grad_set) *set)
     }
 }
 
-/* Sum over the sets, in their order, into the caller's arrays; a few rows at a time, which lie side by side in a set. */
+/* Tasks that the sums of parameters' gradients are shared out as: a few rows each, which lie side by side in a set. */
+typedef struct {
+    smm_layout layout[SMM_PARAMS];
+    size_t first[SMM_PARAMS + 1]; /* each parameter's, counted on */
+} SMM_T(set_tasks);
+
+#define SET_ROWS 16
+
+/* Sum of one task's rows over the sets, in their order, into the caller's array. */
+static void SMM_T(add_set_rows)(const smm_sizes *s, const SMM_T(set_tasks) *tasks, const SMM_T(grad_set) *sets,
+                                const SMM_T(smm_gradients) *grads, size_t task)
+{
+    size_t i = 0;
+    while (tasks->first[i + 1] <= task) i++;
+    const smm_layout *l = &tasks->layout[i];
+    const size_t begin = (task - tasks->first[i]) * SET_ROWS, end = l->rank == 2 ? smm_min(begin + SET_ROWS, l->out) : 1;
+    const size_t parts = l->rank == 2 ? l->in_parts : l->out_parts;
+    const size_t part = (l->rank == 2 ? l->in : l->out) / parts, padded = smm_pad(part);
+    for (size_t g = 0; g < s->groups; g++)
+        for (size_t j = begin * parts; j < end * parts; j++) {
+            const real *from = sets[g].at[i] + j * padded;
+            real *to = grads->params[i] + j * part;
+            for (size_t c = 0; c < part; c++) to[c] = g ? to[c] + from[c] : from[c];
+        }
+}
+
 static void SMM_T(add_sets)(const smm_sizes *s, const SMM_T(grad_set) *sets, const SMM_T(smm_gradients) *grads, int threads)
 {
-    enum { ROWS = 16 };
-    ptrdiff_t first[SMM_PARAMS + 1], tasks = 0; /* of all parameters, counted on */
-    smm_layout layouts[SMM_PARAMS];
+    SMM_T(set_tasks) tasks;
+    size_t count = 0;
     for (size_t i = 0; i < SMM_PARAMS; i++) {
-        layouts[i] = smm_layout_of(s->cfg, i);
-        first[i] = tasks;
-        if (layouts[i].rank && grads->params[i]) tasks += layouts[i].rank == 2 ? (ptrdiff_t)((layouts[i].out + ROWS - 1) / ROWS) : 1;
+        const smm_layout *l = &tasks.layout[i];
+        tasks.layout[i] = smm_layout_of(s->cfg, i);
+        tasks.first[i] = count;
+        if (l->rank && grads->params[i]) count += l->rank == 2 ? (l->out + SET_ROWS - 1) / SET_ROWS : 1;
     }
-    first[SMM_PARAMS] = tasks;
-    SMM_PARALLEL_FOR(threads)
-    for (ptrdiff_t task = 0; task < tasks; task++) {
-        size_t i = 0;
-        while (first[i + 1] <= task) i++;
-        const smm_layout *l = &layouts[i];
-        const size_t begin = (size_t)(task - first[i]) * ROWS, end = l->rank == 2 ? smm_min(begin + ROWS, l->out) : 1;
-        const size_t parts = l->rank == 2 ? l->in_parts : l->out_parts;
-        const size_t part = (l->rank == 2 ? l->in : l->out) / parts, padded = smm_pad(part);
-        for (size_t g = 0; g < s->groups; g++)
-            for (size_t j = begin * parts; j < end * parts; j++) {
-                const real *from = sets[g].at[i] + j * padded;
-                real *to = grads->params[i] + j * part;
-                for (size_t c = 0; c < part; c++) to[c] = g ? to[c] + from[c] : from[c];
-            }
-    }
+    tasks.first[SMM_PARAMS] = count;
+    SMM_PARALLEL(threads, count, task, thread, SMM_T(add_set_rows)(s, &tasks, sets, grads, task));
 }
 
 /* What a call of backward was given, for its units. */
@@ -207,13 +212,7 @@ smm_status SMM_T(smm_backward)(const smm_config *config, const smm_dims *dims, c
     if (status != SMM_OK) return status;
     const SMM_T(backward_arguments) a = {in, saved, d_slots, d_attention, grads};
     const size_t units = s.segments > 1 ? s.B : s.groups;
-    if (call.workers == 1) {
-        for (size_t u = 0; u < units; u++) SMM_T(unit_backward)(&call, &s, &call.images[0], &a, u, units);
-    } else {
-        SMM_PARALLEL_FOR((int)call.workers)
-        for (ptrdiff_t u = 0; u < (ptrdiff_t)units; u++)
-            SMM_T(unit_backward)(&call, &s, &call.images[SMM_THREAD], &a, (size_t)u, units);
-    }
+    SMM_PARALLEL(call.workers, units, u, worker, SMM_T(unit_backward)(&call, &s, &call.images[worker], &a, u, units));
     SMM_T(add_sets)(&s, call.sets, grads, threads);
     smm_release(call.memory);
     return SMM_OK;

@@ -2,54 +2,67 @@
 
 #define LOG_2PI 1.8378770664093454836
 
-/* Queries, inverse standard deviations and constants of the E step from a state.
+/* Queries, inverse standard deviations and constants of the E step from a state, of slots [begin, begin + K).
  *
  * The squared distance is summed as (x scale + shift)^2, one operation less than ((x - q) scale)^2 and as exact while
  * |q scale| is small: its rounding error is |q scale| ulps of 1. */
-static void SMM_T(expectation_forward)(SMM_T(image) *im, const SMM_T(record) *r)
+static void SMM_T(expectation_rows)(SMM_T(image) *im, const SMM_T(record) *r, size_t begin, size_t K)
 {
     const smm_sizes *s = im->s;
     const KERNELS *k = im->k;
     const SMM_T(slots_side) *side = &im->side;
-    SMM_T(expectation) *e = &im->e;
-    const size_t Dp = s->Dp, Cp = s->Cp, K = im->slots;
-    const real *q = r->mean, *log_std = r->log_std, *const gain = side->w[SMM_NORM_SLOTS_WEIGHT].row;
+    const SMM_T(expectation) e = SMM_T(expectation_of)(s, &im->e, begin);
+    const size_t Dp = s->Dp, Cp = s->Cp;
+    const real *q = r->mean + begin * Dp, *log_std = r->log_std + begin * Dp, *const gain = side->w[SMM_NORM_SLOTS_WEIGHT].row;
     const real *const bias = side->w[SMM_NORM_SLOTS_BIAS].row, eps = (real)s->cfg->norm_eps;
     size_t ld = Dp;
     if (s->dot) {
-        k->norm_rows(K, Dp, s->D, side->ones, q, Dp, gain, bias, eps, e->normed, Dp, e->norm_mean, e->norm_rstd);
-        q = e->normed;
+        k->norm_rows(K, Dp, s->D, side->ones, q, Dp, gain, bias, eps, e.normed, Dp, e.norm_mean, e.norm_rstd);
+        q = e.normed;
     } else if (s->slot_norm) {
         ld = 2 * Dp;
-        SMM_T(copy_rows)(K, Dp, q, Dp, e->cat, ld);
-        SMM_T(copy_rows)(K, Dp, log_std, Dp, e->cat + Dp, ld);
-        k->norm_rows(K, ld, 2 * s->D, side->ones, e->cat, ld, gain, bias, eps, e->normed, ld, e->norm_mean, e->norm_rstd);
-        q = e->normed, log_std = e->normed + Dp;
+        SMM_T(copy_rows)(K, Dp, q, Dp, e.cat, ld);
+        SMM_T(copy_rows)(K, Dp, log_std, Dp, e.cat + Dp, ld);
+        k->norm_rows(K, ld, 2 * s->D, side->ones, e.cat, ld, gain, bias, eps, e.normed, ld, e.norm_mean, e.norm_rstd);
+        q = e.normed, log_std = e.normed + Dp;
     }
-    real *const q_rows = s->folded ? e->q_rows : e->q;
+    real *const q_rows = s->folded ? e.q_rows : e.q;
     if (s->learned) SMM_T(slots_linear_forward)(side, SMM_TO_Q_WEIGHT, SMM_TO_Q_BIAS, K, q, ld, q_rows, Dp, 0, 0);
     else SMM_T(copy_rows)(K, Dp, q, ld, q_rows, Dp);
-    memset(e->base, 0, K * sizeof *e->base);
-    e->exact = e->about = 0;
-    e->mul = s->dot ? (real)s->cfg->scale : s->variance && !s->reference ? (real)(-0.5 * s->cfg->temperature) : -(real)s->cfg->scale;
+    memset(e.base, 0, K * sizeof *e.base);
+    memset(e.largest, 0, K * sizeof *e.largest);
     if (s->folded) {
-        SMM_T(slots_input_backward)(side, SMM_TO_K_WEIGHT, K, q_rows, Dp, e->q, Cp, 0);
+        SMM_T(slots_input_backward)(side, SMM_TO_K_WEIGHT, K, q_rows, Dp, e.q, Cp, 0);
         for (size_t j = 0; s->cfg->qkv_bias && j < K; j++)
-            for (size_t d = 0; d < s->D; d++) e->base[j] += e->mul * im->p[SMM_TO_K_BIAS][d] * q_rows[j * Dp + d];
+            for (size_t d = 0; d < s->D; d++) e.base[j] += e.mul * im->p[SMM_TO_K_BIAS][d] * q_rows[j * Dp + d];
     }
     if (s->dot) return;
     if (s->reference) /* W_q without its bias */
-        SMM_T(slots_linear_forward)(side, SMM_TO_Q_WEIGHT, SMM_NO_PARAM, K, log_std, ld, e->scale, Cp, 0, 0);
-    else if (s->variance) SMM_T(copy_rows)(K, Dp, log_std, ld, e->scale, Cp);
-    else memset(e->scale, 0, K * Cp * sizeof *e->scale);
-    const real largest = k->precision(K, Cp, e->scale, e->q, e->shift, Cp, e->base_density);
+        SMM_T(slots_linear_forward)(side, SMM_TO_Q_WEIGHT, SMM_NO_PARAM, K, log_std, ld, e.scale, Cp, 0, 0);
+    else if (s->variance) SMM_T(copy_rows)(K, Dp, log_std, ld, e.scale, Cp);
+    else memset(e.scale, 0, K * Cp * sizeof *e.scale);
+    *e.largest = k->precision(K, Cp, e.scale, e.q, e.shift, Cp, e.base_density);
     for (size_t j = 0; s->variance && !s->reference && j < K; j++) {
-        const real log_prior = LOG(r->prior[j]), log_det = e->base_density[j];
-        e->base[j] = log_prior - (real)s->cfg->temperature * log_det;
-        e->base_density[j] = log_prior - log_det;
+        const real log_prior = LOG(r->prior[begin + j]), log_det = e.base_density[j];
+        e.base[j] = log_prior - (real)s->cfg->temperature * log_det;
+        e.base_density[j] = log_prior - log_det;
     }
+}
+
+/* What concerns all slots together, from what the rows have left. */
+static void SMM_T(expectation_all)(SMM_T(image) *im)
+{
+    SMM_T(expectation) *e = &im->e;
+    real largest = 0;
+    for (size_t j = 0; j < im->slots; j++) largest = e->largest[j] > largest ? e->largest[j] : largest;
     e->exact = largest > 64;
     e->about = largest > 4;
+}
+
+static void SMM_T(expectation_forward)(SMM_T(image) *im, const SMM_T(record) *r)
+{
+    SMM_T(expectation_rows)(im, r, 0, im->slots);
+    SMM_T(expectation_all)(im);
 }
 
 /* Squared distances of one block's keys, in units of the standard deviations, to out (slots, SMM_BLOCK). */
@@ -189,18 +202,20 @@ static void SMM_T(step_chunk)(const SMM_T(image) *im, const SMM_T(record) *r, si
     }
 }
 
-/* Every chunk, on several threads if there are; then the sum over chunks, in their order. */
+/* What all chunks have found, added up in their order. */
+static SMM_T(moments) SMM_T(sum_chunks)(const SMM_T(image) *im)
+{
+    const SMM_T(moments) total = SMM_T(moments_of)(im, 0);
+    for (size_t c = 1; c < SMM_T(image_chunks)(im); c++) im->k->add(im->partial, SMM_T(moments_of)(im, c).sums, total.sums);
+    return total;
+}
+
+/* Every chunk, on several threads if there are; then their sum. */
 static SMM_T(moments) SMM_T(step_sums)(SMM_T(image) *im, const SMM_T(record) *r, int first, int last, real *attention)
 {
-    const ptrdiff_t chunks = (ptrdiff_t)SMM_T(image_chunks)(im);
-    SMM_PARALLEL_FOR(im->threads)
-    for (ptrdiff_t c = 0; c < chunks; c++)
-        SMM_T(step_chunk)(im, r, (size_t)c, &im->blocks[SMM_THREAD], first, last, attention);
-    const SMM_T(moments) total = SMM_T(moments_of)(im, 0);
-    for (ptrdiff_t c = 1; c < chunks; c++) {
-        const SMM_T(moments) m = SMM_T(moments_of)(im, (size_t)c);
-        im->k->add(im->partial, m.sums, total.sums);
-    }
+    SMM_PARALLEL(im->threads, SMM_T(image_chunks)(im), c, thread,
+                 SMM_T(step_chunk)(im, r, c, &im->blocks[thread], first, last, attention));
+    const SMM_T(moments) total = SMM_T(sum_chunks)(im);
     if (first) memcpy(im->value_sums, total.values, 2 * im->s->Vp * sizeof *im->value_sums);
     return total;
 }
@@ -247,44 +262,80 @@ static SMM_T(moments) SMM_T(weighted_moments)(SMM_T(image) *im, const SMM_T(reco
     return t;
 }
 
-/* The weighted means that the GRU gets (K,Dp): those of the record, or W_v m + b_v where W_v is folded. */
-static const real *SMM_T(mapped_means)(SMM_T(image) *im, const SMM_T(record) *r)
+/* The weighted means that the GRU gets, of slots [begin, begin + K): those of the record, or W_v m + b_v where W_v is folded. */
+static const real *SMM_T(mapped_means)(SMM_T(image) *im, const SMM_T(record) *r, size_t begin, size_t K)
 {
     const smm_sizes *s = im->s;
-    if (!s->folded) return r->m;
-    SMM_T(slots_linear_forward)(&im->side, SMM_TO_V_WEIGHT, SMM_TO_V_BIAS, im->slots, r->m, s->Cp, im->mapped, s->Dp, 0, 0);
-    return im->mapped;
+    if (!s->folded) return r->m + begin * s->Dp;
+    real *mapped = im->mapped + begin * s->Dp;
+    SMM_T(slots_linear_forward)(&im->side, SMM_TO_V_WEIGHT, SMM_TO_V_BIAS, K, r->m + begin * s->Cp, s->Cp, mapped, s->Dp, 0, 0);
+    return mapped;
 }
 
-/* Step im->steps, from record `r` to record `next`. */
+/* The hidden state that the GRU gets of slots from `begin` on, and the distance of its rows. */
+static const real *SMM_T(hidden_state)(const SMM_T(image) *im, const SMM_T(record) *r, size_t begin, size_t *ldh)
+{
+    *ldh = im->s->reference ? 2 * im->s->Dp : im->s->Dp;
+    return (im->s->reference ? im->e.normed : r->mean) + begin * *ldh;
+}
+
+/* From what the pass over inputs has found to the state after the step, of slots [begin, begin + K). */
+static void SMM_T(state_rows)(SMM_T(image) *im, const SMM_T(record) *r, const SMM_T(record) *next, size_t begin, size_t K)
+{
+    const smm_sizes *s = im->s;
+    const size_t D = s->D, Dp = s->Dp, first = begin * Dp, end = (begin + K) * Dp;
+    if (s->learned) {
+        size_t ldh;
+        const real *hidden = SMM_T(hidden_state)(im, r, begin, &ldh);
+        const SMM_T(update_scratch) u = SMM_T(update_of)(s, &im->u, begin);
+        SMM_T(update_forward)(&im->side, K, SMM_T(mapped_means)(im, r, begin, K), hidden, ldh, &u, next->mean + first);
+    } else {
+        memcpy(next->mean + first, r->m + first, K * Dp * sizeof *r->m);
+    }
+    if (!s->variance) return;
+    const real floor = (real)(s->reference ? s->cfg->eps : s->cfg->var_floor);
+    for (size_t i = first; i < end; i++) {
+        const real shift = r->m[i] - next->mean[i];
+        im->full_variance[i] = next->log_std[i] = r->variance[i] + shift * shift + floor;
+    }
+    im->k->log(K * Dp, next->log_std + first);
+    for (size_t i = first; i < end; i++) next->log_std[i] /= 2;
+    for (size_t j = begin; j < begin + K; j++) {
+        memset(next->log_std + j * Dp + D, 0, (Dp - D) * sizeof *next->log_std);
+        next->prior[j] = s->reference ? (real)(1 / ((double)im->slots + s->cfg->eps))
+                         : s->cfg->uniform_prior ? 1 / (real)im->slots : r->sums[j] / (real)im->in.n;
+    }
+}
+
+/* The same for the i-th of `shares` shares of the slots, and on to the expectation of the next step, unless this is the last. */
+static void SMM_T(share_forward)(SMM_T(image) *im, const SMM_T(record) *r, const SMM_T(record) *next, size_t i, size_t shares, int last)
+{
+    const size_t begin = im->slots * i / shares, count = im->slots * (i + 1) / shares - begin;
+    SMM_T(state_rows)(im, r, next, begin, count);
+    if (!last) SMM_T(expectation_rows)(im, next, begin, count);
+}
+
+/* Shares of the slots that several threads work on: of four at least, for fewer do not make up for a thread's reading all weights. */
+static size_t SMM_T(slot_shares)(const SMM_T(image) *im)
+{
+    const smm_sizes *s = im->s;
+    if (im->threads < 2 || !s->learned || im->slots * s->D * (9 * s->D + 2 * s->H) < 1 << 18) return 1;
+    return smm_min((size_t)im->threads, (im->slots + 3) / 4);
+}
+
+/* Step im->steps, from record `r`, whose expectation has been made, to record `next`, whose expectation is made unless it is the
+ * last. */
 static void SMM_T(step_forward)(SMM_T(image) *im, const SMM_T(record) *r, const SMM_T(record) *next, int last, real *attention,
                                 real *loglik)
 {
     const smm_sizes *s = im->s;
-    const size_t D = s->D, Dp = s->Dp, K = im->slots, c = K * Dp;
-    SMM_T(expectation_forward)(im, r);
+    const size_t shares = SMM_T(slot_shares)(im);
     const SMM_T(moments) total = SMM_T(weighted_moments)(im, r, im->steps == 0, last, attention);
     if (last && loglik) *loglik = *total.loglik;
-    if (s->learned) {
-        SMM_T(update_forward)(&im->side, K, SMM_T(mapped_means)(im, r), s->reference ? im->e.normed : r->mean,
-                              s->reference ? 2 * Dp : Dp, &im->u, next->mean);
-        if (im->save && (last || s->steps_back == s->T))
-            SMM_T(update_save)(s, K, &im->u, im->save + SMM_T(saved_update)(s, im->steps));
-    } else {
-        memcpy(next->mean, r->m, c * sizeof *r->m);
-    }
-    if (!s->variance) return;
-    const real floor = (real)(s->reference ? s->cfg->eps : s->cfg->var_floor);
-    for (size_t i = 0; i < c; i++) {
-        const real shift = r->m[i] - next->mean[i];
-        im->full_variance[i] = next->log_std[i] = r->variance[i] + shift * shift + floor;
-    }
-    im->k->log(c, next->log_std);
-    for (size_t i = 0; i < c; i++) next->log_std[i] /= 2;
-    for (size_t j = 0; j < K; j++) memset(next->log_std + j * Dp + D, 0, (Dp - D) * sizeof *next->log_std);
-    for (size_t j = 0; j < K; j++)
-        next->prior[j] = s->reference ? (real)(1 / ((double)K + s->cfg->eps))
-                         : s->cfg->uniform_prior ? 1 / (real)K : r->sums[j] / (real)im->in.n;
+    SMM_PARALLEL(shares, shares, i, thread, SMM_T(share_forward)(im, r, next, i, shares, last));
+    if (!last) SMM_T(expectation_all)(im);
+    if (im->save && s->learned && (last || s->steps_back == s->T))
+        SMM_T(update_save)(s, im->slots, &im->u, im->save + SMM_T(saved_update)(s, im->steps));
 }
 
 /* Values of block i, minus the centre, to im->values: as rows (SMM_BLOCK, Vp), or as channels (C, SMM_BLOCK) going backward. */
@@ -325,21 +376,21 @@ static void SMM_T(first_block)(SMM_T(image) *im)
     if (s->keep) SMM_T(store_values)(im, 0, b, 0);
 }
 
-/* Keys and values of all blocks but the first; going backward (`channels`) of all. */
-static void SMM_T(cache_inputs)(SMM_T(image) *im, int channels)
+/* Keys and values of one chunk's blocks, but for the image's first; going backward (`channels`) of all. */
+static void SMM_T(cache_chunk)(const SMM_T(image) *im, size_t chunk, SMM_T(block) *b, int channels)
 {
     const smm_sizes *s = im->s;
     const size_t n = SMM_BLOCK;
-    const ptrdiff_t chunks = (ptrdiff_t)SMM_T(image_chunks)(im);
-    SMM_PARALLEL_FOR(im->threads)
-    for (ptrdiff_t c = 0; c < chunks; c++) {
-        SMM_T(block) *b = &im->blocks[SMM_THREAD];
-        for (size_t i = smm_max(!channels, SMM_T(chunk_begin)(im, (size_t)c)); i < SMM_T(chunk_begin)(im, (size_t)c + 1); i++) {
-            SMM_T(inputs_forward)(im->k, s, im->p, &im->in, i * n, n, b, SMM_T(saved_block)(im, i), SMM_T(save_block)(im, i),
-                                  im->keys + i * s->C * n);
-            SMM_T(store_values)(im, i, b, channels);
-        }
+    for (size_t i = smm_max(!channels, SMM_T(chunk_begin)(im, chunk)); i < SMM_T(chunk_begin)(im, chunk + 1); i++) {
+        SMM_T(inputs_forward)(im->k, s, im->p, &im->in, i * n, n, b, SMM_T(saved_block)(im, i), SMM_T(save_block)(im, i),
+                              im->keys + i * s->C * n);
+        SMM_T(store_values)(im, i, b, channels);
     }
+}
+
+static void SMM_T(cache_inputs)(const SMM_T(image) *im, int channels)
+{
+    SMM_PARALLEL(im->threads, SMM_T(image_chunks)(im), c, thread, SMM_T(cache_chunk)(im, c, &im->blocks[thread], channels));
 }
 
 /* Attention of masked inputs, which no sum ever sees: their keys against the last step's queries. */
@@ -464,6 +515,7 @@ static void SMM_T(image_forward)(SMM_T(image) *im, const SMM_T(smm_inputs) *in, 
     SMM_T(initial_state)(im, in, b, &first);
     if (attention) memset(attention, 0, s->N * s->K * sizeof *attention);
     im->steps = 0;
+    SMM_T(expectation_forward)(im, &first);
     for (int last = 0, settled = 0; !last; im->steps++) {
         const SMM_T(record) r = SMM_T(record_of)(im, im->steps), next = SMM_T(record_of)(im, im->steps + 1);
         last = settled || im->steps + 1 == s->T;

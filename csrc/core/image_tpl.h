@@ -16,6 +16,7 @@ typedef struct {
     real *q_rows;                               /* folded: (K,Dp) the query before W_k' is applied */
     real *q, *scale, *shift;                    /* (K,Cp): query, e^{-log_std}, -q scale */
     real *base, *base_density;                  /* K: constants of the logits, and of log prior + log density */
+    real *largest;                              /* K: what is largest of |q scale| of some slots; 0 */
     real mul;                                   /* factor of distances or products in the logits */
     int exact;                                  /* q scale is so large that x scale + shift would cancel */
     int about;                                  /* the same for second moments of keys, which square it */
@@ -93,6 +94,19 @@ static void SMM_T(layout_expectation)(SMM_T(expectation) *e, const smm_sizes *s,
     e->cat = CARVE(2 * c), e->normed = CARVE(2 * c), e->norm_mean = CARVE(s->K), e->norm_rstd = CARVE(s->K);
     e->q_rows = s->folded ? CARVE(c) : NULL;
     e->q = CARVE(r), e->scale = CARVE(r), e->shift = CARVE(r), e->base = CARVE(s->K), e->base_density = CARVE(s->K);
+    e->largest = CARVE(s->K);
+    e->mul = s->dot ? (real)s->cfg->scale : s->variance && !s->reference ? (real)(-0.5 * s->cfg->temperature) : -(real)s->cfg->scale;
+}
+
+/* That of slots from j on. */
+static SMM_T(expectation) SMM_T(expectation_of)(const smm_sizes *s, const SMM_T(expectation) *all, size_t j)
+{
+    SMM_T(expectation) e = *all;
+    const size_t ld = s->dot ? s->Dp : 2 * s->Dp;
+    e.cat += j * ld, e.normed += j * ld, e.norm_mean += j, e.norm_rstd += j;
+    if (s->folded) e.q_rows += j * s->Dp;
+    e.q += j * s->Cp, e.scale += j * s->Cp, e.shift += j * s->Cp, e.base += j, e.base_density += j, e.largest += j;
+    return e;
 }
 
 static void SMM_T(layout_backward)(SMM_T(image) *im, const smm_sizes *s, smm_arena *arena)

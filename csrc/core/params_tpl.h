@@ -30,24 +30,27 @@ static void SMM_T(copy_rows)(size_t rows, size_t width, const real *X, size_t ld
     for (size_t j = 0; j < rows; j++) memcpy(Y + j * ldy, X + j * ldx, width * sizeof *Y);
 }
 
-/* Strips of W' of parameter l, W (out,in). */
-static void SMM_T(pack_to_out)(const KERNELS *k, const smm_layout *l, const real *W, real *to)
+/* Weights are packed in shares of their lanes, so that several threads have equal work. */
+#define PACK_SHARES 4
+
+/* Strips of W' of parameter l, W (out,in): one share. */
+static void SMM_T(pack_to_out)(const KERNELS *k, const smm_layout *l, const real *W, real *to, size_t share)
 {
     const size_t in = l->in / l->in_parts, out = l->out / l->out_parts, outp = smm_pad(out);
     for (size_t part = 0; part < l->in_parts; part++, to += in * l->outp)
-        for (size_t lane = 0; lane < l->outp; lane += SMM_LANES) {
+        for (size_t lane = share * SMM_LANES; lane < l->outp; lane += PACK_SHARES * SMM_LANES) {
             const size_t o = lane / outp * out + lane % outp, valid = smm_min(SMM_LANES, out - lane % outp);
             const size_t strip = lane / SMM_STRIP * SMM_STRIP, ld = smm_min(SMM_STRIP, l->outp - strip);
             k->transpose_in(valid, in, SMM_LANES, W + o * l->in + part * in, l->in, NULL, to + strip * in + lane - strip, ld);
         }
 }
 
-/* Strips of W. */
-static void SMM_T(pack_to_in)(const smm_layout *l, const real *W, real *to)
+/* Strips of W: one share. */
+static void SMM_T(pack_to_in)(const smm_layout *l, const real *W, real *to, size_t share)
 {
     const size_t in = l->in / l->in_parts, inp = smm_pad(in), out = l->out / l->out_parts;
     for (size_t part = 0; part < l->out_parts; part++, to += out * l->inp)
-        for (size_t lane = 0; lane < l->inp; lane += SMM_LANES) {
+        for (size_t lane = share * SMM_LANES; lane < l->inp; lane += PACK_SHARES * SMM_LANES) {
             const size_t i = lane / inp * in + lane % inp, valid = smm_min(SMM_LANES, in - lane % inp);
             const size_t strip = lane / SMM_STRIP * SMM_STRIP, ld = smm_min(SMM_STRIP, l->inp - strip);
             for (size_t p = 0; p < out; p++) {
@@ -92,19 +95,24 @@ static void SMM_T(layout_params)(SMM_T(params) *p, const smm_sizes *s, int backw
     }
 }
 
-/* From the caller's, of which clustering has none. */
+/* One share of a parameter, from the caller's `given`. */
+static void SMM_T(pack_share)(const SMM_T(params) *p, const KERNELS *k, size_t i, const real *given, size_t share)
+{
+    const SMM_T(packed) *w = &p->packed[i];
+    const smm_layout *l = &w->layout;
+    if (w->to_out) SMM_T(pack_to_out)(k, l, given, w->to_out, share);
+    if (w->to_in) SMM_T(pack_to_in)(l, given, w->to_in, share);
+    if (share) return;
+    if (w->row) SMM_T(pack_row)(l, given, w->row);
+    if (w->spaced) SMM_T(copy_rows)(l->out, l->in, given, l->in, w->spaced, smm_spaced(l->in));
+    p->plain[i] = w->spaced ? w->spaced : l->rank ? given : NULL;
+}
+
+/* All, from the caller's, of which clustering has none. */
 static void SMM_T(pack)(const SMM_T(params) *p, const smm_sizes *s, const real *const *params, int threads)
 {
     const KERNELS *k = KERNELS_GET();
     for (size_t d = 0; d < 2 * s->Dp; d++) p->ones[d] = d % s->Dp < s->D;
-    SMM_PARALLEL_FOR(threads)
-    for (ptrdiff_t i = 0; i < SMM_PARAMS; i++) {
-        const SMM_T(packed) *w = &p->packed[i];
-        if (w->to_out) SMM_T(pack_to_out)(k, &w->layout, params[i], w->to_out);
-        if (w->to_in) SMM_T(pack_to_in)(&w->layout, params[i], w->to_in);
-        if (w->row) SMM_T(pack_row)(&w->layout, params[i], w->row);
-        const size_t in = w->layout.in;
-        if (w->spaced) SMM_T(copy_rows)(w->layout.out, in, params[i], in, w->spaced, smm_spaced(in));
-        p->plain[i] = w->spaced ? w->spaced : w->layout.rank ? params[i] : NULL;
-    }
+    SMM_PARALLEL(threads, SMM_PARAMS * PACK_SHARES, task, thread,
+                 SMM_T(pack_share)(p, k, task / PACK_SHARES, params ? params[task / PACK_SHARES] : NULL, task % PACK_SHARES));
 }

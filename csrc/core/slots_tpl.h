@@ -86,8 +86,17 @@ typedef struct {
     real *hidden;                  /* Hp: ReLU(W_1 LN(h) + b_1); these two are what backward needs, one after the other */
     real *normed;                  /* Dp: LN(h) */
     real *mean, *rstd;             /* K: of the LayerNorm */
-    real *d_gates_in, *d_gates_hidden, *d_hidden, *d_h; /* the same for gradients */
+    real *d_gates_in, *d_gates_hidden, *d_hidden, *d_h; /* the same for gradients, of all slots */
 } SMM_T(update_scratch);
+
+/* That of slots from j on. */
+static SMM_T(update_scratch) SMM_T(update_of)(const smm_sizes *s, const SMM_T(update_scratch) *all, size_t j)
+{
+    SMM_T(update_scratch) u = *all;
+    const size_t c = j * s->Dp, h = j * s->Hp;
+    u.gates_in += 3 * c, u.gates_hidden += 3 * c, u.kept += 5 * c, u.hidden += h, u.normed += c, u.mean += j, u.rstd += j;
+    return u;
+}
 
 static void SMM_T(norm_update)(const SMM_T(slots_side) *c, size_t K, const SMM_T(update_scratch) *u)
 {

@@ -95,30 +95,6 @@ int optional_view(PyObject *object, const char *name, int type, int rank, const 
     return object == Py_None ? 0 : checked_view(object, name, type, rank, shape, v);
 }
 
-/* An exponent of ones, to which one more carries into the sign: for a whole stretch at a time and without a branch, so that the
- * compiler uses vectors; the stretch tells where to look. */
-#define FIRST_NONFINITE(bits, one)                                              \
-    static Py_ssize_t first_nonfinite_##bits(const char *at, size_t n)          \
-    {                                                                           \
-        const uint##bits##_t sign = (uint##bits##_t)1 << (bits - 1);            \
-        for (size_t i = 0, m; i < n; i += m) {                                  \
-            uint##bits##_t found = 0, x;                                        \
-            m = n - i < 1024 ? n - i : 1024;                                    \
-            for (size_t j = i; j < i + m; j++) {                                \
-                memcpy(&x, at + j * sizeof x, sizeof x);                        \
-                found |= (uint##bits##_t)((x & (uint##bits##_t)~sign) + (one)); \
-            }                                                                   \
-            for (size_t j = i; found & sign && j < i + m; j++) {                \
-                memcpy(&x, at + j * sizeof x, sizeof x);                        \
-                if (((x & (uint##bits##_t)~sign) + (one)) & sign) return (Py_ssize_t)j; \
-            }                                                                   \
-        }                                                                       \
-        return -1;                                                              \
-    }
-FIRST_NONFINITE(16, 0x80)
-FIRST_NONFINITE(32, UINT32_C(0x800000))
-FIRST_NONFINITE(64, UINT64_C(0x10000000000000))
-
 PyObject *first_nonfinite(PyObject *module, PyObject *object)
 {
     (void)module;
@@ -128,12 +104,12 @@ PyObject *first_nonfinite(PyObject *module, PyObject *object)
         return NULL;
     }
     const size_t n = (size_t)PyArray_SIZE((PyArrayObject *)object);
-    const char *at = PyArray_DATA((PyArrayObject *)object);
-    Py_ssize_t found;
+    const void *numbers = PyArray_DATA((PyArrayObject *)object);
+    size_t found;
     Py_BEGIN_ALLOW_THREADS
-    found = type == NPY_UINT16 ? first_nonfinite_16(at, n) : type == NPY_FLOAT32 ? first_nonfinite_32(at, n) : first_nonfinite_64(at, n);
+    found = smm_first_nonfinite(type == NPY_UINT16 ? 16 : type == NPY_FLOAT32 ? 32 : 64, numbers, n, threads_now());
     Py_END_ALLOW_THREADS
-    return PyLong_FromSsize_t(found);
+    return PyLong_FromSsize_t(found < n ? (Py_ssize_t)found : -1);
 }
 
 void raise_status(smm_status status, size_t image)
