@@ -59,7 +59,7 @@ def sizes(results, path):
         _logarithmic(axes, axis, "ms")
     _threads(results, grid.flat[4])
     _memory(results, grid.flat[5])
-    grid.flat[0].legend(fontsize=7)
+    _legend(grid.flat[1])
     figure.tight_layout()
     _save(figure, path)
 
@@ -71,7 +71,7 @@ def _threads(results, axes):
         points = [(row["threads"], 1e3 * row["time"]["median"]) for row in case]
         axes.plot(*zip(*points), "o-" if mode == "forward" else "s--", ms=3, lw=1, label=f"{label}, {mode}")
     _logarithmic(axes, "threads", "ms")
-    axes.legend(fontsize=7)
+    _legend(axes)
 
 
 def _memory(results, axes):
@@ -79,7 +79,12 @@ def _memory(results, axes):
         case = select(results["memory"], name=name)
         axes.plot([row["N"] for row in case], [max(row["bytes"], 1) / 2**20 for row in case], "o-", ms=3, lw=1, label=name)
     _logarithmic(axes, "N", "MiB at most, forward + backward")
-    axes.legend(fontsize=7)
+    _legend(axes)
+
+
+def _legend(axes):
+    """Above the axes, where it covers no line."""
+    axes.legend(fontsize=6, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
 
 
 def _logarithmic(axes, x, y):
