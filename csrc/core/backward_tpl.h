@@ -212,13 +212,16 @@ static void SMM_T(eps_backward)(const SMM_T(image) *im, size_t valid, const real
     for (size_t d = 0; valid < n && d < C; d++) memset(d_values + d * n + valid, 0, (n - valid) * sizeof *d_values);
 }
 
-/* The pass of the step that backward ends with, over chunks [begin, end), and on from keys and values to the inputs and the
- * parameters of their side, block by block: where this step is the only one, nothing of the inputs' size is kept. */
-static void SMM_T(segment_backward)(const SMM_T(image) *im, const SMM_T(pass) *pass, size_t begin, size_t end, SMM_T(block) *b,
+/* The pass of the step that backward ends with, over one segment's chunks, and on from keys and values to the inputs and the
+ * parameters of their side, block by block: where this step is the only one, nothing of the inputs' size is kept. The first segment's
+ * set of gradients is the slots' too, and clear already. */
+static void SMM_T(segment_backward)(const SMM_T(image) *im, const SMM_T(pass) *pass, size_t segment, SMM_T(block) *b,
                                     const SMM_T(grad_set) *g, real *dx)
 {
     const smm_sizes *s = im->s;
-    const size_t n = SMM_BLOCK, size = s->C * n;
+    const size_t n = SMM_BLOCK, size = s->C * n, chunks = SMM_T(image_chunks)(im);
+    const size_t begin = chunks * segment / s->segments, end = chunks * (segment + 1) / s->segments;
+    if (segment && !pass->add) SMM_T(clear_set)(s, g);
     for (size_t c = begin; c < end; c++) {
         const SMM_T(moments) m = SMM_T(moments_of)(im, c);
         memset(m.sums, 0, im->partial * sizeof *m.sums);
@@ -246,12 +249,10 @@ static void SMM_T(segment_backward)(const SMM_T(image) *im, const SMM_T(pass) *p
  * and a share of the chunks for each segment. Returns the sum over chunks, in their order. */
 static SMM_T(moments) SMM_T(inputs_pass)(SMM_T(image) *im, const SMM_T(pass) *pass, const SMM_T(grad_set) *sets, real *dx)
 {
-    const size_t chunks = SMM_T(image_chunks)(im), segments = im->s->segments;
     if (pass->inputs)
-        SMM_PARALLEL(im->threads, segments, i, thread,
-                     SMM_T(segment_backward)(im, pass, chunks * i / segments, chunks * (i + 1) / segments, &im->blocks[thread],
-                                             &sets[i], dx));
-    else SMM_PARALLEL(im->threads, chunks, i, thread, SMM_T(chunk_backward)(im, pass, i, &im->blocks[thread]));
+        SMM_PARALLEL(im->threads, im->s->segments, i, thread,
+                     SMM_T(segment_backward)(im, pass, i, &im->blocks[thread], &sets[i], dx));
+    else SMM_PARALLEL(im->threads, SMM_T(image_chunks)(im), i, thread, SMM_T(chunk_backward)(im, pass, i, &im->blocks[thread]));
     return SMM_T(sum_chunks)(im);
 }
 

@@ -45,11 +45,12 @@ static smm_status SMM_T(check_call)(smm_sizes *s, const smm_config *config, cons
     return SMM_T(check_images)(s, in, image);
 }
 
+/* Of an image's segments the first has a place for every parameter's gradient, the others for those of the inputs' side alone. */
 static void SMM_T(layout_sets)(SMM_T(call) *call, const smm_sizes *s, smm_arena *arena)
 {
     for (size_t g = 0; g < s->groups; g++)
         for (size_t i = 0; i < SMM_PARAMS; i++) {
-            const size_t size = smm_layout_of(s->cfg, i).size;
+            const size_t size = g % s->segments && SMM_T(of_slots)(s, i) ? 0 : smm_layout_of(s->cfg, i).size;
             real *at = size ? CARVE(size) : NULL;
             if (call->sets) call->sets[g].at[i] = at;
         }
@@ -129,14 +130,6 @@ smm_status SMM_T(smm_forward)(const smm_config *config, const smm_dims *dims, co
     return SMM_OK;
 }
 
-static void SMM_T(clear_set)(const smm_sizes *s, const SMM_T(grad_set) *set)
-{
-    for (size_t i = 0; i < SMM_PARAMS; i++) {
-        const size_t size = smm_layout_of(s->cfg, i).size;
-        if (size) memset(set->at[i], 0, size * sizeof(real));
-    }
-}
-
 /* Tasks that the sums of parameters' gradients are shared out as: a few rows each, which lie side by side in a set. */
 typedef struct {
     smm_layout layout[SMM_PARAMS];
@@ -156,7 +149,7 @@ static void SMM_T(add_set_rows)(const smm_sizes *s, const SMM_T(set_tasks) *task
     const size_t parts = l->rank == 2 ? l->in_parts : l->out_parts;
     const size_t part = (l->rank == 2 ? l->in : l->out) / parts, padded = smm_pad(part);
     for (size_t g = 0; g < s->groups; g++)
-        for (size_t j = begin * parts; j < end * parts; j++) {
+        for (size_t j = begin * parts; sets[g].at[i] && j < end * parts; j++) {
             const real *from = sets[g].at[i] + j * padded;
             real *to = grads->params[i] + j * part;
             for (size_t c = 0; c < part; c++) to[c] = g ? to[c] + from[c] : from[c];
@@ -184,18 +177,17 @@ typedef struct {
     const SMM_T(smm_gradients) *grads;
 } SMM_T(backward_arguments);
 
-/* The u-th of `units` shares of the images, whose gradients are summed in sets of their own. */
+/* The u-th of `units` shares of the images, whose gradients are summed in sets of their own: one, or one for each segment of the only
+ * image. */
 static void SMM_T(unit_backward)(const SMM_T(call) *call, const smm_sizes *s, SMM_T(image) *im, const SMM_T(backward_arguments) *a,
                                  size_t u, size_t units)
 {
     const size_t begin = s->B * u / units, end = s->B * (u + 1) / units;
-    if (s->segments == 1) SMM_T(clear_set)(s, &call->sets[u]);
-    for (size_t b = begin; b < end; b++) {
-        const SMM_T(grad_set) *sets = &call->sets[s->segments > 1 ? b * s->segments : u];
-        for (size_t i = 0; s->segments > 1 && i < s->segments; i++) SMM_T(clear_set)(s, &sets[i]);
+    const SMM_T(grad_set) *sets = &call->sets[u * s->segments];
+    SMM_T(clear_set)(s, sets);
+    for (size_t b = begin; b < end; b++)
         SMM_T(image_backward)(im, a->in, a->saved, a->d_slots, a->d_attention, a->grads, sets, b);
-    }
-    SMM_T(flush_pending)(&im->side, &call->sets[s->segments > 1 ? u * s->segments : u]);
+    SMM_T(flush_pending)(&im->side, sets);
 }
 
 smm_status SMM_T(smm_backward)(const smm_config *config, const smm_dims *dims, const real *const params[SMM_PARAMS],

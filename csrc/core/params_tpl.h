@@ -8,6 +8,15 @@ typedef struct {
     real *at[SMM_PARAMS];
 } SMM_T(grad_set);
 
+/* Zeros, in the places that the set has. */
+static void SMM_T(clear_set)(const smm_sizes *s, const SMM_T(grad_set) *set)
+{
+    for (size_t i = 0; i < SMM_PARAMS; i++) {
+        const size_t size = smm_layout_of(s->cfg, i).size;
+        if (set->at[i]) memset(set->at[i], 0, size * sizeof(real));
+    }
+}
+
 /* A parameter as the call's products read it, in forms that are NULL where the call does not need them. */
 typedef struct {
     smm_layout layout;
