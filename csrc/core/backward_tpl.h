@@ -200,7 +200,7 @@ static void SMM_T(chunk_backward)(const SMM_T(image) *im, const SMM_T(pass) *pas
     memset(m.sums, 0, im->partial * sizeof *m.sums);
     for (size_t i = SMM_T(chunk_begin)(im, chunk); i < SMM_T(chunk_begin)(im, chunk + 1); i++) {
         const size_t at = i * im->s->C * SMM_BLOCK;
-        SMM_T(block_backward)(im, pass, i, im->keys + at, im->values + at, im->d_keys + at, im->d_values + at, &m, b);
+        SMM_T(block_backward)(im, pass, i, SMM_T(kept_keys)(im, i), im->values + at, im->d_keys + at, im->d_values + at, &m, b);
     }
 }
 
@@ -226,15 +226,15 @@ static void SMM_T(segment_backward)(const SMM_T(image) *im, const SMM_T(pass) *p
         const SMM_T(moments) m = SMM_T(moments_of)(im, c);
         memset(m.sums, 0, im->partial * sizeof *m.sums);
         for (size_t i = SMM_T(chunk_begin)(im, c); i < SMM_T(chunk_begin)(im, c + 1); i++) {
-            real *keys = b->keys, *values = s->folded ? keys : b->centred;
+            const real *keys, *values = s->folded ? b->keys : b->centred;
             real *d_values = b->d_values, *d_keys = s->folded ? d_values : b->d_keys;
             if (s->keep_backward) {
-                keys = im->keys + i * size, values = im->values + i * size;
+                keys = SMM_T(kept_keys)(im, i), values = im->values + i * size;
                 d_keys = im->d_keys + i * size, d_values = im->d_values + i * size;
                 if (s->learned) SMM_T(inputs_features)(im->k, s, im->p, &im->in, i * n, n, b, SMM_T(saved_block)(im, i), NULL, NULL);
             } else {
-                SMM_T(inputs_forward)(im->k, s, im->p, &im->in, i * n, n, b, SMM_T(saved_block)(im, i), NULL, keys);
-                if (!s->folded) im->k->affine(s->C, n, b->values, n, NULL, im->minus_centre, values, n, 0);
+                keys = SMM_T(inputs_forward)(im->k, s, im->p, &im->in, i * n, n, b, SMM_T(saved_block)(im, i), NULL, b->keys);
+                if (!s->folded) im->k->affine(s->C, n, b->values, n, NULL, im->minus_centre, b->centred, n, 0);
                 memset(d_keys, 0, size * sizeof *d_keys);
                 memset(d_values, 0, size * sizeof *d_values);
             }

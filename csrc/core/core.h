@@ -19,7 +19,7 @@ typedef struct {
     size_t segments, groups;    /* parameter gradients are summed per group of images or per segment of an image, then over groups */
     size_t steps_back;          /* steps that backward goes through */
     int keep, keep_backward;    /* keys and values (backward: and their gradients) of an image are kept from step to step */
-    size_t saved_block;         /* elements that forward saves of a block of inputs: both layers of their MLP, or none */
+    size_t saved_block;         /* elements that forward saves of a block of inputs: both layers of their MLP and keys, or none */
     size_t pending_rows;        /* slots that the gradients of the slots' weights are summed over at a time, at most */
     size_t records;             /* states kept of an image: before each step that backward visits, and the last */
     size_t record;              /* elements of one state */

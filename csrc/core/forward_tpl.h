@@ -159,6 +159,25 @@ static size_t SMM_T(chunk_begin)(const SMM_T(image) *im, size_t chunk)
     return smm_min(chunk * im->s->chunk_blocks, SMM_T(image_blocks)(im));
 }
 
+/* Where the layers of block i's MLP and its keys are saved for backward, or NULL; and, going backward, what forward has saved there. */
+static real *SMM_T(save_block)(const SMM_T(image) *im, size_t i)
+{
+    return im->save && im->s->saved_block ? im->save + im->s->saved_head + i * im->s->saved_block : NULL;
+}
+
+static const real *SMM_T(saved_block)(const SMM_T(image) *im, size_t i)
+{
+    return im->saved && im->s->saved_block ? im->saved + im->s->saved_head + i * im->s->saved_block : NULL;
+}
+
+/* Keys of block i that are kept: where inputs_forward has said. */
+static const real *SMM_T(kept_keys)(const SMM_T(image) *im, size_t i)
+{
+    const real *save = SMM_T(save_block)(im, i), *saved = save ? save : SMM_T(saved_block)(im, i);
+    if (saved && SMM_T(direct)(saved + SMM_T(saved_keys)(im->s))) return saved + SMM_T(saved_keys)(im->s);
+    return im->keys + i * im->s->C * SMM_BLOCK;
+}
+
 /* Values of block i, minus the centre, as rows (SMM_BLOCK, Vp). */
 static void SMM_T(value_rows)(const SMM_T(image) *im, size_t i, const SMM_T(block) *b, real *rows)
 {
@@ -183,9 +202,9 @@ static void SMM_T(step_chunk)(const SMM_T(image) *im, const SMM_T(record) *r, si
         const real *keys = b->keys, *values = b->value_rows;
         real *gamma = b->gamma;
         if (s->keep) {
-            keys = im->keys + i * s->C * n, values = im->values + i * n * Vp;
+            keys = SMM_T(kept_keys)(im, i), values = im->values + i * n * Vp;
         } else {
-            SMM_T(inputs_forward)(im->k, s, im->p, &im->in, i * n, n, b, NULL, NULL, b->keys);
+            keys = SMM_T(inputs_forward)(im->k, s, im->p, &im->in, i * n, n, b, NULL, NULL, b->keys);
             SMM_T(value_rows)(im, i, b, b->value_rows);
         }
         if (first) im->k->moments(1, valid, Vp, b->ones, n, values, Vp, m.values, m.values + Vp, Vp);
@@ -346,17 +365,6 @@ static void SMM_T(store_values)(const SMM_T(image) *im, size_t i, const SMM_T(bl
     if (channels && im->values == im->keys) return;
     if (channels) im->k->affine(s->C, n, b->values, n, NULL, im->minus_centre, im->values + i * s->C * n, n, 0);
     else SMM_T(value_rows)(im, i, b, im->values + i * n * s->Vp);
-}
-
-/* Where both layers of block i's MLP are saved for backward, or NULL; and, going backward, what forward has saved there. */
-static real *SMM_T(save_block)(const SMM_T(image) *im, size_t i)
-{
-    return im->save && im->s->saved_block ? im->save + im->s->saved_head + i * im->s->saved_block : NULL;
-}
-
-static const real *SMM_T(saved_block)(const SMM_T(image) *im, size_t i)
-{
-    return im->saved && im->s->saved_block ? im->saved + im->s->saved_head + i * im->s->saved_block : NULL;
 }
 
 /* The first block: its keys and values if they are kept, and the centre, the mean of its values; 0 where a network takes means

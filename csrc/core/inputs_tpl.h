@@ -9,8 +9,8 @@
  * sum_n w (W_v h) = W_v sum_n w h. With one head both maps are `folded` into the K slots' side, where they cost next to nothing,
  * and the passes over inputs see k = v = h.
  *
- * Going backward, a block is made again; of a call of moderate size, forward has saved both layers of its MLP. Through several
- * steps, its keys and values are there already. */
+ * Going backward, a block is made again; of a call of moderate size, forward has saved both layers of its MLP and its keys. Through
+ * several steps, its values are there already, and keys in any case. */
 
 /* Linear maps of a block, X (channels, n): lanes beyond the real inputs hold finite values going forward and zeros going backward, so
  * that no sum needs to know of them. */
@@ -98,23 +98,25 @@ static void SMM_T(inputs_read)(const KERNELS *k, const smm_sizes *s, const SMM_T
     k->transpose_in(valid, s->I, n, b->rows, s->I, NULL, to, n);
 }
 
+/* What is saved is the caller's memory: the kernels work in it where it is aligned as they need it. */
+static int SMM_T(direct)(const real *saved) { return (uintptr_t)saved % SMM_ALIGN == 0; }
+
 /* Both layers of the MLP of b->x_normed, to b->hidden and b->h: as forward has left them in `saved`, or made, to stand in `save`;
- * either may be NULL. What is saved is the caller's memory: the kernels work in it where it is aligned as they need it. */
+ * either may be NULL. */
 static void SMM_T(inputs_mlp)(const KERNELS *k, const smm_sizes *s, const real *const *p, size_t n, SMM_T(block) *b, const real *saved,
                               real *save)
 {
     const size_t count = (s->H + s->F) * n;
-    const int direct = (uintptr_t)(saved ? saved : save) % SMM_ALIGN == 0;
-    real *layers = save && direct ? save : b->layers;
-    b->hidden = saved && direct ? saved : layers;
+    real *layers = save && SMM_T(direct)(save) ? save : b->layers;
+    b->hidden = saved && SMM_T(direct)(saved) ? saved : layers;
     b->h = b->hidden + s->H * n;
     if (saved) {
-        if (!direct) memcpy(layers, saved, count * sizeof *layers);
+        if (b->hidden != saved) memcpy(layers, saved, count * sizeof *layers);
         return;
     }
     SMM_T(linear_relu_forward)(k, s->H, s->I, n, p[SMM_MLP_INPUT_0_WEIGHT], p[SMM_MLP_INPUT_0_BIAS], b->x_normed, layers);
     SMM_T(linear_forward)(k, s->F, s->H, n, p[SMM_MLP_INPUT_2_WEIGHT], p[SMM_MLP_INPUT_2_BIAS], layers, layers + s->H * n);
-    if (save && !direct) memcpy(save, layers, count * sizeof *save);
+    if (save && layers != save) memcpy(save, layers, count * sizeof *save);
 }
 
 /* Rows from `first` on, in n <= SMM_BLOCK lanes, to b->features, what keys and values are computed from; saved, save: see
@@ -140,18 +142,31 @@ static void SMM_T(inputs_features)(const KERNELS *k, const smm_sizes *s, const r
     }
 }
 
-/* The same, and on to keys (C,n) and b->values (C,n). */
-static void SMM_T(inputs_forward)(const KERNELS *k, const smm_sizes *s, const real *const *p, const SMM_T(rows_in) *in, size_t first,
-                                  size_t n, SMM_T(block) *b, const real *saved, real *save, real *keys)
+/* Where the keys of a saved block stand: after the layers of its MLP. */
+static size_t SMM_T(saved_keys)(const smm_sizes *s) { return SMM_BLOCK * (s->H + s->F); }
+
+/* The same, and on to keys and b->values (C,n). Returns the keys: in `keys`, or in what is saved where a kernel can read them there. */
+static const real *SMM_T(inputs_forward)(const KERNELS *k, const smm_sizes *s, const real *const *p, const SMM_T(rows_in) *in,
+                                         size_t first, size_t n, SMM_T(block) *b, const real *saved, real *save, real *keys)
 {
     SMM_T(inputs_features)(k, s, p, in, first, n, b, saved, save, keys);
     const real *const bias_k = s->cfg->qkv_bias ? p[SMM_TO_K_BIAS] : NULL, *const bias_v = s->cfg->qkv_bias ? p[SMM_TO_V_BIAS] : NULL;
-    if (s->learned && !s->folded) SMM_T(linear_forward)(k, s->D, s->F, n, p[SMM_TO_K_WEIGHT], bias_k, b->features, keys);
     b->values = b->features;
     if (s->own_values) {
         SMM_T(linear_forward)(k, s->D, s->F, n, p[SMM_TO_V_WEIGHT], bias_v, b->features, b->v);
         b->values = b->v;
     }
+    if (saved) {
+        saved += SMM_T(saved_keys)(s);
+        if (SMM_T(direct)(saved)) return saved;
+        memcpy(keys, saved, s->C * n * sizeof *keys);
+        return keys;
+    }
+    if (save) save += SMM_T(saved_keys)(s);
+    real *to = save && SMM_T(direct)(save) ? save : keys;
+    if (s->learned && !s->folded) SMM_T(linear_forward)(k, s->D, s->F, n, p[SMM_TO_K_WEIGHT], bias_k, b->features, to);
+    if (save && to != save) memcpy(save, to, s->C * n * sizeof *save);
+    return to;
 }
 
 /* From d_keys and d_values (C, SMM_BLOCK; zero in lanes beyond the real inputs; d_values is overwritten; folded: d_values is the

@@ -150,13 +150,13 @@ size_t smm_slot_width(const smm_config *config);
 smm_status smm_config_check(const smm_config *config);
 
 /* Elements of the buffer that forward fills for backward; 0 if the arguments are invalid. It holds states, whose size does not
- * depend on N, and both layers of the inputs' MLP, from which backward takes them, unless config.recompute is set or these
- * are too many: B ceil(N / 64) 64 (H + D) elements, at most SMM_SAVED_MOST, or, where no image has more than SMM_SAVED_IMAGE,
+ * depend on N, and both layers of the inputs' MLP and the keys, from which backward takes them, unless config.recompute is set
+ * or these are too many: B ceil(N / 64) 64 (H + 2 D) elements, at most SMM_SAVED_MOST, or, where no image has more than SMM_SAVED_IMAGE,
  * SMM_SAVED_BATCH. */
 #define SMM_SAVED_MOST ((size_t)6 << 20)
 #define SMM_SAVED_IMAGE ((size_t)2 << 20)
 #define SMM_SAVED_BATCH ((size_t)64 << 20)
-#define SMM_SAVED_ALIGN 64 /* bytes: where `saved` starts at a multiple of it, that MLP is not copied; anywhere else is as right */
+#define SMM_SAVED_ALIGN 64 /* bytes: where `saved` starts at a multiple of it, they are not copied; anywhere else is as right */
 size_t smm_saved_size(const smm_config *config, const smm_dims *dims);
 
 /* The set of vector instructions in use ("scalar", "avx2", "avx512", "neon"), chosen at the first call, or by the environment
