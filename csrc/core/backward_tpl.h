@@ -253,7 +253,8 @@ static SMM_T(moments) SMM_T(inputs_pass)(SMM_T(image) *im, const SMM_T(pass) *pa
         SMM_PARALLEL(im->threads, im->s->segments, i, thread,
                      SMM_T(segment_backward)(im, pass, i, &im->blocks[thread], &sets[i], dx));
     else SMM_PARALLEL(im->threads, SMM_T(image_chunks)(im), i, thread, SMM_T(chunk_backward)(im, pass, i, &im->blocks[thread]));
-    return SMM_T(sum_chunks)(im);
+    SMM_T(sum_moments)(im, 0, im->slots);
+    return SMM_T(sum_weights)(im);
 }
 
 /* From sums R0, R1, R2 over the image to im->d_q, im->d_ls, im->d_prior. */
@@ -364,7 +365,7 @@ static void SMM_T(image_backward)(SMM_T(image) *im, const SMM_T(smm_inputs) *in,
     const size_t steps = smm_min(s->steps_back, im->steps);
     for (size_t d = 0; d < s->D; d++) im->minus_centre[d] = -im->centre[d];
     if (s->keep_backward) {
-        SMM_T(cache_inputs)(im, 1);
+        SMM_T(cache_inputs)(im, 0, 1);
         memset(im->d_keys, 0, cached * sizeof *im->d_keys);
         memset(im->d_values, 0, cached * sizeof *im->d_values);
     }

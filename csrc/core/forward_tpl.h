@@ -221,22 +221,28 @@ static void SMM_T(step_chunk)(const SMM_T(image) *im, const SMM_T(record) *r, si
     }
 }
 
-/* What all chunks have found, added up in their order. */
-static SMM_T(moments) SMM_T(sum_chunks)(const SMM_T(image) *im)
+/* Chunks' sums, added up in their order in the first chunk's: what is not of a slot's channels, which all slots need; and the moments
+ * of slots [begin, begin + K). */
+static SMM_T(moments) SMM_T(sum_weights)(const SMM_T(image) *im)
 {
     const SMM_T(moments) total = SMM_T(moments_of)(im, 0);
-    for (size_t c = 1; c < SMM_T(image_chunks)(im); c++) im->k->add(im->partial, SMM_T(moments_of)(im, c).sums, total.sums);
+    for (size_t c = 1; c < SMM_T(image_chunks)(im); c++) {
+        const SMM_T(moments) m = SMM_T(moments_of)(im, c);
+        im->k->add(smm_pad(im->s->heads * im->s->K), m.sums, total.sums);
+        im->k->add(2 * im->s->Vp + SMM_LANES, m.values, total.values); /* and the log-likelihood */
+    }
     return total;
 }
 
-/* Every chunk, on several threads if there are; then their sum. */
-static SMM_T(moments) SMM_T(step_sums)(SMM_T(image) *im, const SMM_T(record) *r, int first, int last, real *attention)
+static void SMM_T(sum_moments)(const SMM_T(image) *im, size_t begin, size_t K)
 {
-    SMM_PARALLEL(im->threads, SMM_T(image_chunks)(im), c, thread,
-                 SMM_T(step_chunk)(im, r, c, &im->blocks[thread], first, last, attention));
-    const SMM_T(moments) total = SMM_T(sum_chunks)(im);
-    if (first) memcpy(im->value_sums, total.values, 2 * im->s->Vp * sizeof *im->value_sums);
-    return total;
+    const size_t first = begin * im->s->Vp, size = K * im->s->Vp;
+    const SMM_T(moments) total = SMM_T(moments_of)(im, 0);
+    for (size_t c = 1; c < SMM_T(image_chunks)(im); c++) {
+        const SMM_T(moments) m = SMM_T(moments_of)(im, c);
+        im->k->add(size, m.m1 + first, total.m1 + first);
+        if (total.m2) im->k->add(size, m.m2 + first, total.m2 + first);
+    }
 }
 
 /* Weighted mean of slot j and variance about it, to r->m and r->variance; returns whether they are exact enough.
@@ -264,21 +270,6 @@ static int SMM_T(slot_moments)(SMM_T(image) *im, const SMM_T(record) *r, const S
     if (!about) memset(point, 0, Vp * sizeof *point);
     return im->k->mean_variance(Vp, (double)t->sums[j], eps, count, floor, m1, t->m2 + j * Vp, sums, im->centre, point, m,
                                 r->variance + j * s->Dp);
-}
-
-/* The pass over inputs: weighted means and variances of all slots into r->m, r->variance, r->sums. Returns the sums. */
-static SMM_T(moments) SMM_T(weighted_moments)(SMM_T(image) *im, const SMM_T(record) *r, int first, int last, real *attention)
-{
-    const smm_sizes *s = im->s;
-    SMM_T(moments) t;
-    for (int exact = 0, tries = 0; !exact && tries < 3; tries++) {
-        t = SMM_T(step_sums)(im, r, first, last, attention);
-        exact = 1;
-        for (size_t j = 0; j < im->slots; j++) exact &= SMM_T(slot_moments)(im, r, &t, j, im->about_points);
-        im->about_points |= !exact; /* from then on, every slot about its own */
-    }
-    memcpy(r->sums, t.sums, s->heads * im->slots * sizeof *r->sums);
-    return t;
 }
 
 /* The weighted means that the GRU gets, of slots [begin, begin + K): those of the record, or W_v m + b_v where W_v is folded. */
@@ -326,14 +317,6 @@ static void SMM_T(state_rows)(SMM_T(image) *im, const SMM_T(record) *r, const SM
     }
 }
 
-/* The same for the i-th of `shares` shares of the slots, and on to the expectation of the next step, unless this is the last. */
-static void SMM_T(share_forward)(SMM_T(image) *im, const SMM_T(record) *r, const SMM_T(record) *next, size_t i, size_t shares, int last)
-{
-    const size_t begin = im->slots * i / shares, count = im->slots * (i + 1) / shares - begin;
-    SMM_T(state_rows)(im, r, next, begin, count);
-    if (!last) SMM_T(expectation_rows)(im, next, begin, count);
-}
-
 /* Shares of the slots that several threads work on: of four at least, for fewer do not make up for a thread's reading all weights. */
 static size_t SMM_T(slot_shares)(const SMM_T(image) *im)
 {
@@ -342,16 +325,47 @@ static size_t SMM_T(slot_shares)(const SMM_T(image) *im)
     return smm_min((size_t)im->threads, (im->slots + 3) / 4);
 }
 
+/* From the chunks' sums to the state after the step for the i-th of `shares` shares of the slots, and on to the expectation of the
+ * next step, unless this is the last. */
+static void SMM_T(share_forward)(SMM_T(image) *im, const SMM_T(record) *r, const SMM_T(record) *next, size_t i, size_t shares, int last)
+{
+    const size_t begin = im->slots * i / shares, end = im->slots * (i + 1) / shares;
+    const SMM_T(moments) total = SMM_T(moments_of)(im, 0);
+    SMM_T(sum_moments)(im, begin, end - begin);
+    for (size_t j = begin; j < end; j++) im->inexact[j] = (real)!SMM_T(slot_moments)(im, r, &total, j, im->about_points);
+    SMM_T(state_rows)(im, r, next, begin, end - begin);
+    if (!last) SMM_T(expectation_rows)(im, next, begin, end - begin);
+}
+
+/* One try at a step: the pass over inputs, every chunk on several threads if there are, and what follows for the slots. Returns whether
+ * moments about the points they were taken about are exact enough. */
+static int SMM_T(try_step)(SMM_T(image) *im, const SMM_T(record) *r, const SMM_T(record) *next, int last, real *attention, real *loglik)
+{
+    const smm_sizes *s = im->s;
+    const int first = im->steps == 0;
+    const size_t shares = SMM_T(slot_shares)(im);
+    SMM_PARALLEL(im->threads, SMM_T(image_chunks)(im), c, thread,
+                 SMM_T(step_chunk)(im, r, c, &im->blocks[thread], first, last, attention));
+    const SMM_T(moments) total = SMM_T(sum_weights)(im);
+    memcpy(r->sums, total.sums, s->heads * im->slots * sizeof *r->sums);
+    if (first) memcpy(im->value_sums, total.values, 2 * s->Vp * sizeof *im->value_sums);
+    if (last && loglik) *loglik = *total.loglik;
+    SMM_PARALLEL(shares, shares, i, thread, SMM_T(share_forward)(im, r, next, i, shares, last));
+    int exact = 1;
+    for (size_t j = 0; j < im->slots; j++) exact &= im->inexact[j] == 0;
+    return exact;
+}
+
 /* Step im->steps, from record `r`, whose expectation has been made, to record `next`, whose expectation is made unless it is the
- * last. */
+ * last. Where the points proved bad, every slot has its own from then on. */
 static void SMM_T(step_forward)(SMM_T(image) *im, const SMM_T(record) *r, const SMM_T(record) *next, int last, real *attention,
                                 real *loglik)
 {
     const smm_sizes *s = im->s;
-    const size_t shares = SMM_T(slot_shares)(im);
-    const SMM_T(moments) total = SMM_T(weighted_moments)(im, r, im->steps == 0, last, attention);
-    if (last && loglik) *loglik = *total.loglik;
-    SMM_PARALLEL(shares, shares, i, thread, SMM_T(share_forward)(im, r, next, i, shares, last));
+    for (int tries = 1; !SMM_T(try_step)(im, r, next, last, attention, loglik) && tries < 3; tries++) {
+        im->about_points = 1;
+        SMM_T(expectation_forward)(im, r);
+    }
     if (!last) SMM_T(expectation_all)(im);
     if (im->save && s->learned && (last || s->steps_back == s->T))
         SMM_T(update_save)(s, im->slots, &im->u, im->save + SMM_T(saved_update)(s, im->steps));
@@ -367,38 +381,47 @@ static void SMM_T(store_values)(const SMM_T(image) *im, size_t i, const SMM_T(bl
     else SMM_T(value_rows)(im, i, b, im->values + i * n * s->Vp);
 }
 
-/* The first block: its keys and values if they are kept, and the centre, the mean of its values; 0 where a network takes means
- * that are not about it. */
-static void SMM_T(first_block)(SMM_T(image) *im)
+/* Keys of block i, and its values in `b`. */
+static void SMM_T(make_block)(const SMM_T(image) *im, size_t i, SMM_T(block) *b)
 {
-    const smm_sizes *s = im->s;
-    SMM_T(block) *b = &im->blocks[0];
-    const size_t n = SMM_BLOCK, valid = smm_min(n, im->in.n);
-    memset(im->centre, 0, s->Cp * sizeof *im->centre);
-    SMM_T(inputs_forward)(im->k, s, im->p, &im->in, 0, n, b, NULL, SMM_T(save_block)(im, 0), s->keep ? im->keys : b->keys);
-    for (size_t d = 0; (s->variance || !s->learned) && d < s->D; d++) {
-        real sum = 0;
-        for (size_t j = 0; j < valid; j++) sum += b->values[d * n + j];
-        im->centre[d] = sum / (real)valid;
-    }
-    if (s->keep) SMM_T(store_values)(im, 0, b, 0);
+    const size_t n = SMM_BLOCK;
+    SMM_T(inputs_forward)(im->k, im->s, im->p, &im->in, i * n, n, b, SMM_T(saved_block)(im, i), SMM_T(save_block)(im, i),
+                          im->s->keep ? im->keys + i * im->s->C * n : b->keys);
 }
 
-/* Keys and values of one chunk's blocks, but for the image's first; going backward (`channels`) of all. */
-static void SMM_T(cache_chunk)(const SMM_T(image) *im, size_t chunk, SMM_T(block) *b, int channels)
+/* The centre: the mean of the first block's values; 0 where a network takes means that are not about it. Where keys and values are
+ * kept, every thread makes a block meanwhile. Returns how many are done. */
+static size_t SMM_T(first_blocks)(SMM_T(image) *im)
 {
     const smm_sizes *s = im->s;
-    const size_t n = SMM_BLOCK;
-    for (size_t i = smm_max(!channels, SMM_T(chunk_begin)(im, chunk)); i < SMM_T(chunk_begin)(im, chunk + 1); i++) {
-        SMM_T(inputs_forward)(im->k, s, im->p, &im->in, i * n, n, b, SMM_T(saved_block)(im, i), SMM_T(save_block)(im, i),
-                              im->keys + i * s->C * n);
+    const size_t n = SMM_BLOCK, valid = smm_min(n, im->in.n), count = s->keep ? smm_min((size_t)im->threads, SMM_T(image_blocks)(im)) : 1;
+    const SMM_T(block) *first = &im->blocks[0];
+    memset(im->centre, 0, s->Cp * sizeof *im->centre);
+    if (s->learned && !s->variance) return 0;
+    SMM_PARALLEL(count, count, i, thread, SMM_T(make_block)(im, i, &im->blocks[i]));
+    for (size_t d = 0; d < s->D; d++) {
+        real sum = 0;
+        for (size_t j = 0; j < valid; j++) sum += first->values[d * n + j];
+        im->centre[d] = sum / (real)valid;
+    }
+    for (size_t i = 0; s->keep && i < count; i++) SMM_T(store_values)(im, i, &im->blocks[i], 0);
+    return count;
+}
+
+/* Keys and values from block `first` on, each thread's side by side; going backward (`channels`) values as channels. */
+static void SMM_T(cache_part)(const SMM_T(image) *im, size_t begin, size_t end, SMM_T(block) *b, int channels)
+{
+    for (size_t i = begin; i < end; i++) {
+        SMM_T(make_block)(im, i, b);
         SMM_T(store_values)(im, i, b, channels);
     }
 }
 
-static void SMM_T(cache_inputs)(const SMM_T(image) *im, int channels)
+static void SMM_T(cache_inputs)(const SMM_T(image) *im, size_t first, int channels)
 {
-    SMM_PARALLEL(im->threads, SMM_T(image_chunks)(im), c, thread, SMM_T(cache_chunk)(im, c, &im->blocks[thread], channels));
+    const size_t rest = SMM_T(image_blocks)(im) - first, parts = (size_t)im->threads;
+    SMM_PARALLEL(parts, parts, i, thread,
+                 SMM_T(cache_part)(im, first + rest * i / parts, first + rest * (i + 1) / parts, &im->blocks[thread], channels));
 }
 
 /* Attention of masked inputs, which no sum ever sees: their keys against the last step's queries. */
@@ -517,8 +540,8 @@ static void SMM_T(image_forward)(SMM_T(image) *im, const SMM_T(smm_inputs) *in, 
     real *attention = out->attention ? out->attention + b * s->N * s->K : NULL;
     SMM_T(open_image)(im, in, b);
     im->save = out->saved ? out->saved + b * s->saved_image : NULL;
-    SMM_T(first_block)(im);
-    if (s->keep) SMM_T(cache_inputs)(im, 0);
+    const size_t done = SMM_T(first_blocks)(im);
+    if (s->keep) SMM_T(cache_inputs)(im, done, 0);
     const SMM_T(record) first = SMM_T(record_of)(im, 0);
     SMM_T(initial_state)(im, in, b, &first);
     if (attention) memset(attention, 0, s->N * s->K * sizeof *attention);

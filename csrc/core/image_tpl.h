@@ -44,6 +44,7 @@ typedef struct {
     size_t partial;
     real *point;                 /* (K,Vp) points of the slots that moments are taken about */
     int about_points;            /* the shared centre has proved too far from some slot */
+    real *inexact;               /* K: whether it has in this step, of each slot */
     real *trace;                 /* records */
     size_t steps;                /* done: T, or fewer with a tolerance */
     SMM_T(expectation) e;
@@ -141,7 +142,7 @@ static void SMM_T(layout_image)(SMM_T(image) *im, const smm_sizes *s, int masked
     im->centre = CARVE(s->Cp), im->value_sums = CARVE(2 * s->Vp);
     im->partial = smm_pad(s->heads * s->K) + ((s->dot ? 1 : 2) * s->K + 2) * s->Vp + SMM_LANES;
     im->partials = CARVE(s->chunks * im->partial);
-    im->point = CARVE(s->K * s->Vp);
+    im->point = CARVE(s->K * s->Vp), im->inexact = CARVE(s->K);
     im->trace = CARVE(s->records * s->record);
     SMM_T(layout_expectation)(&im->e, s, arena);
     SMM_T(layout_update)(&im->u, s, arena);
