@@ -12,66 +12,89 @@
  *
  * Slot Attention: dw = dm . v, dk = sum_k dlogits scale q, dq = scale sum_n dlogits k. */
 
-/* From gradients of the folded query and base (im->d_folded, im->d_base) to that of q (im->d_q), W_k and b_k. */
-static void SMM_T(folded_backward)(SMM_T(image) *im, const SMM_T(grad_set) *g)
+/* From gradients of the folded query and base (im->d_folded, im->d_base) to those of q (im->d_q) and W_k. */
+static void SMM_T(folded_backward)(SMM_T(image) *im, const SMM_T(share) *share)
 {
     const smm_sizes *s = im->s;
-    const size_t Dp = s->Dp, K = im->slots;
-    const real *q = im->e.q_rows;
-    SMM_T(slots_linear_forward)(&im->side, SMM_TO_K_WEIGHT, SMM_NO_PARAM, K, im->d_folded, s->Cp, im->d_q, Dp, 0, 0);
-    SMM_T(slots_weight_backward)(&im->side, SMM_TO_K_WEIGHT, K, im->d_folded, s->Cp, q, Dp, g);
+    const size_t Dp = s->Dp, K = share->count, begin = share->begin;
+    const real *d_folded = im->d_folded + begin * s->Cp;
+    real *d_q = im->d_q + begin * Dp;
+    SMM_T(slots_linear_forward)(&im->side, SMM_TO_K_WEIGHT, SMM_NO_PARAM, K, d_folded, s->Cp, d_q, Dp, 0, 0);
+    SMM_T(slots_weight_backward)(&im->side, SMM_TO_K_WEIGHT, share, d_folded, s->Cp, im->e.q_rows + begin * Dp, Dp);
     for (size_t j = 0; s->cfg->qkv_bias && j < K; j++)
-        for (size_t d = 0; d < s->D; d++) {
-            im->d_q[j * Dp + d] += im->d_base[j] * im->p[SMM_TO_K_BIAS][d];
-            g->at[SMM_TO_K_BIAS][d] += im->d_base[j] * q[j * Dp + d];
-        }
+        for (size_t d = 0; d < s->D; d++) d_q[j * Dp + d] += im->d_base[begin + j] * im->p[SMM_TO_K_BIAS][d];
+}
+
+/* Gradients of what W_q is applied to, rows (K, ld): those of the LayerNorm before it, or the state's own. */
+static real *SMM_T(d_query_rows)(const SMM_T(image) *im, size_t begin, size_t *ld)
+{
+    const smm_sizes *s = im->s;
+    *ld = s->slot_norm ? 2 * s->Dp : s->Dp;
+    return (s->dot || s->slot_norm ? im->d_cat : im->d_state) + begin * *ld;
 }
 
 /* From gradients of queries and log standard deviations (im->d_q, im->d_ls) to those of the state, added to im->d_state (of the
- * GRU's hidden state so far) and im->d_log_std (overwritten). */
-static void SMM_T(expectation_backward)(SMM_T(image) *im, const SMM_T(record) *r, const SMM_T(grad_set) *g)
+ * GRU's hidden state so far) and im->d_log_std (overwritten), of a share of the slots; gradients of weights are left pending. */
+static void SMM_T(expectation_backward)(SMM_T(image) *im, const SMM_T(record) *r, const SMM_T(share) *share)
 {
     const smm_sizes *s = im->s;
     const KERNELS *k = im->k;
     const SMM_T(slots_side) *side = &im->side;
-    SMM_T(expectation) *e = &im->e;
-    const size_t Dp = s->Dp, K = im->slots, c = K * Dp, ld = s->slot_norm ? 2 * Dp : Dp;
+    const SMM_T(expectation) e = SMM_T(expectation_of)(s, &im->e, share->begin);
+    const size_t Dp = s->Dp, K = share->count, at = share->begin * Dp;
     const int normed = s->dot || s->slot_norm;
-    const real *const gain = side->w[SMM_NORM_SLOTS_WEIGHT].row;
-    if (s->folded) SMM_T(folded_backward)(im, g);
-    real *d_in = normed ? im->d_cat : im->d_state; /* gradient of what W_q is applied to */
-    real *d_log_std = s->slot_norm ? im->d_cat + Dp : im->d_log_std;
+    const real *const gain = side->w[SMM_NORM_SLOTS_WEIGHT].row, *d_q = im->d_q + at, *d_ls = im->d_ls + at;
+    size_t ld;
+    real *d_in = SMM_T(d_query_rows)(im, share->begin, &ld), *d_state = im->d_state + at, *d_log_std = im->d_log_std + at;
+    real *d_second = s->slot_norm ? d_in + Dp : d_log_std; /* of the log standard deviations, normed or not */
+    const SMM_T(share) first = {share->begin, K, (s->reference ? 2 : 1) * share->all}, second = {share->all + share->begin, K, 0};
+    if (s->folded) SMM_T(folded_backward)(im, share);
     if (s->learned)
-        SMM_T(slots_linear_backward)(side, SMM_TO_Q_WEIGHT, SMM_TO_Q_BIAS, K, normed ? e->normed : r->mean, ld, im->d_q, Dp, d_in, ld,
-                                     !normed, g);
-    else k->add(c, im->d_q, d_in);
+        SMM_T(slots_linear_backward)(side, SMM_TO_Q_WEIGHT, &first, normed ? e.normed : r->mean + at, ld, d_q, Dp, d_in, ld, !normed);
+    else k->add(K * Dp, d_q, d_in);
     if (s->reference) { /* W_q alone, without its bias, is applied to log standard deviations too */
-        SMM_T(slots_input_backward)(side, SMM_TO_Q_WEIGHT, K, im->d_ls, Dp, d_log_std, ld, 0);
-        SMM_T(slots_weight_backward)(side, SMM_TO_Q_WEIGHT, K, e->normed + Dp, ld, im->d_ls, Dp, g);
+        SMM_T(slots_input_backward)(side, SMM_TO_Q_WEIGHT, K, d_ls, Dp, d_second, ld, 0);
+        SMM_T(slots_weight_backward)(side, SMM_TO_Q_WEIGHT, &second, e.normed + Dp, ld, d_ls, Dp);
     } else if (s->variance)
-        SMM_T(copy_rows)(K, Dp, im->d_ls, Dp, d_log_std, ld);
+        SMM_T(copy_rows)(K, Dp, d_ls, Dp, d_second, ld);
+    real *d_x = e.normed; /* which nobody reads any more */
     if (s->dot) {
-        k->norm_rows_backward(K, Dp, s->D, side->ones, r->mean, Dp, gain, e->norm_mean, e->norm_rstd, d_in, Dp, d_in, Dp,
-                              g->at[SMM_NORM_SLOTS_WEIGHT], g->at[SMM_NORM_SLOTS_BIAS]);
-        k->add(c, d_in, im->d_state);
+        k->norm_rows_backward(K, Dp, s->D, side->ones, r->mean + at, Dp, gain, e.norm_mean, e.norm_rstd, d_in, Dp, d_x, Dp);
+        k->add(K * Dp, d_x, d_state);
     } else if (s->slot_norm) {
         if (s->reference) /* the GRU's hidden state was the normalised mean */
-            for (size_t j = 0; j < K; j++) k->add(Dp, im->d_state + j * Dp, d_in + j * ld);
-        k->norm_rows_backward(K, ld, 2 * s->D, side->ones, e->cat, ld, gain, e->norm_mean, e->norm_rstd, d_in, ld, d_in, ld,
-                              g->at[SMM_NORM_SLOTS_WEIGHT], g->at[SMM_NORM_SLOTS_BIAS]);
-        if (s->reference) SMM_T(copy_rows)(K, Dp, d_in, ld, im->d_state, Dp);
-        for (size_t j = 0; !s->reference && j < K; j++) k->add(Dp, d_in + j * ld, im->d_state + j * Dp);
-        SMM_T(copy_rows)(K, Dp, d_in + Dp, ld, im->d_log_std, Dp);
+            for (size_t j = 0; j < K; j++) k->add(Dp, d_state + j * Dp, d_in + j * ld);
+        k->norm_rows_backward(K, ld, 2 * s->D, side->ones, e.cat, ld, gain, e.norm_mean, e.norm_rstd, d_in, ld, d_x, ld);
+        if (s->reference) SMM_T(copy_rows)(K, Dp, d_x, ld, d_state, Dp);
+        for (size_t j = 0; !s->reference && j < K; j++) k->add(Dp, d_x + j * ld, d_state + j * Dp);
+        SMM_T(copy_rows)(K, Dp, d_x + Dp, ld, d_log_std, Dp);
     }
 }
 
-/* dSigma (rows im->A), and what Sigma's centre adds to the gradient of the updated mean. */
-static void SMM_T(variance_backward)(SMM_T(image) *im, const SMM_T(record) *r, const SMM_T(record) *next)
+/* Gradients of the vectors in it, from what it has left of all slots. */
+static void SMM_T(expectation_sums)(SMM_T(image) *im, const SMM_T(record) *r, const SMM_T(grad_set) *g)
+{
+    const smm_sizes *s = im->s;
+    const SMM_T(expectation) *e = &im->e;
+    const size_t Dp = s->Dp, K = im->slots;
+    size_t ld;
+    const real *d_in = SMM_T(d_query_rows)(im, 0, &ld);
+    SMM_T(slots_bias_backward)(&im->side, SMM_TO_Q_BIAS, K, im->d_q, Dp, g);
+    if (s->dot || s->slot_norm)
+        im->k->norm_rows_sums(K, ld, s->dot ? r->mean : e->cat, ld, e->norm_mean, e->norm_rstd, d_in, ld, g->at[SMM_NORM_SLOTS_WEIGHT],
+                              g->at[SMM_NORM_SLOTS_BIAS]);
+    for (size_t j = 0; s->folded && s->cfg->qkv_bias && j < K; j++)
+        for (size_t d = 0; d < s->D; d++) g->at[SMM_TO_K_BIAS][d] += im->d_base[j] * e->q_rows[j * Dp + d];
+}
+
+/* dSigma (rows im->A), and what Sigma's centre adds to the gradient of the updated mean, of a share of the slots. */
+static void SMM_T(variance_backward)(SMM_T(image) *im, const SMM_T(record) *r, const SMM_T(record) *next, const SMM_T(share) *share)
 {
     const smm_sizes *s = im->s;
     const real floor = (real)(s->reference ? s->cfg->eps : s->cfg->var_floor);
-    memset(im->A, 0, im->slots * s->Cp * sizeof *im->A);
-    for (size_t i = 0; s->variance && i < im->slots * s->Dp; i++) { /* C is D here */
+    const size_t end = share->begin + share->count;
+    memset(im->A + share->begin * s->Cp, 0, share->count * s->Cp * sizeof *im->A);
+    for (size_t i = share->begin * s->Dp; s->variance && i < end * s->Dp; i++) { /* C is D here */
         const real shift = r->m[i] - next->mean[i], A = im->d_log_std[i] / (2 * (r->variance[i] + shift * shift + floor));
         im->A[i] = A;
         im->d_mean[i] -= 2 * A * shift;
@@ -246,28 +269,27 @@ static void SMM_T(segment_backward)(const SMM_T(image) *im, const SMM_T(pass) *p
 }
 
 /* Either pass over all chunks, on several threads if there are; one that goes on to the inputs has a set of parameter gradients
- * and a share of the chunks for each segment. Returns the sum over chunks, in their order. */
-static SMM_T(moments) SMM_T(inputs_pass)(SMM_T(image) *im, const SMM_T(pass) *pass, const SMM_T(grad_set) *sets, real *dx)
+ * and a share of the chunks for each segment. */
+static void SMM_T(inputs_pass)(SMM_T(image) *im, const SMM_T(pass) *pass, const SMM_T(grad_set) *sets, real *dx)
 {
     if (pass->inputs)
         SMM_PARALLEL(im->threads, im->s->segments, i, thread,
                      SMM_T(segment_backward)(im, pass, i, &im->blocks[thread], &sets[i], dx));
     else SMM_PARALLEL(im->threads, SMM_T(image_chunks)(im), i, thread, SMM_T(chunk_backward)(im, pass, i, &im->blocks[thread]));
-    SMM_T(sum_moments)(im, 0, im->slots);
-    return SMM_T(sum_weights)(im);
 }
 
-/* From sums R0, R1, R2 over the image to im->d_q, im->d_ls, im->d_prior. */
-static void SMM_T(query_gradients)(SMM_T(image) *im, const SMM_T(record) *r, const SMM_T(moments) *t)
+/* From sums R0, R1, R2 over the image to im->d_q, im->d_ls, im->d_prior, of a share of the slots. */
+static void SMM_T(query_gradients)(SMM_T(image) *im, const SMM_T(record) *r, const SMM_T(share) *share)
 {
     const smm_sizes *s = im->s;
     const SMM_T(expectation) *e = &im->e;
-    const size_t K = im->slots, Cp = s->Cp;
+    const SMM_T(moments) total = SMM_T(moments_of)(im, 0), *t = &total;
+    const size_t K = share->count, begin = share->begin, Cp = s->Cp;
     const real factor = s->dot ? e->mul : -2 * e->mul, temperature = s->reference ? 0 : (real)s->cfg->temperature;
     real *d_q = s->folded ? im->d_folded : im->d_q;
-    memset(d_q, 0, K * Cp * sizeof *d_q);
-    memset(im->d_ls, 0, K * s->Dp * sizeof *im->d_ls);
-    for (size_t j = 0; j < K; j++) {
+    memset(d_q + begin * Cp, 0, K * Cp * sizeof *d_q);
+    memset(im->d_ls + begin * s->Dp, 0, K * s->Dp * sizeof *im->d_ls);
+    for (size_t j = begin; j < begin + K; j++) {
         for (size_t h = 0; s->dot && h < s->heads; h++)
             for (size_t d = 0; d < s->Ch; d++) d_q[j * Cp + h * s->Ch + d] = factor * t->m1[j * s->Vp + h * s->Chp + d];
         for (size_t d = 0; !s->dot && d < s->C; d++) {
@@ -287,40 +309,66 @@ static void SMM_T(query_gradients)(SMM_T(image) *im, const SMM_T(record) *r, con
     }
 }
 
+/* Step t of a share of the slots, from the gradient of the state after it to that of the weighted means (im->dm, or im->d_folded) and
+ * variances (im->A). */
+static void SMM_T(share_update_backward)(SMM_T(image) *im, const SMM_T(record) *r, const SMM_T(record) *next, size_t t,
+                                         const SMM_T(share) share)
+{
+    const smm_sizes *s = im->s;
+    const size_t at = share.begin * s->Dp, size = share.count * s->Dp;
+    real *dm = im->dm + at, *d_mean = im->d_mean + at, *d_state = im->d_state + at;
+    SMM_T(expectation_rows)(im, r, share.begin, share.count);
+    SMM_T(variance_backward)(im, r, next, &share);
+    if (!s->learned) {
+        memcpy(dm, d_mean, size * sizeof *dm);
+        memset(d_state, 0, size * sizeof *d_state);
+        return;
+    }
+    size_t ldh;
+    const real *hidden = SMM_T(hidden_state)(im, r, share.begin, &ldh), *m = SMM_T(mapped_means)(im, r, share.begin, share.count);
+    const SMM_T(update_scratch) u = SMM_T(update_of)(s, &im->u, share.begin);
+    SMM_T(update_backward)(&im->side, &share, im->saved + SMM_T(saved_update)(s, t), m, hidden, ldh, &u, d_mean, dm, d_state);
+    if (s->folded)
+        SMM_T(slots_linear_backward)(&im->side, SMM_TO_V_WEIGHT, &share, r->m + share.begin * s->Cp, s->Cp, dm, s->Dp,
+                                     im->d_folded + share.begin * s->Cp, s->Cp, 0);
+}
+
+/* The same from what the chunks' passes over inputs have found to the gradient of the state before the step. */
+static void SMM_T(share_query_backward)(SMM_T(image) *im, const SMM_T(record) *r, const SMM_T(share) share)
+{
+    const size_t Dp = im->s->Dp;
+    SMM_T(sum_moments)(im, share.begin, share.count);
+    SMM_T(query_gradients)(im, r, &share);
+    SMM_T(expectation_backward)(im, r, &share);
+    SMM_T(copy_rows)(share.count, Dp, im->d_state + share.begin * Dp, Dp, im->d_mean + share.begin * Dp, Dp);
+}
+
 /* Step t backward: im->d_mean, d_log_std, d_prior go from the state after the step to the state before it. The pass that is last
  * (with nothing kept: every one) goes on to the inputs: dx, and parameter gradients to a set for each segment; the slots' side has
  * the first. */
 static void SMM_T(step_backward)(SMM_T(image) *im, size_t t, int last, const SMM_T(grad_set) *sets, const real *d_attention, real *dx)
 {
     const smm_sizes *s = im->s;
-    const size_t c = im->slots * s->Dp;
+    const size_t K = im->slots, shares = SMM_T(slot_shares)(im);
     const int first = t + 1 == im->steps;
     const SMM_T(record) before = SMM_T(saved_record_of)(im, t), after = SMM_T(saved_record_of)(im, t + 1);
     const SMM_T(record) *r = &before, *next = &after;
-    SMM_T(expectation_forward)(im, r);
-    SMM_T(variance_backward)(im, r, next);
-    if (s->learned) {
-        size_t ldh;
-        const real *hidden = SMM_T(hidden_state)(im, r, 0, &ldh);
-        SMM_T(update_backward)(&im->side, im->slots, im->saved + SMM_T(saved_update)(s, t), SMM_T(mapped_means)(im, r, 0, im->slots),
-                               hidden, ldh, &im->u, im->d_mean, im->dm, im->d_state, &sets[0]);
-        if (s->folded)
-            SMM_T(slots_linear_backward)(&im->side, SMM_TO_V_WEIGHT, SMM_TO_V_BIAS, im->slots, r->m, s->Cp, im->dm, s->Dp, im->d_folded,
-                                         s->Cp, 0, &sets[0]);
-    } else {
-        memcpy(im->dm, im->d_mean, c * sizeof *im->dm);
-        memset(im->d_state, 0, c * sizeof *im->d_state);
-    }
+    SMM_T(reserve_pending)(&im->side, K, &sets[0]);
+    SMM_PARALLEL(shares, shares, i, thread, SMM_T(share_update_backward)(im, r, next, t, SMM_T(share_of)(K, i, shares)));
+    SMM_T(expectation_all)(im);
+    if (s->learned) SMM_T(update_sums)(&im->side, K, &im->u, im->d_mean, &sets[0]);
+    if (s->folded) SMM_T(slots_bias_backward)(&im->side, SMM_TO_V_BIAS, K, im->dm, s->Dp, &sets[0]);
     if (first || !s->keep_backward) { /* where nothing is kept, each step hands on its own share of what every input gets */
         memset(im->eps_A, 0, s->Cp * sizeof *im->eps_A);
         memset(im->eps_E, 0, s->Cp * sizeof *im->eps_E);
     }
     const int about = SMM_T(pass_constants)(im, r, next);
     const SMM_T(pass) pass = {r, first ? d_attention : NULL, about, last || !s->keep_backward, !first && !s->keep_backward};
-    const SMM_T(moments) total = SMM_T(inputs_pass)(im, &pass, sets, dx);
-    SMM_T(query_gradients)(im, r, &total);
-    SMM_T(expectation_backward)(im, r, &sets[0]);
-    memcpy(im->d_mean, im->d_state, c * sizeof *im->d_mean);
+    SMM_T(inputs_pass)(im, &pass, sets, dx);
+    SMM_T(sum_weights)(im);
+    SMM_PARALLEL(shares, shares, i, thread, SMM_T(share_query_backward)(im, r, SMM_T(share_of)(K, i, shares)));
+    if (s->learned) SMM_T(expectation_sums)(im, r, &sets[0]);
+    SMM_T(commit_pending)(&im->side);
 }
 
 /* Gradient of all K slots' initial values: the active ones' from X (K,Dp, compact), inactive ones' from full (or 0), to the

@@ -221,7 +221,7 @@ smm_status smm_sizes_init(smm_sizes *s, const smm_config *c, const smm_dims *dim
     s->keep_backward = s->steps_back > 1 && !c->recompute && (!cheap || rows * 4 * s->C <= most);
     const size_t layers = s->H + s->F + s->C, saved_most = rows <= SMM_SAVED_IMAGE / layers ? SMM_SAVED_BATCH : SMM_SAVED_MOST;
     s->saved_block = s->input_mlp && s->keep && s->B * rows <= saved_most / layers ? SMM_BLOCK * layers : 0;
-    s->pending_rows = smm_max(128, s->K);
+    s->pending_rows = smm_max(128, 2 * s->K);
     s->records = s->steps_back + 1;
     s->record = (3 * s->Dp + s->Cp) * s->K + smm_pad(s->K) + smm_pad(s->heads * s->K);
     s->update = s->learned ? (5 * s->Dp + s->Hp) * s->K : 0;

@@ -329,12 +329,13 @@ static size_t SMM_T(slot_shares)(const SMM_T(image) *im)
  * next step, unless this is the last. */
 static void SMM_T(share_forward)(SMM_T(image) *im, const SMM_T(record) *r, const SMM_T(record) *next, size_t i, size_t shares, int last)
 {
-    const size_t begin = im->slots * i / shares, end = im->slots * (i + 1) / shares;
+    const SMM_T(share) share = SMM_T(share_of)(im->slots, i, shares);
     const SMM_T(moments) total = SMM_T(moments_of)(im, 0);
-    SMM_T(sum_moments)(im, begin, end - begin);
-    for (size_t j = begin; j < end; j++) im->inexact[j] = (real)!SMM_T(slot_moments)(im, r, &total, j, im->about_points);
-    SMM_T(state_rows)(im, r, next, begin, end - begin);
-    if (!last) SMM_T(expectation_rows)(im, next, begin, end - begin);
+    SMM_T(sum_moments)(im, share.begin, share.count);
+    for (size_t j = share.begin; j < share.begin + share.count; j++)
+        im->inexact[j] = (real)!SMM_T(slot_moments)(im, r, &total, j, im->about_points);
+    SMM_T(state_rows)(im, r, next, share.begin, share.count);
+    if (!last) SMM_T(expectation_rows)(im, next, share.begin, share.count);
 }
 
 /* One try at a step: the pass over inputs, every chunk on several threads if there are, and what follows for the slots. Returns whether

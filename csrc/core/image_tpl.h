@@ -86,7 +86,7 @@ static void SMM_T(layout_update)(SMM_T(update_scratch) *u, const smm_sizes *s, s
     const size_t c = s->K * s->Dp, h = s->K * s->Hp;
     u->gates_in = CARVE(3 * c), u->gates_hidden = CARVE(3 * c), u->kept = CARVE(5 * c);
     u->normed = CARVE(c), u->hidden = CARVE(h), u->mean = CARVE(s->K), u->rstd = CARVE(s->K);
-    u->d_gates_in = CARVE(3 * c), u->d_gates_hidden = CARVE(3 * c), u->d_hidden = CARVE(h), u->d_h = CARVE(c);
+    u->d_gates_in = CARVE(3 * c), u->d_gates_hidden = CARVE(3 * c), u->d_hidden = CARVE(h), u->d_normed = CARVE(c);
 }
 
 static void SMM_T(layout_expectation)(SMM_T(expectation) *e, const smm_sizes *s, smm_arena *arena)
@@ -122,7 +122,7 @@ static void SMM_T(layout_backward)(SMM_T(image) *im, const smm_sizes *s, smm_are
     im->side.pending = smm_carve(arena, SMM_PARAMS, sizeof *im->side.pending);
     for (size_t i = 0; i < SMM_PARAMS; i++) {
         const smm_layout l = smm_layout_of(s->cfg, i);
-        SMM_T(pending) q = {NULL, NULL, 0};
+        SMM_T(pending) q = {NULL, NULL, 0, 0};
         if (l.rank == 2 && SMM_T(of_slots)(s, i)) q.x = CARVE(s->pending_rows * l.inp), q.dy = CARVE(s->pending_rows * l.outp);
         if (im->side.pending) im->side.pending[i] = q;
     }
@@ -255,19 +255,23 @@ static void SMM_T(output_backward)(SMM_T(image) *im, const real *d_slots, const 
     const int mapped = s->W == s->D && s->variance;
     real *cat = im->e.cat, *d_cat = im->d_cat, *dy = mapped ? im->out : d_cat;
     const size_t ld = mapped ? Dp : 2 * Dp;
+    const SMM_T(share) all = SMM_T(share_of)(K, 0, 1);
+    SMM_T(reserve_pending)(side, K, g);
     SMM_T(output_forward)(im, NULL);
     memset(dy, 0, K * ld * sizeof *dy);
     for (size_t i = 0; i < parts; i++) SMM_T(copy_rows)(K, s->D, d_slots + i * s->D, s->W, dy + i * Dp, ld);
     if (mapped && s->reference) {
-        SMM_T(slots_linear_backward)(side, SMM_TO_OUT_2_WEIGHT, SMM_TO_OUT_2_BIAS, K, im->out_hidden, Op, dy, Dp, im->d_out_hidden, Op,
-                                     0, g);
+        SMM_T(slots_linear_backward)(side, SMM_TO_OUT_2_WEIGHT, &all, im->out_hidden, Op, dy, Dp, im->d_out_hidden, Op, 0);
+        SMM_T(slots_bias_backward)(side, SMM_TO_OUT_2_BIAS, K, dy, Dp, g);
         im->k->relu_backward(K, Op, im->out_hidden, Op, im->d_out_hidden, Op);
-        SMM_T(slots_linear_backward)(side, SMM_TO_OUT_0_WEIGHT, SMM_TO_OUT_0_BIAS, K, cat, 2 * Dp, im->d_out_hidden, Op, d_cat, 2 * Dp, 0,
-                                     g);
-        return;
+        SMM_T(slots_linear_backward)(side, SMM_TO_OUT_0_WEIGHT, &all, cat, 2 * Dp, im->d_out_hidden, Op, d_cat, 2 * Dp, 0);
+        SMM_T(slots_bias_backward)(side, SMM_TO_OUT_0_BIAS, K, im->d_out_hidden, Op, g);
+    } else if (mapped) {
+        SMM_T(slots_linear_backward)(side, SMM_TO_OUT_WEIGHT, &all, cat, 2 * Dp, dy, Dp, d_cat, 2 * Dp, 0);
+        SMM_T(slots_bias_backward)(side, SMM_TO_OUT_BIAS, K, dy, Dp, g);
     }
-    if (mapped)
-        SMM_T(slots_linear_backward)(side, SMM_TO_OUT_WEIGHT, SMM_TO_OUT_BIAS, K, cat, 2 * Dp, dy, Dp, d_cat, 2 * Dp, 0, g);
+    SMM_T(commit_pending)(side);
+    if (mapped && s->reference) return;
     for (size_t j = 0; s->variance && j < K; j++)
         for (size_t d = 0; d < Dp; d++) d_cat[j * 2 * Dp + Dp + d] *= 2 * im->full_variance[j * Dp + d];
 }

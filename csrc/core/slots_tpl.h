@@ -1,14 +1,27 @@
 /* slots_tpl.h - the slots' side: linear maps, the GRU and the residual MLP on rows X[slot][channel], forward then backward.
  *
  * Slots are few: in rows no lane is lost on them, and each weight is read once for all. A row is padded to SMM_LANES, part by part
- * (smm_layout), with zeros where a sum over it is taken. Backward functions accumulate into parameter gradients. */
+ * (smm_layout), with zeros where a sum over it is taken. Several threads may have a share of the slots each; sums over all slots, as
+ * gradients of biases are, are taken after that. */
 
 /* Rows of X and dY that the gradient of one of the slots' weights still has to be summed over. An image has few slots: those of
  * several steps and images make one product. */
 typedef struct {
     real *x, *dy;
-    size_t rows;
+    size_t rows, next; /* there; there once all threads are done with the step in progress */
 } SMM_T(pending);
+
+/* A thread's share: `count` slots from `begin` on, of `all`; rows that a function takes are those of the share. */
+typedef struct {
+    size_t begin, count, all;
+} SMM_T(share);
+
+static SMM_T(share) SMM_T(share_of)(size_t all, size_t i, size_t shares)
+{
+    const size_t begin = all * i / shares;
+    const SMM_T(share) share = {begin, all * (i + 1) / shares - begin, all};
+    return share;
+}
 
 /* What these functions share: kernels, packed parameters, and what is pending going backward. */
 typedef struct {
@@ -54,29 +67,49 @@ static void SMM_T(flush_pending)(const SMM_T(slots_side) *c, const SMM_T(grad_se
         const size_t out = l->out / l->out_parts, outp = smm_pad(out);
         for (size_t o = 0; q->rows && o < l->out_parts; o++)
             c->k->gemm(out, l->inp, q->rows, q->dy + o * outp, 1, l->outp, q->x, l->inp, g->at[i] + o * out * l->inp, l->inp, 1);
-        q->rows = 0;
+        q->rows = q->next = 0;
     }
 }
 
+/* Room for what a step of `slots` slots leaves pending: twice as many rows of a weight at most. */
+static void SMM_T(reserve_pending)(const SMM_T(slots_side) *c, size_t slots, const SMM_T(grad_set) *g)
+{
+    int full = 0;
+    for (size_t i = 0; i < SMM_PARAMS; i++) full |= c->pending[i].rows + 2 * slots > c->s->pending_rows;
+    if (full) SMM_T(flush_pending)(c, g);
+}
+
+/* What all shares have left pending counts from now on. */
+static void SMM_T(commit_pending)(const SMM_T(slots_side) *c)
+{
+    for (size_t i = 0; i < SMM_PARAMS; i++) c->pending[i].rows = c->pending[i].next;
+}
+
 /* gW += dY' X, left pending. */
-static void SMM_T(slots_weight_backward)(const SMM_T(slots_side) *c, size_t weight, size_t K, const real *X, size_t ldx, const real *dY,
-                                         size_t ldy, const SMM_T(grad_set) *g)
+static void SMM_T(slots_weight_backward)(const SMM_T(slots_side) *c, size_t weight, const SMM_T(share) *share, const real *X, size_t ldx,
+                                         const real *dY, size_t ldy)
 {
     SMM_T(pending) *q = &c->pending[weight];
     const smm_layout *l = &c->w[weight].layout;
-    if (q->rows + K > c->s->pending_rows) SMM_T(flush_pending)(c, g);
-    SMM_T(copy_rows)(K, l->inp, X, ldx, q->x + q->rows * l->inp, l->inp);
-    SMM_T(copy_rows)(K, l->outp, dY, ldy, q->dy + q->rows * l->outp, l->outp);
-    q->rows += K;
+    const size_t first = q->rows + share->begin;
+    SMM_T(copy_rows)(share->count, l->inp, X, ldx, q->x + first * l->inp, l->inp);
+    SMM_T(copy_rows)(share->count, l->outp, dY, ldy, q->dy + first * l->outp, l->outp);
+    if (share->begin == 0) q->next = q->rows + share->all;
 }
 
-/* Backward of slots_linear_forward: dX, and gradients of both parameters (that of W left pending). */
-static void SMM_T(slots_linear_backward)(const SMM_T(slots_side) *c, size_t weight, size_t bias, size_t K, const real *X, size_t ldx,
-                                         const real *dY, size_t ldy, real *dX, size_t lddx, int accumulate, const SMM_T(grad_set) *g)
+/* Backward of slots_linear_forward: dX, and the gradient of W left pending. */
+static void SMM_T(slots_linear_backward)(const SMM_T(slots_side) *c, size_t weight, const SMM_T(share) *share, const real *X, size_t ldx,
+                                         const real *dY, size_t ldy, real *dX, size_t lddx, int accumulate)
 {
-    SMM_T(slots_input_backward)(c, weight, K, dY, ldy, dX, lddx, accumulate);
-    SMM_T(slots_weight_backward)(c, weight, K, X, ldx, dY, ldy, g);
-    if (g->at[bias]) c->k->column_sums(K, c->w[weight].layout.outp, dY, ldy, g->at[bias]);
+    SMM_T(slots_input_backward)(c, weight, share->count, dY, ldy, dX, lddx, accumulate);
+    SMM_T(slots_weight_backward)(c, weight, share, X, ldx, dY, ldy);
+}
+
+/* And the gradient of b, of all K slots. */
+static void SMM_T(slots_bias_backward)(const SMM_T(slots_side) *c, size_t bias, size_t K, const real *dY, size_t ldy,
+                                       const SMM_T(grad_set) *g)
+{
+    if (g->at[bias]) c->k->column_sums(K, c->w[bias].layout.outp, dY, ldy, g->at[bias]);
 }
 
 /* Scratch of one slot update; rows of K slots. */
@@ -86,7 +119,7 @@ typedef struct {
     real *hidden;                  /* Hp: ReLU(W_1 LN(h) + b_1); these two are what backward needs, one after the other */
     real *normed;                  /* Dp: LN(h) */
     real *mean, *rstd;             /* K: of the LayerNorm */
-    real *d_gates_in, *d_gates_hidden, *d_hidden, *d_h; /* the same for gradients, of all slots */
+    real *d_gates_in, *d_gates_hidden, *d_hidden, *d_normed; /* their gradients */
 } SMM_T(update_scratch);
 
 /* That of slots from j on. */
@@ -95,6 +128,7 @@ static SMM_T(update_scratch) SMM_T(update_of)(const smm_sizes *s, const SMM_T(up
     SMM_T(update_scratch) u = *all;
     const size_t c = j * s->Dp, h = j * s->Hp;
     u.gates_in += 3 * c, u.gates_hidden += 3 * c, u.kept += 5 * c, u.hidden += h, u.normed += c, u.mean += j, u.rstd += j;
+    u.d_gates_in += 3 * c, u.d_gates_hidden += 3 * c, u.d_hidden += h, u.d_normed += c;
     return u;
 }
 
@@ -131,22 +165,38 @@ static void SMM_T(update_save)(const smm_sizes *s, size_t K, const SMM_T(update_
     memset(saved + K * s->Hp, 0, (s->K - K) * s->Hp * sizeof *saved);
 }
 
-/* From d_out: dm, d_hidden (overwritten) and parameter gradients; `saved`: what update_save has left. All but hidden (K,Dp). */
-static void SMM_T(update_backward)(const SMM_T(slots_side) *c, size_t K, const real *saved, const real *m, const real *hidden, size_t ldh,
-                                   const SMM_T(update_scratch) *u, const real *d_out, real *dm, real *d_hidden, const SMM_T(grad_set) *g)
+/* From d_out: dm and d_hidden (overwritten), and gradients of weights left pending; `saved`: what update_save has left, of all slots.
+ * Rows are those of the share, in u too; all but hidden (count,Dp). */
+static void SMM_T(update_backward)(const SMM_T(slots_side) *c, const SMM_T(share) *share, const real *saved, const real *m,
+                                   const real *hidden, size_t ldh, const SMM_T(update_scratch) *u, const real *d_out, real *dm,
+                                   real *d_hidden)
 {
     const smm_sizes *s = c->s;
-    const size_t Dp = s->Dp, Hp = s->Hp;
-    memcpy(u->kept, saved, K * 5 * Dp * sizeof *saved);
-    memcpy(u->hidden, saved + s->K * 5 * Dp, K * Hp * sizeof *saved);
+    const size_t Dp = s->Dp, Hp = s->Hp, K = share->count;
+    memcpy(u->kept, saved + share->begin * 5 * Dp, K * 5 * Dp * sizeof *saved);
+    memcpy(u->hidden, saved + s->K * 5 * Dp + share->begin * Hp, K * Hp * sizeof *saved);
     SMM_T(norm_update)(c, K, u);
-    SMM_T(slots_linear_backward)(c, SMM_MLP_2_WEIGHT, SMM_MLP_2_BIAS, K, u->hidden, Hp, d_out, Dp, u->d_hidden, Hp, 0, g);
+    SMM_T(slots_linear_backward)(c, SMM_MLP_2_WEIGHT, share, u->hidden, Hp, d_out, Dp, u->d_hidden, Hp, 0);
     c->k->relu_backward(K, Hp, u->hidden, Hp, u->d_hidden, Hp);
-    SMM_T(slots_linear_backward)(c, SMM_MLP_0_WEIGHT, SMM_MLP_0_BIAS, K, u->normed, Dp, u->d_hidden, Hp, u->d_h, Dp, 0, g);
-    c->k->norm_rows_backward(K, Dp, s->D, c->ones, u->kept + 4 * Dp, 5 * Dp, c->w[SMM_NORM_MLP_WEIGHT].row, u->mean, u->rstd, u->d_h,
-                             Dp, u->d_h, Dp, g->at[SMM_NORM_MLP_WEIGHT], g->at[SMM_NORM_MLP_BIAS]);
-    c->k->add(K * Dp, d_out, u->d_h);
-    c->k->gru_backward(K, Dp, u->kept, hidden, ldh, u->d_h, u->d_gates_in, u->d_gates_hidden, d_hidden);
-    SMM_T(slots_linear_backward)(c, SMM_GRU_WEIGHT_IH, SMM_GRU_BIAS_IH, K, m, Dp, u->d_gates_in, 3 * Dp, dm, Dp, 0, g);
-    SMM_T(slots_linear_backward)(c, SMM_GRU_WEIGHT_HH, SMM_GRU_BIAS_HH, K, hidden, ldh, u->d_gates_hidden, 3 * Dp, d_hidden, Dp, 1, g);
+    SMM_T(slots_linear_backward)(c, SMM_MLP_0_WEIGHT, share, u->normed, Dp, u->d_hidden, Hp, u->d_normed, Dp, 0);
+    real *d_h = u->normed; /* which nobody reads any more */
+    c->k->norm_rows_backward(K, Dp, s->D, c->ones, u->kept + 4 * Dp, 5 * Dp, c->w[SMM_NORM_MLP_WEIGHT].row, u->mean, u->rstd, u->d_normed,
+                             Dp, d_h, Dp);
+    c->k->add(K * Dp, d_out, d_h);
+    c->k->gru_backward(K, Dp, u->kept, hidden, ldh, d_h, u->d_gates_in, u->d_gates_hidden, d_hidden);
+    SMM_T(slots_linear_backward)(c, SMM_GRU_WEIGHT_IH, share, m, Dp, u->d_gates_in, 3 * Dp, dm, Dp, 0);
+    SMM_T(slots_linear_backward)(c, SMM_GRU_WEIGHT_HH, share, hidden, ldh, u->d_gates_hidden, 3 * Dp, d_hidden, Dp, 1);
+}
+
+/* Gradients of the update's vectors, from what update_backward has left of all K slots. */
+static void SMM_T(update_sums)(const SMM_T(slots_side) *c, size_t K, const SMM_T(update_scratch) *u, const real *d_out,
+                               const SMM_T(grad_set) *g)
+{
+    const size_t Dp = c->s->Dp;
+    SMM_T(slots_bias_backward)(c, SMM_MLP_2_BIAS, K, d_out, Dp, g);
+    SMM_T(slots_bias_backward)(c, SMM_MLP_0_BIAS, K, u->d_hidden, c->s->Hp, g);
+    c->k->norm_rows_sums(K, Dp, u->kept + 4 * Dp, 5 * Dp, u->mean, u->rstd, u->d_normed, Dp, g->at[SMM_NORM_MLP_WEIGHT],
+                         g->at[SMM_NORM_MLP_BIAS]);
+    SMM_T(slots_bias_backward)(c, SMM_GRU_BIAS_IH, K, u->d_gates_in, 3 * Dp, g);
+    SMM_T(slots_bias_backward)(c, SMM_GRU_BIAS_HH, K, u->d_gates_hidden, 3 * Dp, g);
 }

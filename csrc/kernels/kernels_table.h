@@ -85,10 +85,12 @@ typedef struct {
     void (*norm_rows)(size_t rows, size_t width, size_t channels, const real *ones, const real *X, size_t ldx, const real *gain,
                       const real *bias, real eps, real *Y, size_t ldy, real *mean, real *rstd);
 
-    /* Its backward, as norm_backward; dY, dX, dgain and dbias are 0 in lanes that are no channels. */
+    /* Its backward, as norm_backward: dX, and the sums over rows; dY, dX, dgain and dbias are 0 in lanes that are no channels. */
     void (*norm_rows_backward)(size_t rows, size_t width, size_t channels, const real *ones, const real *X, size_t ldx,
                                const real *gain, const real *mean, const real *rstd, const real *dY, size_t ldy, real *dX,
-                               size_t lddx, real *dgain, real *dbias);
+                               size_t lddx);
+    void (*norm_rows_sums)(size_t rows, size_t width, const real *X, size_t ldx, const real *mean, const real *rstd, const real *dY,
+                           size_t ldy, real *dgain, real *dbias);
 
     /* out[r] += sum_i X[r,i], r < rows, i < n. */
     void (*row_sums)(size_t rows, size_t n, const real *X, size_t ldx, real *out);

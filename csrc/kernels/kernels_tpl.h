@@ -551,19 +551,17 @@ static void norm_rows(size_t rows, size_t width, size_t channels, const real *on
 
 static void norm_rows_backward(size_t rows, size_t width, size_t channels, const real *ones, const real *X, size_t ldx,
                                const real *gain, const real *mean, const real *rstd, const real *dY, size_t ldy, real *dX,
-                               size_t lddx, real *dgain, real *dbias)
+                               size_t lddx)
 {
     const real count = 1 / (real)channels;
     for (size_t k = 0; k < rows; k++) {
         const vec m = vec_set(mean[k]), r = vec_set(rstd[k]);
         vec s1 = vec_set(0), s2 = vec_set(0);
         for (size_t j = 0; j < width; j += VEC_WIDTH) {
-            const vec dy = vec_load(dY + k * ldy + j), g = vec_mul(dy, vec_load(gain + j));
+            const vec g = vec_mul(vec_load(dY + k * ldy + j), vec_load(gain + j));
             const vec x = vec_mul(vec_sub(vec_load(X + k * ldx + j), m), r);
             s1 = vec_add(s1, g);
             s2 = vec_fma(g, x, s2);
-            vec_store(dgain + j, vec_fma(dy, x, vec_load(dgain + j)));
-            vec_store(dbias + j, vec_add(dy, vec_load(dbias + j)));
         }
         s1 = vec_set(vec_sum(s1) * count), s2 = vec_set(vec_sum(s2) * count);
         for (size_t j = 0; j < width; j += VEC_WIDTH) {
@@ -571,6 +569,22 @@ static void norm_rows_backward(size_t rows, size_t width, size_t channels, const
             const vec x = vec_mul(vec_sub(vec_load(X + k * ldx + j), m), r);
             vec_store(dX + k * lddx + j, vec_mul(vec_mul(r, vec_load(ones + j)), vec_sub(vec_sub(g, s1), vec_mul(x, s2))));
         }
+    }
+}
+
+static void norm_rows_sums(size_t rows, size_t width, const real *X, size_t ldx, const real *mean, const real *rstd, const real *dY,
+                           size_t ldy, real *dgain, real *dbias)
+{
+    for (size_t j = 0; j < width; j += VEC_WIDTH) {
+        vec g = vec_load(dgain + j), b = vec_load(dbias + j);
+        for (size_t k = 0; k < rows; k++) {
+            const vec dy = vec_load(dY + k * ldy + j);
+            const vec x = vec_mul(vec_sub(vec_load(X + k * ldx + j), vec_set(mean[k])), vec_set(rstd[k]));
+            g = vec_fma(dy, x, g);
+            b = vec_add(b, dy);
+        }
+        vec_store(dgain + j, g);
+        vec_store(dbias + j, b);
     }
 }
 
@@ -791,6 +805,6 @@ static void gru_backward(size_t rows, size_t width, const real *kept, const real
 const TABLE_TYPE TABLE = {
     SET_NAME,         gemm,        linear,    rows_linear,    sqdist,        sqdist_exact, softmax,       softmax_linear,
     softmax_backward, moments,     moments_about, quad,       quad_about,    spread,       spread_about,  norm,
-    norm_backward,    norm_rows,   norm_rows_backward, row_sums, column_sums, affine,      add,           relu_backward,
+    norm_backward,    norm_rows,   norm_rows_backward, norm_rows_sums, row_sums, column_sums, affine, add, relu_backward,
     transpose_in,     transpose_out, mean_variance, precision, gru,          gru_backward,  exp_array,    log_array,
 };

@@ -285,7 +285,8 @@ static void T(test_norm_rows)(const TABLE *k, size_t K, size_t D)
         for (size_t i = 0; i < K; i++) X[i * ld + j] *= ones[j], dY[i * ld + j] *= ones[j];
     }
     k->norm_rows(K, w, C, ones, X, ld, gain, bias, (real)1e-2, Y, ld, mean, rstd);
-    k->norm_rows_backward(K, w, C, ones, X, ld, gain, mean, rstd, dY, ld, dX, ld, dgain, dbias);
+    k->norm_rows_backward(K, w, C, ones, X, ld, gain, mean, rstd, dY, ld, dX, ld);
+    k->norm_rows_sums(K, w, X, ld, mean, rstd, dY, ld, dgain, dbias);
     k->column_sums(K, w, dY, ld, sums);
     for (size_t i = 0; i < K; i++) {
         double m = 0, v = 0, s1 = 0, s2 = 0;
