@@ -101,52 +101,70 @@ static void SMM_T(variance_backward)(SMM_T(image) *im, const SMM_T(record) *r, c
     }
 }
 
-/* Rows of constants for the pass over inputs; returns whether values must be taken about the slots' means. */
-static int SMM_T(pass_constants)(SMM_T(image) *im, const SMM_T(record) *r, const SMM_T(record) *next)
+/* Rows of constants for the pass over inputs, of a share of the slots. Values are taken about the shared centre, or, with `about`, about
+ * the slots' means; returns whether some slot needs that. */
+static int SMM_T(pass_rows)(const SMM_T(image) *im, const SMM_T(record) *r, const SMM_T(record) *next, const SMM_T(share) *share, int about)
 {
     const smm_sizes *s = im->s;
     const SMM_T(expectation) *e = &im->e;
-    const size_t Cp = s->Cp, K = im->slots;
-    const real eps = (real)(s->reference ? 0 : s->cfg->eps), count = (real)im->in.n;
-    const int learned_prior = s->variance && !s->reference && !s->cfg->uniform_prior;
-    int about = 0;
-    memcpy(im->E, s->folded ? im->d_folded : im->dm, K * Cp * sizeof *im->E); /* dm */
-    for (size_t j = 0; s->variance && j < K; j++)
-        for (size_t d = 0; d < s->D; d++) {
-            const size_t i = j * Cp + d;
-            const real mean = next->mean[i] - im->centre[d], m = r->m[i] - im->centre[d], shift = m - mean;
-            im->point_mean[i] = mean;
-            about |= mean * mean + m * m > 16 * (r->variance[i] + shift * shift);
-        }
-    for (size_t j = 0; j < K; j++) {
+    const real eps = (real)(s->reference ? 0 : s->cfg->eps), count = (real)im->in.n, mul = e->mul;
+    const real *restrict centre = im->centre;
+    int far = 0;
+    for (size_t j = share->begin; j < share->begin + share->count; j++) {
+        const size_t at = j * s->Cp;
+        const real *restrict dm = (s->folded ? im->d_folded : im->dm) + at, *restrict A = im->A + at, *restrict q = e->q + at;
+        const real *restrict m = r->m + at, *restrict scale = e->scale + at;
+        real *restrict E = im->E + at, *restrict A_values = im->A_values + at, *restrict E_values = im->E_values + at;
+        real *restrict A_keys = im->A_keys + at, *restrict E_keys = im->E_keys + at, *restrict mean = im->point_mean + at;
         for (size_t h = 0; h < s->heads; h++) {
-            const real S = im->a[h * K + j] = 1 / (r->sums[h * K + j] + eps * count);
+            const real S = im->a[h * im->slots + j] = 1 / (r->sums[h * im->slots + j] + eps * count);
+            const size_t begin = h * s->Ch, end = begin + s->Ch;
             real sum = 0; /* sum_n w dw */
-            for (size_t d = h * s->Ch; d < (h + 1) * s->Ch; d++) {
-                const size_t i = j * Cp + d;
-                const real A = im->A[i], dm = im->E[i], m = r->m[i] - im->centre[d], scale = e->scale[i];
-                if (!s->variance) {
-                    sum += dm * m;
-                    im->A_values[i] = 0, im->E_values[i] = dm * S;
-                } else if (about) {
-                    const real shift = r->m[i] - next->mean[i];
-                    sum += A * (r->variance[i] + shift * shift) + dm * shift;
-                    im->A_values[i] = 2 * A * S, im->E_values[i] = dm * S;
-                } else {
-                    const real E = dm - 2 * A * im->point_mean[i];
-                    sum += A * (r->variance[i] + m * m) + E * m;
-                    im->E[i] = E;
-                    im->A_values[i] = 2 * A * S, im->E_values[i] = E * S;
-                }
-                im->eps_A[d] += eps * im->A_values[i];
-                im->eps_E[d] += eps * (im->E_values[i] - (about ? im->A_values[i] * im->point_mean[i] : 0));
-                im->A_keys[i] = s->dot ? e->q[i] * e->mul : 2 * e->mul * scale * scale;
-                im->E_keys[i] = s->dot || e->about ? 0 : -im->A_keys[i] * e->q[i];
+            for (size_t d = begin; !s->variance && d < end; d++) {
+                E[d] = dm[d], A_values[d] = 0, E_values[d] = dm[d] * S;
+                sum += dm[d] * (m[d] - centre[d]);
             }
-            im->c[h * K + j] = -sum * S;
+            if (s->variance) {
+                const real *restrict after = next->mean + at, *restrict variance = r->variance + at;
+                for (size_t d = 0; d < end; d++) {
+                    mean[d] = after[d] - centre[d];
+                    E[d] = about ? dm[d] : dm[d] - 2 * A[d] * mean[d];
+                    A_values[d] = 2 * A[d] * S, E_values[d] = E[d] * S;
+                }
+                for (size_t d = 0; d < end; d++) {
+                    const real own = m[d] - centre[d], shift = about ? m[d] - after[d] : own, moved = own - mean[d];
+                    sum += A[d] * (variance[d] + shift * shift) + E[d] * shift;
+                    far |= mean[d] * mean[d] + own * own > 16 * (variance[d] + moved * moved);
+                }
+            }
+            im->c[h * im->slots + j] = -sum * S;
         }
-        if (learned_prior) im->c[j] += im->d_prior[j] / count;
+        for (size_t d = 0; d < s->C; d++) {
+            A_keys[d] = s->dot ? q[d] * mul : 2 * mul * scale[d] * scale[d];
+            E_keys[d] = s->dot ? 0 : -A_keys[d] * q[d];
+        }
+        if (s->variance && !s->reference && !s->cfg->uniform_prior) im->c[j] += im->d_prior[j] / count;
     }
+    return far;
+}
+
+/* What follows from the constants of all slots; returns whether values are taken about the slots' means. */
+static int SMM_T(pass_constants)(SMM_T(image) *im, const SMM_T(record) *r, const SMM_T(record) *next)
+{
+    const smm_sizes *s = im->s;
+    const size_t K = im->slots, Cp = s->Cp;
+    const real eps = (real)(s->reference ? 0 : s->cfg->eps);
+    const SMM_T(share) all = SMM_T(share_of)(K, 0, 1);
+    int about = 0;
+    for (size_t j = 0; j < K; j++) about |= im->inexact[j] != 0;
+    if (about) SMM_T(pass_rows)(im, r, next, &all, 1);
+    if (im->e.about) memset(im->E_keys, 0, K * Cp * sizeof *im->E_keys); /* keys are taken about the queries */
+    for (size_t i = 0; i < K; i++)
+        for (size_t d = 0; d < s->C; d++) {
+            const size_t at = i * Cp + d;
+            im->eps_A[d] += eps * im->A_values[at];
+            im->eps_E[d] += eps * (im->E_values[at] - (about ? im->A_values[at] * im->point_mean[at] : 0));
+        }
     return about;
 }
 
@@ -309,10 +327,10 @@ static void SMM_T(query_gradients)(SMM_T(image) *im, const SMM_T(record) *r, con
     }
 }
 
-/* Step t of a share of the slots, from the gradient of the state after it to that of the weighted means (im->dm, or im->d_folded) and
+/* Step t of a share of the slots, from the gradient of the state after it to those of the weighted means (im->dm, or im->d_folded) and
  * variances (im->A). */
-static void SMM_T(share_update_backward)(SMM_T(image) *im, const SMM_T(record) *r, const SMM_T(record) *next, size_t t,
-                                         const SMM_T(share) share)
+static void SMM_T(moments_backward)(SMM_T(image) *im, const SMM_T(record) *r, const SMM_T(record) *next, size_t t,
+                                    const SMM_T(share) share)
 {
     const smm_sizes *s = im->s;
     const size_t at = share.begin * s->Dp, size = share.count * s->Dp;
@@ -331,6 +349,15 @@ static void SMM_T(share_update_backward)(SMM_T(image) *im, const SMM_T(record) *
     if (s->folded)
         SMM_T(slots_linear_backward)(&im->side, SMM_TO_V_WEIGHT, &share, r->m + share.begin * s->Cp, s->Cp, dm, s->Dp,
                                      im->d_folded + share.begin * s->Cp, s->Cp, 0);
+}
+
+/* The same, and on to the constants of the pass over inputs. */
+static void SMM_T(share_update_backward)(SMM_T(image) *im, const SMM_T(record) *r, const SMM_T(record) *next, size_t t,
+                                         const SMM_T(share) share)
+{
+    SMM_T(moments_backward)(im, r, next, t, share);
+    const int far = SMM_T(pass_rows)(im, r, next, &share, 0);
+    for (size_t j = share.begin; j < share.begin + share.count; j++) im->inexact[j] = (real)far;
 }
 
 /* The same from what the chunks' passes over inputs have found to the gradient of the state before the step. */
@@ -400,7 +427,7 @@ static void SMM_T(image_backward)(SMM_T(image) *im, const SMM_T(smm_inputs) *in,
                                   const real *d_attention, const SMM_T(smm_gradients) *grads, const SMM_T(grad_set) *sets, size_t b)
 {
     const smm_sizes *s = im->s;
-    const size_t Dp = s->Dp, cached = s->blocks * s->C * SMM_BLOCK, at = b * s->K * s->D;
+    const size_t Dp = s->Dp, at = b * s->K * s->D;
     real *dx = grads->x ? grads->x + b * s->N * s->I : NULL;
     saved += b * s->saved_image;
     SMM_T(open_image)(im, in, b);
@@ -412,11 +439,7 @@ static void SMM_T(image_backward)(SMM_T(image) *im, const SMM_T(smm_inputs) *in,
     im->steps = done >= 1 && done <= (real)s->T ? (size_t)done : s->T;
     const size_t steps = smm_min(s->steps_back, im->steps);
     for (size_t d = 0; d < s->D; d++) im->minus_centre[d] = -im->centre[d];
-    if (s->keep_backward) {
-        SMM_T(cache_inputs)(im, 0, 1);
-        memset(im->d_keys, 0, cached * sizeof *im->d_keys);
-        memset(im->d_values, 0, cached * sizeof *im->d_values);
-    }
+    if (s->keep_backward) SMM_T(cache_inputs)(im, 0, 1);
     const SMM_T(record) final = SMM_T(saved_record_of)(im, im->steps);
     SMM_T(full_state)(im, in, b, &final);
     SMM_T(output_backward)(im, d_slots + b * s->K * s->W, &sets[0]);

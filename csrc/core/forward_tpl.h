@@ -409,9 +409,13 @@ static size_t SMM_T(first_blocks)(SMM_T(image) *im)
     return count;
 }
 
-/* Keys and values from block `first` on, each thread's side by side; going backward (`channels`) values as channels. */
+/* Keys and values from block `first` on, each thread's side by side; going backward (`channels`) values as channels, and zeros in
+ * place of their gradients. */
 static void SMM_T(cache_part)(const SMM_T(image) *im, size_t begin, size_t end, SMM_T(block) *b, int channels)
 {
+    const size_t size = im->s->C * SMM_BLOCK, first = begin * size, count = (end - begin) * size;
+    if (channels) memset(im->d_values + first, 0, count * sizeof *im->d_values);
+    if (channels && im->d_keys != im->d_values) memset(im->d_keys + first, 0, count * sizeof *im->d_keys);
     for (size_t i = begin; i < end; i++) {
         SMM_T(make_block)(im, i, b);
         SMM_T(store_values)(im, i, b, channels);

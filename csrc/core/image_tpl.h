@@ -44,7 +44,7 @@ typedef struct {
     size_t partial;
     real *point;                 /* (K,Vp) points of the slots that moments are taken about */
     int about_points;            /* the shared centre has proved too far from some slot */
-    real *inexact;               /* K: whether it has in this step, of each slot */
+    real *inexact;               /* K: whether it has in this step, of each slot; the same for values, going backward */
     real *trace;                 /* records */
     size_t steps;                /* done: T, or fewer with a tolerance */
     SMM_T(expectation) e;

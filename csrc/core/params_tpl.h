@@ -64,7 +64,12 @@ static void SMM_T(pack_to_in)(const smm_layout *l, const real *W, real *to, size
             const size_t strip = lane / SMM_STRIP * SMM_STRIP, ld = smm_min(SMM_STRIP, l->inp - strip);
             for (size_t p = 0; p < out; p++) {
                 real *at = to + strip * out + p * ld + lane - strip;
-                memcpy(at, W + (part * out + p) * l->in + i, valid * sizeof *at);
+                const real *from = W + (part * out + p) * l->in + i;
+                if (valid == SMM_LANES) {
+                    memcpy(at, from, SMM_LANES * sizeof *at); /* a size that the compiler knows */
+                    continue;
+                }
+                memcpy(at, from, valid * sizeof *at);
                 memset(at + valid, 0, (SMM_LANES - valid) * sizeof *at);
             }
         }
