@@ -98,6 +98,7 @@ static smm_status SMM_T(open_call)(SMM_T(call) *call, const smm_sizes *s, const 
         SMM_T(image) *im = &call->images[i];
         im->k = KERNELS_GET(), im->s = s, im->p = call->params.plain, im->threads = call->inner, im->blocks = &call->blocks[i];
         im->side.k = im->k, im->side.s = s, im->side.w = call->params.packed, im->side.ones = call->params.ones;
+        im->side.threads = call->inner;
     }
     return SMM_OK;
 }
@@ -187,7 +188,7 @@ static void SMM_T(unit_backward)(const SMM_T(call) *call, const smm_sizes *s, SM
     SMM_T(clear_set)(s, sets);
     for (size_t b = begin; b < end; b++)
         SMM_T(image_backward)(im, a->in, a->saved, a->d_slots, a->d_attention, a->grads, sets, b);
-    SMM_T(flush_pending)(&im->side, sets);
+    SMM_T(finish_pending)(&im->side, sets);
 }
 
 smm_status SMM_T(smm_backward)(const smm_config *config, const smm_dims *dims, const real *const params[SMM_PARAMS],

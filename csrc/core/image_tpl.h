@@ -122,7 +122,7 @@ static void SMM_T(layout_backward)(SMM_T(image) *im, const smm_sizes *s, smm_are
     im->side.pending = smm_carve(arena, SMM_PARAMS, sizeof *im->side.pending);
     for (size_t i = 0; i < SMM_PARAMS; i++) {
         const smm_layout l = smm_layout_of(s->cfg, i);
-        SMM_T(pending) q = {NULL, NULL, 0, 0};
+        SMM_T(pending) q = {NULL, NULL, 0, 0, 0};
         if (l.rank == 2 && SMM_T(of_slots)(s, i)) q.x = CARVE(s->pending_rows * l.inp), q.dy = CARVE(s->pending_rows * l.outp);
         if (im->side.pending) im->side.pending[i] = q;
     }

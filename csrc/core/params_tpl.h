@@ -8,15 +8,6 @@ typedef struct {
     real *at[SMM_PARAMS];
 } SMM_T(grad_set);
 
-/* Zeros, in the places that the set has. */
-static void SMM_T(clear_set)(const smm_sizes *s, const SMM_T(grad_set) *set)
-{
-    for (size_t i = 0; i < SMM_PARAMS; i++) {
-        const size_t size = smm_layout_of(s->cfg, i).size;
-        if (set->at[i]) memset(set->at[i], 0, size * sizeof(real));
-    }
-}
-
 /* A parameter as the call's products read it, in forms that are NULL where the call does not need them. */
 typedef struct {
     smm_layout layout;
@@ -86,6 +77,15 @@ static void SMM_T(pack_row)(const smm_layout *l, const real *vector, real *to)
 static int SMM_T(of_slots)(const smm_sizes *s, size_t i)
 {
     return i == SMM_TO_Q_WEIGHT || i == SMM_TO_Q_BIAS || i >= SMM_NORM_SLOTS_WEIGHT || (s->folded && i >= SMM_TO_K_WEIGHT);
+}
+
+/* Zeros, in the places that the set has; but matrices of the slots' side are written before they are added to. */
+static void SMM_T(clear_set)(const smm_sizes *s, const SMM_T(grad_set) *set)
+{
+    for (size_t i = 0; i < SMM_PARAMS; i++) {
+        const smm_layout l = smm_layout_of(s->cfg, i);
+        if (set->at[i] && (l.rank == 1 || !SMM_T(of_slots)(s, i))) memset(set->at[i], 0, l.size * sizeof(real));
+    }
 }
 
 /* Of the slots' matrices, forward takes W' and backward W; but backward makes queries, folded means and outputs again, and a folded

@@ -9,6 +9,7 @@
 typedef struct {
     real *x, *dy;
     size_t rows, next; /* there; there once all threads are done with the step in progress */
+    int summed;        /* whether the gradient has a sum so far; what it holds is nothing otherwise */
 } SMM_T(pending);
 
 /* A thread's share: `count` slots from `begin` on, of `all`; rows that a function takes are those of the share. */
@@ -30,6 +31,7 @@ typedef struct {
     const SMM_T(packed) *w;  /* one for each parameter */
     const real *ones;        /* see params */
     SMM_T(pending) *pending; /* one for each parameter; backward */
+    int threads;             /* of one image */
 } SMM_T(slots_side);
 
 #define SMM_NO_PARAM SMM_PARAMS
@@ -58,17 +60,36 @@ static void SMM_T(slots_input_backward)(const SMM_T(slots_side) *c, size_t weigh
         c->k->rows_linear(K, l->inp, out, dY + o * outp, ldy, w->to_in + o * out * l->inp, NULL, dX, ldx, accumulate || o, 0);
 }
 
-/* Add what is pending to the gradients. */
+/* Add what is pending of parameter i to its gradient: a part of its rows. */
+static void SMM_T(flush_part)(const SMM_T(slots_side) *c, const SMM_T(grad_set) *g, size_t i, size_t part, size_t parts)
+{
+    const SMM_T(pending) *q = &c->pending[i];
+    const smm_layout *l = &c->w[i].layout;
+    const size_t out = l->out / l->out_parts, outp = smm_pad(out), begin = out * part / parts, rows = out * (part + 1) / parts - begin;
+    for (size_t o = 0; q->rows && o < l->out_parts; o++)
+        c->k->gemm(rows, l->inp, q->rows, q->dy + o * outp + begin, 1, l->outp, q->x, l->inp, g->at[i] + (o * out + begin) * l->inp,
+                   l->inp, q->summed);
+}
+
+#define FLUSH_PARTS 4
+
+/* Add all that is pending to the gradients. */
 static void SMM_T(flush_pending)(const SMM_T(slots_side) *c, const SMM_T(grad_set) *g)
 {
+    const size_t parts = c->threads > 1 ? FLUSH_PARTS : 1;
+    SMM_PARALLEL(c->threads, SMM_PARAMS * parts, i, thread, SMM_T(flush_part)(c, g, i / parts, i % parts, parts));
     for (size_t i = 0; i < SMM_PARAMS; i++) {
         SMM_T(pending) *q = &c->pending[i];
-        const smm_layout *l = &c->w[i].layout;
-        const size_t out = l->out / l->out_parts, outp = smm_pad(out);
-        for (size_t o = 0; q->rows && o < l->out_parts; o++)
-            c->k->gemm(out, l->inp, q->rows, q->dy + o * outp, 1, l->outp, q->x, l->inp, g->at[i] + o * out * l->inp, l->inp, 1);
+        q->summed |= q->rows > 0;
         q->rows = q->next = 0;
     }
+}
+
+/* The same at the end of a set, after which another begins. */
+static void SMM_T(finish_pending)(const SMM_T(slots_side) *c, const SMM_T(grad_set) *g)
+{
+    SMM_T(flush_pending)(c, g);
+    for (size_t i = 0; i < SMM_PARAMS; i++) c->pending[i].summed = 0;
 }
 
 /* Room for what a step of `slots` slots leaves pending: twice as many rows of a weight at most. */
