@@ -1,11 +1,6 @@
 /* config.c - configurations, sizes, parameter shapes, statuses: everything that is the same for both precisions. */
-#define _DEFAULT_SOURCE /* madvise */
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
 
 #include "core.h"
 
@@ -176,8 +171,6 @@ static void split_work(smm_sizes *s)
     s->groups = s->segments > 1 ? s->B * s->segments : smm_min(s->B, smm_min(16, smm_max(4, most)));
 }
 
-static int too_big(size_t a, size_t b) { return b && a > ((size_t)-1 >> 8) / b; }
-
 smm_status smm_sizes_init(smm_sizes *s, const smm_config *c, const smm_dims *dims)
 {
     memset(s, 0, sizeof *s);
@@ -208,9 +201,9 @@ smm_status smm_sizes_init(smm_sizes *s, const smm_config *c, const smm_dims *dim
     s->Dp = smm_pad(s->D), s->Ip = smm_pad(s->I), s->Hp = smm_pad(s->H), s->Fp = smm_pad(s->F);
     s->Cp = smm_pad(s->C), s->Chp = smm_pad(s->Ch), s->Vp = s->heads * s->Chp;
     const size_t widest = smm_max(smm_max(s->I, s->H), 4 * s->D) + SMM_LANES;
-    if (s->N > (size_t)-1 - SMM_BLOCK || too_big(s->N + SMM_BLOCK, widest) || too_big(s->B, (s->N + SMM_BLOCK) * widest))
+    if (s->N > (size_t)-1 - SMM_BLOCK || smm_too_big(s->N + SMM_BLOCK, widest) || smm_too_big(s->B, (s->N + SMM_BLOCK) * widest))
         return SMM_ERR_DIMS;
-    if (s->K > ((size_t)1 << 20) || too_big(s->K * s->heads, s->B) || too_big(s->T + 2, s->B * s->K * (8 * s->Dp + s->Hp + s->Cp + 8)))
+    if (s->K > ((size_t)1 << 20) || smm_too_big(s->K * s->heads, s->B) || smm_too_big(s->T + 2, s->B * s->K * (8 * s->Dp + s->Hp + s->Cp + 8)))
         return SMM_ERR_DIMS;
     split_work(s);
     s->steps_back = c->gradient == SMM_GRADIENT_FULL ? s->T : 1;
@@ -227,7 +220,7 @@ smm_status smm_sizes_init(smm_sizes *s, const smm_config *c, const smm_dims *dim
     s->update = s->learned ? (5 * s->Dp + s->Hp) * s->K : 0;
     s->saved_head = s->records * s->record + s->Cp + SMM_LANES + s->steps_back * s->update;
     s->saved_image = s->saved_head + s->blocks * s->saved_block;
-    if (too_big(s->records * s->B, s->record + s->update + s->Cp)) return SMM_ERR_DIMS;
+    if (smm_too_big(s->records * s->B, s->record + s->update + s->Cp)) return SMM_ERR_DIMS;
     return SMM_OK;
 }
 
@@ -236,29 +229,3 @@ size_t smm_saved_size(const smm_config *config, const smm_dims *dims)
     smm_sizes s;
     return smm_sizes_init(&s, config, dims) == SMM_OK ? s.B * s.saved_image : 0;
 }
-
-void *smm_carve(smm_arena *arena, size_t count, size_t size)
-{
-    if (too_big(count, size)) {
-        arena->overflow = 1;
-        return NULL;
-    }
-    const size_t bytes = (count * size + SMM_ALIGN - 1) / SMM_ALIGN * SMM_ALIGN;
-    void *piece = arena->base ? arena->base + arena->used : NULL;
-    arena->used += bytes;
-    return piece;
-}
-
-void *smm_reserve(size_t bytes, void **block)
-{
-    const size_t huge = (size_t)1 << 21, align = bytes < 4 * huge ? SMM_ALIGN : huge;
-    *block = malloc(bytes + align);
-    if (!*block) return NULL;
-    const uintptr_t at = ((uintptr_t)*block + align - 1) / align * align;
-#ifdef MADV_HUGEPAGE
-    if (align == huge) madvise((void *)at, bytes / huge * huge, MADV_HUGEPAGE); /* small pages can take as long as the work in them */
-#endif
-    return (void *)at;
-}
-
-void smm_release(void *block) { free(block); }

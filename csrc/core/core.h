@@ -40,6 +40,8 @@ static inline size_t smm_pad(size_t n) { return (n + SMM_LANES - 1) / SMM_LANES 
  * sets of the first cache. */
 static inline size_t smm_spaced(size_t cols) { return cols % 256 ? cols : cols + SMM_LANES; }
 static inline size_t smm_min(size_t a, size_t b) { return a < b ? a : b; }
+/* Whether a b elements are more than any array holds. */
+static inline int smm_too_big(size_t a, size_t b) { return b && a > ((size_t)-1 >> 8) / b; }
 static inline size_t smm_max(size_t a, size_t b) { return a > b ? a : b; }
 
 /* How a parameter's inputs and outputs lie in rows of slots, and so in its gradient while that is summed up: in equal parts (gates;
@@ -64,8 +66,11 @@ typedef struct {
 /* count elements of the given size, aligned to SMM_ALIGN; NULL while measuring. */
 void *smm_carve(smm_arena *arena, size_t count, size_t size);
 
-/* Aligned memory for an arena of `bytes`; *block is what smm_release takes. NULL if there is none. */
+/* Aligned memory for an arena of `bytes`, which holds anything; *block is what smm_release takes. NULL if there is none. */
 void *smm_reserve(size_t bytes, void **block);
+
+/* Give it back: one block of at most SMM_KEPT_MOST bytes is kept for the next call. */
+#define SMM_KEPT_MOST ((size_t)64 << 20)
 void smm_release(void *block);
 
 #endif
