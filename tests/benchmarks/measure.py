@@ -20,6 +20,7 @@ from . import contenders
 from .problem import KINDS, SHAPES, Problem, Shape, flops
 
 MODES = (("forward", "full", False), ("forward + backward, full", "full", True), ("forward + backward, implicit", "implicit", True))
+ROW = 0.02  # seconds that a turn takes at least: in training, or in an actor's loop, a module's calls follow each other
 REST = 0.002  # seconds before each timing: OpenMP's threads spin a while after their work, and would take the next one's cores
 
 
@@ -96,7 +97,7 @@ def limit(shapes, threads, seconds):
                 calls["backward", gradient] = lambda p=p, out=outs[gradient]: p.module.backward(out, p.d_slots)
             for count in sorted({1, threads}):
                 set_threads(count)
-                for (way, gradient), times in summary(interleave(calls, seconds, row=0.02)).items():
+                for (way, gradient), times in summary(interleave(calls, seconds, row=ROW)).items():
                     work = flops(kind, SHAPES[label], gradient)[way == "backward"]
                     rows.append({"shape": label, "kind": kind, "way": way, "gradient": gradient, "threads": count,
                                  "flops": work, "time": times})
@@ -116,7 +117,7 @@ def against_peers(shapes, threads, seconds, compiled):
                 calls = {name: c.both if backward else c.forward for name, c in found.items()}
                 rows.append({"shape": label, "kind": kind, "mode": mode, "threads": threads, "errors": errors, "absent": absent,
                              "flops": sum(flops(kind, SHAPES[label], gradient)[:1 + backward]),
-                             "time": summary(interleave(calls, seconds))})
+                             "time": summary(interleave(calls, seconds, row=ROW))})
                 yield rows[-1]
 
 
