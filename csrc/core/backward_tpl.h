@@ -261,7 +261,7 @@ static void SMM_T(segment_backward)(const SMM_T(image) *im, const SMM_T(pass) *p
 {
     const smm_sizes *s = im->s;
     const size_t n = SMM_BLOCK, size = s->C * n, chunks = SMM_T(image_chunks)(im);
-    const size_t begin = chunks * segment / s->segments, end = chunks * (segment + 1) / s->segments;
+    const size_t begin = smm_part(chunks, segment, s->segments), end = smm_part(chunks, segment + 1, s->segments);
     if (segment && !pass->add) SMM_T(clear_set)(s, g);
     for (size_t c = begin; c < end; c++) {
         const SMM_T(moments) m = SMM_T(moments_of)(im, c);
@@ -439,7 +439,7 @@ static void SMM_T(image_backward)(SMM_T(image) *im, const SMM_T(smm_inputs) *in,
     im->steps = done >= 1 && done <= (real)s->T ? (size_t)done : s->T;
     const size_t steps = smm_min(s->steps_back, im->steps);
     for (size_t d = 0; d < s->D; d++) im->minus_centre[d] = -im->centre[d];
-    if (s->keep_backward) SMM_T(cache_inputs)(im, 0, 1);
+    if (s->keep_backward) SMM_T(cache_inputs)(im, (size_t)im->threads, 0, 1);
     const SMM_T(record) final = SMM_T(saved_record_of)(im, im->steps);
     SMM_T(full_state)(im, in, b, &final);
     SMM_T(output_backward)(im, d_slots + b * s->K * s->W, &sets[0]);

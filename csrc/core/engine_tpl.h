@@ -75,13 +75,22 @@ static void SMM_T(layout_call)(SMM_T(call) *call, const smm_sizes *s, int thread
     if (backward) SMM_T(layout_sets)(call, s, arena);
 }
 
-/* Memory for a call of at most `threads` threads: shared out over images where there are enough, over an image's blocks
- * otherwise. */
+/* Whether each thread has images of its own: where there are enough, unless a mixture's keys and values that are kept from step to step,
+ * backward their gradients too, are so many that they hardly fit the last cache: then all threads take one image together. */
+static int SMM_T(by_image)(const smm_sizes *s, int threads, int backward)
+{
+    if (threads < 2 || s->B < (size_t)threads) return 0;
+    const int kept = s->input_mlp && (backward ? s->keep_backward : s->keep);
+    const size_t size = s->blocks * SMM_BLOCK * s->C * (backward ? 4 : 2) * sizeof(real), shares = backward ? s->segments : s->chunks;
+    return !kept || size < (size_t)8 << 20 || (shares % (size_t)threads && shares < 8 * (size_t)threads);
+}
+
+/* Memory for a call of at most `threads` threads: shared out over images, or over one image's blocks and slots. */
 static smm_status SMM_T(open_call)(SMM_T(call) *call, const smm_sizes *s, const real *const *params, int threads, int masked,
                                    int backward)
 {
     memset(call, 0, sizeof *call);
-    const int outer = threads > 1 && s->B >= (size_t)threads;
+    const int outer = SMM_T(by_image)(s, threads, backward);
     call->workers = outer ? (size_t)threads : 1;
     call->inner = outer ? 1 : threads;
     smm_arena arena = {NULL, 0, 0};
@@ -105,10 +114,10 @@ static smm_status SMM_T(open_call)(SMM_T(call) *call, const smm_sizes *s, const 
 
 /* More threads than there is work for cost time only, and so does waking them for a few microseconds of work: multiplications
  * of one parallel region, roughly (all images share one; an image has one for its inputs and one for each step). */
-static int SMM_T(useful_threads)(const smm_sizes *s, int threads)
+static int SMM_T(useful_threads)(const smm_sizes *s, int threads, int backward)
 {
     if (threads < 2) return 1;
-    const int outer = s->B >= (size_t)threads;
+    const int outer = SMM_T(by_image)(s, threads, backward);
     const double mlp = s->input_mlp ? (double)(s->H * (s->I + s->F)) : 0, maps = s->learned && !s->folded ? (double)(s->F * s->D) : 0;
     const double image = (double)s->N * (mlp + maps + 4.0 * (double)(s->K * s->D * s->T));
     if ((outer ? (double)s->B * image : image / (double)(s->T + 1)) < 1 << 16) return 1;
@@ -123,7 +132,7 @@ smm_status SMM_T(smm_forward)(const smm_config *config, const smm_dims *dims, co
     smm_status status = SMM_T(check_call)(&s, config, dims, params, in, image);
     if (status != SMM_OK) return status;
     if (!out || !out->slots) return SMM_ERR_NULL;
-    threads = SMM_T(useful_threads)(&s, threads);
+    threads = SMM_T(useful_threads)(&s, threads, 0);
     status = SMM_T(open_call)(&call, &s, params, threads, in->mask != NULL, 0);
     if (status != SMM_OK) return status;
     SMM_PARALLEL(call.workers, s.B, b, worker, SMM_T(image_forward)(&call.images[worker], in, out, b));
@@ -183,7 +192,7 @@ typedef struct {
 static void SMM_T(unit_backward)(const SMM_T(call) *call, const smm_sizes *s, SMM_T(image) *im, const SMM_T(backward_arguments) *a,
                                  size_t u, size_t units)
 {
-    const size_t begin = s->B * u / units, end = s->B * (u + 1) / units;
+    const size_t begin = smm_part(s->B, u, units), end = smm_part(s->B, u + 1, units);
     const SMM_T(grad_set) *sets = &call->sets[u * s->segments];
     SMM_T(clear_set)(s, sets);
     for (size_t b = begin; b < end; b++)
@@ -200,7 +209,7 @@ smm_status SMM_T(smm_backward)(const smm_config *config, const smm_dims *dims, c
     smm_status status = SMM_T(check_call)(&s, config, dims, params, in, image);
     if (status != SMM_OK) return status;
     if (!saved || !d_slots || !grads) return SMM_ERR_NULL;
-    threads = SMM_T(useful_threads)(&s, threads);
+    threads = SMM_T(useful_threads)(&s, threads, 1);
     status = SMM_T(open_call)(&call, &s, params, threads, in->mask != NULL, 1);
     if (status != SMM_OK) return status;
     const SMM_T(backward_arguments) a = {in, saved, d_slots, d_attention, grads};

@@ -390,43 +390,48 @@ static void SMM_T(make_block)(const SMM_T(image) *im, size_t i, SMM_T(block) *b)
                           im->s->keep ? im->keys + i * im->s->C * n : b->keys);
 }
 
+/* The first block of the i-th of `parts` parts of the image, whole chunks of blocks: those that a thread works on in each pass. */
+static size_t SMM_T(part_begin)(const SMM_T(image) *im, size_t i, size_t parts)
+{
+    return SMM_T(chunk_begin)(im, smm_part(SMM_T(image_chunks)(im), i, parts));
+}
+
 /* The centre: the mean of the first block's values; 0 where a network takes means that are not about it. Where keys and values are
- * kept, every thread makes a block meanwhile. Returns how many are done. */
+ * kept, the first block of each part is made meanwhile. Returns the number of parts; 0 if no block is made. */
 static size_t SMM_T(first_blocks)(SMM_T(image) *im)
 {
     const smm_sizes *s = im->s;
-    const size_t n = SMM_BLOCK, valid = smm_min(n, im->in.n), count = s->keep ? smm_min((size_t)im->threads, SMM_T(image_blocks)(im)) : 1;
+    const size_t n = SMM_BLOCK, valid = smm_min(n, im->in.n);
+    const size_t parts = s->keep ? smm_min((size_t)im->threads, SMM_T(image_chunks)(im)) : 1;
     const SMM_T(block) *first = &im->blocks[0];
     memset(im->centre, 0, s->Cp * sizeof *im->centre);
     if (s->learned && !s->variance) return 0;
-    SMM_PARALLEL(count, count, i, thread, SMM_T(make_block)(im, i, &im->blocks[i]));
+    SMM_PARALLEL(parts, parts, i, thread, SMM_T(make_block)(im, SMM_T(part_begin)(im, i, parts), &im->blocks[i]));
     for (size_t d = 0; d < s->D; d++) {
         real sum = 0;
         for (size_t j = 0; j < valid; j++) sum += first->values[d * n + j];
         im->centre[d] = sum / (real)valid;
     }
-    for (size_t i = 0; s->keep && i < count; i++) SMM_T(store_values)(im, i, &im->blocks[i], 0);
-    return count;
+    for (size_t i = 0; s->keep && i < parts; i++) SMM_T(store_values)(im, SMM_T(part_begin)(im, i, parts), &im->blocks[i], 0);
+    return parts;
 }
 
-/* Keys and values from block `first` on, each thread's side by side; going backward (`channels`) values as channels, and zeros in
+/* Keys and values of one part, but for the first block if that is done; going backward (`channels`) values as channels, and zeros in
  * place of their gradients. */
-static void SMM_T(cache_part)(const SMM_T(image) *im, size_t begin, size_t end, SMM_T(block) *b, int channels)
+static void SMM_T(cache_part)(const SMM_T(image) *im, size_t i, size_t parts, size_t done, SMM_T(block) *b, int channels)
 {
-    const size_t size = im->s->C * SMM_BLOCK, first = begin * size, count = (end - begin) * size;
-    if (channels) memset(im->d_values + first, 0, count * sizeof *im->d_values);
-    if (channels && im->d_keys != im->d_values) memset(im->d_keys + first, 0, count * sizeof *im->d_keys);
-    for (size_t i = begin; i < end; i++) {
-        SMM_T(make_block)(im, i, b);
-        SMM_T(store_values)(im, i, b, channels);
+    const size_t first = SMM_T(part_begin)(im, i, parts), end = SMM_T(part_begin)(im, i + 1, parts), size = im->s->C * SMM_BLOCK;
+    if (channels) memset(im->d_values + first * size, 0, (end - first) * size * sizeof *im->d_values);
+    if (channels && im->d_keys != im->d_values) memset(im->d_keys + first * size, 0, (end - first) * size * sizeof *im->d_keys);
+    for (size_t block = first + done; block < end; block++) {
+        SMM_T(make_block)(im, block, b);
+        SMM_T(store_values)(im, block, b, channels);
     }
 }
 
-static void SMM_T(cache_inputs)(const SMM_T(image) *im, size_t first, int channels)
+static void SMM_T(cache_inputs)(const SMM_T(image) *im, size_t parts, size_t done, int channels)
 {
-    const size_t rest = SMM_T(image_blocks)(im) - first, parts = (size_t)im->threads;
-    SMM_PARALLEL(parts, parts, i, thread,
-                 SMM_T(cache_part)(im, first + rest * i / parts, first + rest * (i + 1) / parts, &im->blocks[thread], channels));
+    SMM_PARALLEL(im->threads, parts, i, thread, SMM_T(cache_part)(im, i, parts, done, &im->blocks[thread], channels));
 }
 
 /* Attention of masked inputs, which no sum ever sees: their keys against the last step's queries. */
@@ -545,8 +550,8 @@ static void SMM_T(image_forward)(SMM_T(image) *im, const SMM_T(smm_inputs) *in, 
     real *attention = out->attention ? out->attention + b * s->N * s->K : NULL;
     SMM_T(open_image)(im, in, b);
     im->save = out->saved ? out->saved + b * s->saved_image : NULL;
-    const size_t done = SMM_T(first_blocks)(im);
-    if (s->keep) SMM_T(cache_inputs)(im, done, 0);
+    const size_t parts = SMM_T(first_blocks)(im);
+    if (s->keep) SMM_T(cache_inputs)(im, parts ? parts : (size_t)im->threads, parts > 0, 0);
     const SMM_T(record) first = SMM_T(record_of)(im, 0);
     SMM_T(initial_state)(im, in, b, &first);
     if (attention) memset(attention, 0, s->N * s->K * sizeof *attention);

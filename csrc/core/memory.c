@@ -39,7 +39,8 @@ static head *exchange_kept(head *block)
 
 void *smm_reserve(size_t bytes, void **block)
 {
-    const size_t huge = (size_t)1 << 21, align = bytes < 4 * huge ? SMM_ALIGN : huge, whole = bytes + sizeof(head) + align;
+    const size_t huge = (size_t)1 << 21, align = bytes < huge / 4 ? SMM_ALIGN : huge;
+    const size_t used = (bytes + align - 1) / align * align, whole = sizeof(head) + align + used;
     head *h = exchange_kept(NULL);
     if (h && h->bytes < whole) {
         free(h);
@@ -50,7 +51,7 @@ void *smm_reserve(size_t bytes, void **block)
     if (!h) return NULL;
     const uintptr_t at = ((uintptr_t)(h + 1) + align - 1) / align * align;
 #ifdef MADV_HUGEPAGE
-    if (align == huge) madvise((void *)at, bytes / huge * huge, MADV_HUGEPAGE); /* small pages can take as long as the work in them */
+    if (align == huge) madvise((void *)at, used, MADV_HUGEPAGE); /* small pages can take as long as the work in them */
 #endif
     return (void *)at;
 }

@@ -10,32 +10,35 @@
 #ifdef _OPENMP
 #include <omp.h>
 #define SMM_PRAGMA(text) _Pragma(#text)
-#define SMM_TEAM(threads) SMM_PRAGMA(omp parallel for schedule(static, 1) num_threads(threads))
+#define SMM_TEAM(threads) SMM_PRAGMA(omp parallel num_threads(threads))
 #define SMM_THREAD ((size_t)omp_get_thread_num())
+#define SMM_THREADS ((size_t)omp_get_num_threads())
 #else
 #define SMM_TEAM(threads)
 #define SMM_THREAD ((size_t)0)
+#define SMM_THREADS ((size_t)1)
 #endif
 
-/* call, for each i < tasks; in it, `thread` < threads is the number of the thread that is at work. */
-#define SMM_PARALLEL(threads, tasks, i, thread, call)                        \
-    do {                                                                     \
-        const ptrdiff_t smm_tasks = (ptrdiff_t)(tasks);                      \
-        const int smm_threads = (int)(threads);                              \
-        if (smm_threads > 1) {                                               \
-            SMM_TEAM(smm_threads)                                            \
-            for (ptrdiff_t smm_task = 0; smm_task < smm_tasks; smm_task++) { \
-                const size_t i = (size_t)smm_task, thread = SMM_THREAD;      \
-                (void)thread;                                                \
-                call;                                                        \
-            }                                                                \
-        } else {                                                             \
-            for (ptrdiff_t smm_task = 0; smm_task < smm_tasks; smm_task++) { \
-                const size_t i = (size_t)smm_task, thread = 0;               \
-                (void)thread;                                                \
-                call;                                                        \
-            }                                                                \
-        }                                                                    \
+/* Where the tasks of part i of `parts` begin. */
+static inline size_t smm_part(size_t tasks, size_t i, size_t parts) { return tasks * i / parts; }
+
+/* call, for each i < tasks; in it, `thread` < threads is the number of the thread that is at work. A thread's tasks lie side by side:
+ * over the same tasks, what it has left in its caches in one region is there in the next. */
+#define SMM_PARALLEL(threads, tasks, i, thread, call)                                                      \
+    do {                                                                                                   \
+        const size_t smm_tasks = (tasks);                                                                  \
+        const int smm_threads = (int)(threads);                                                            \
+        if (smm_threads > 1) {                                                                             \
+            SMM_TEAM(smm_threads)                                                                          \
+            {                                                                                              \
+                const size_t thread = SMM_THREAD, smm_end = smm_part(smm_tasks, thread + 1, SMM_THREADS);  \
+                for (size_t i = smm_part(smm_tasks, thread, SMM_THREADS); i < smm_end; i++) call;          \
+            }                                                                                              \
+        } else {                                                                                           \
+            const size_t thread = 0;                                                                       \
+            (void)thread;                                                                                  \
+            for (size_t i = 0; i < smm_tasks; i++) call;                                                   \
+        }                                                                                                  \
     } while (0)
 
 #endif

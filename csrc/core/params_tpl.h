@@ -128,5 +128,5 @@ static void SMM_T(pack)(const SMM_T(params) *p, const smm_sizes *s, const real *
     const KERNELS *k = KERNELS_GET();
     for (size_t d = 0; d < 2 * s->Dp; d++) p->ones[d] = d % s->Dp < s->D;
     SMM_PARALLEL(threads, SMM_PARAMS * PACK_SHARES, task, thread,
-                 SMM_T(pack_share)(p, k, task / PACK_SHARES, params ? params[task / PACK_SHARES] : NULL, task % PACK_SHARES));
+                 SMM_T(pack_share)(p, k, task % SMM_PARAMS, params ? params[task % SMM_PARAMS] : NULL, task / SMM_PARAMS));
 }

@@ -19,8 +19,8 @@ typedef struct {
 
 static SMM_T(share) SMM_T(share_of)(size_t all, size_t i, size_t shares)
 {
-    const size_t begin = all * i / shares;
-    const SMM_T(share) share = {begin, all * (i + 1) / shares - begin, all};
+    const size_t begin = smm_part(all, i, shares);
+    const SMM_T(share) share = {begin, smm_part(all, i + 1, shares) - begin, all};
     return share;
 }
 
@@ -65,7 +65,7 @@ static void SMM_T(flush_part)(const SMM_T(slots_side) *c, const SMM_T(grad_set) 
 {
     const SMM_T(pending) *q = &c->pending[i];
     const smm_layout *l = &c->w[i].layout;
-    const size_t out = l->out / l->out_parts, outp = smm_pad(out), begin = out * part / parts, rows = out * (part + 1) / parts - begin;
+    const size_t out = l->out / l->out_parts, outp = smm_pad(out), begin = smm_part(out, part, parts), rows = smm_part(out, part + 1, parts) - begin;
     for (size_t o = 0; q->rows && o < l->out_parts; o++)
         c->k->gemm(rows, l->inp, q->rows, q->dy + o * outp + begin, 1, l->outp, q->x, l->inp, g->at[i] + (o * out + begin) * l->inp,
                    l->inp, q->summed);
@@ -77,7 +77,7 @@ static void SMM_T(flush_part)(const SMM_T(slots_side) *c, const SMM_T(grad_set) 
 static void SMM_T(flush_pending)(const SMM_T(slots_side) *c, const SMM_T(grad_set) *g)
 {
     const size_t parts = c->threads > 1 ? FLUSH_PARTS : 1;
-    SMM_PARALLEL(c->threads, SMM_PARAMS * parts, i, thread, SMM_T(flush_part)(c, g, i / parts, i % parts, parts));
+    SMM_PARALLEL(c->threads, SMM_PARAMS * parts, i, thread, SMM_T(flush_part)(c, g, i % SMM_PARAMS, i / SMM_PARAMS, parts));
     for (size_t i = 0; i < SMM_PARAMS; i++) {
         SMM_T(pending) *q = &c->pending[i];
         q->summed |= q->rows > 0;

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "smm.h"
+#include "core.h"
 
 static unsigned long long state = 1234567;
 static double uniform(void)
@@ -191,6 +191,29 @@ static void check_errors(void)
     free_problem(&p);
 }
 
+/* One block is kept for the next call, if it is large enough for that and not too large to keep; two calls never share one. */
+static void check_memory(void)
+{
+    void *first, *second, *third;
+    char *at = smm_reserve(3000000, &first), *other = smm_reserve(5000, &second);
+    EXPECT(at && other && first != second, "two calls share a block");
+    EXPECT((uintptr_t)at % SMM_ALIGN == 0 && (uintptr_t)other % SMM_ALIGN == 0, "alignment");
+    memset(at, 1, 3000000), memset(other, 1, 5000);
+    smm_release(second);
+    smm_release(first);
+    EXPECT(smm_reserve(2000000, &third) && third == first, "the block is not kept");
+    smm_release(third);
+    at = smm_reserve(SMM_KEPT_MOST + 1, &first);
+    EXPECT(at, "a large block");
+    at[SMM_KEPT_MOST] = 1;
+    smm_release(first);
+    at = smm_reserve(9000000, &third);
+    EXPECT(at, "a block after a large one");
+    memset(at, 1, 9000000);
+    smm_release(third);
+    EXPECT(!smm_reserve((size_t)-1 / 4, &first) && !first, "more memory than there is");
+}
+
 int main(int argc, char **argv)
 {
     const int quick = argc > 1 && !strcmp(argv[1], "quick");
@@ -211,6 +234,7 @@ int main(int argc, char **argv)
             free_problem(&p);
         }
     check_errors();
+    check_memory();
     printf("%s\n", failures ? "FAILED" : "core ok");
     return failures != 0;
 }
