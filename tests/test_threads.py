@@ -37,15 +37,13 @@ def test_same_bits(name, shape, dtype):
     check_same_bits(module, x, call)
 
 
-@pytest.mark.parametrize("far", [0, 8], ids=["near", "far"])
 @pytest.mark.parametrize("masks", [False, True], ids=["all", "masked"])
 @pytest.mark.parametrize("name", [name for name, (kind, _) in CASES.items() if kind in (smm_py.SlotAttention, smm_py.SlotMixture)])
-def test_same_bits_where_slots_are_shared_out(name, masks, far):
-    """Modules so wide that an image's threads share its slots too; with inputs that lie far from the first ones, steps are made again."""
+def test_same_bits_where_slots_are_shared_out(name, masks):
+    """Modules so wide that an image's threads share its slots too; the mixtures' first steps are made twice, about better points."""
     wide = {"input_dim": 90} if name == "sa-wide" else {}
     module = build(name, dim=48, hidden_dim=70, dtype="float32", num_iters=3, **wide)
     x, call = inputs(module, 1, 700, slots=14, masks=masks)
-    x[:, 350:, 0] += far
     check_same_bits(module, x, call)
 
 
