@@ -83,7 +83,8 @@ def test_peak_of_a_large_call(case):
     """Forward and backward through every step, K=11 D=64: at most 64 MiB beyond inputs, outputs and gradients."""
     done = subprocess.run([sys.executable, "-c", MEASURE, *case.split()], capture_output=True, text=True, cwd=Path(__file__).parent)
     assert done.returncode == 0, done.stderr
-    assert 0 < int(done.stdout) <= 64 * 2**20, f"{int(done.stdout) / 2**20:.1f} MiB"
+    left = 4 * 2**20  # at most, by the small call before, whose memory is used again
+    assert -left < int(done.stdout) <= 64 * 2**20, f"{int(done.stdout) / 2**20:.1f} MiB"
 
 
 @pytest.mark.parametrize("gradient", ["full", "implicit"])

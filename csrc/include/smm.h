@@ -153,8 +153,8 @@ smm_status smm_config_check(const smm_config *config);
  * depend on N, and both layers of the inputs' MLP and the keys, from which backward takes them, unless config.recompute is set
  * or these are too many: B ceil(N / 64) 64 (H + 2 D) elements, at most SMM_SAVED_MOST, or, where no image has more than SMM_SAVED_IMAGE,
  * SMM_SAVED_BATCH. */
-#define SMM_SAVED_MOST ((size_t)6 << 20)
-#define SMM_SAVED_IMAGE ((size_t)2 << 20)
+#define SMM_SAVED_MOST ((size_t)8 << 20)
+#define SMM_SAVED_IMAGE ((size_t)3 << 20)
 #define SMM_SAVED_BATCH ((size_t)64 << 20)
 #define SMM_SAVED_ALIGN 64 /* bytes: where `saved` starts at a multiple of it, they are not copied; anywhere else is as right */
 size_t smm_saved_size(const smm_config *config, const smm_dims *dims);
