@@ -41,6 +41,7 @@ static size_t first_in_part(int bits, const char *at, size_t n, size_t i, size_t
 
 size_t smm_first_nonfinite(int bits, const void *numbers, size_t n, int threads)
 {
+    if (bits != 16 && bits != 32 && bits != 64) return (size_t)-1;
     enum { MOST = 16, LEAST = 1 << 19 }; /* more threads read memory no faster; for fewer bytes none need be woken */
     const size_t parts = threads < 2 || n < LEAST / ((size_t)bits / 8) ? 1 : smm_min((size_t)threads, MOST);
     size_t found[MOST], first = n;

@@ -167,8 +167,8 @@ int smm_simd_set(const char *name); /* 0, or -1 if unknown or not supported here
 const char *smm_simd_list(size_t i, int *supported); /* i-th set built, or NULL */
 int smm_openmp(void);
 
-/* Index of the first infinity or NaN among n numbers of `bits` bits (16: bfloat16; 32: float; 64: double), or n; at most `threads`
- * threads look. The calls below do not: what such a number touches is then NaN in their results. */
+/* Index of the first infinity or NaN among n numbers of `bits` bits (16: bfloat16; 32: float; 64: double), or n; (size_t)-1
+ * for other `bits`. At most `threads` threads look. The calls below do not: what such a number touches is then NaN in their results. */
 size_t smm_first_nonfinite(int bits, const void *numbers, size_t n, int threads);
 
 /* Arrays that a call reads; see smm_typed.h for their shapes. */

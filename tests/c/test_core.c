@@ -191,6 +191,13 @@ static void check_errors(void)
     free_problem(&p);
 }
 
+static void check_finite(void)
+{
+    double x[3] = {1, 2, NAN};
+    EXPECT(smm_first_nonfinite(64, x, 3, 2) == 2 && smm_first_nonfinite(64, x, 2, 2) == 2, "the first NaN");
+    EXPECT(smm_first_nonfinite(0, x, 3, 2) == (size_t)-1 && smm_first_nonfinite(80, x, 3, 1) == (size_t)-1, "no such numbers");
+}
+
 /* One block is kept for the next call, if it is large enough for that and not too large to keep; two calls never share one. */
 static void check_memory(void)
 {
@@ -234,6 +241,7 @@ int main(int argc, char **argv)
         }
     check_errors();
     check_memory();
+    check_finite();
     printf("%s\n", failures ? "FAILED" : "core ok");
     return failures != 0;
 }
