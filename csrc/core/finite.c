@@ -31,7 +31,7 @@ FIRST_NONFINITE(64, UINT64_C(0x10000000000000))
 /* Among the i-th of `parts` parts; n if there is none. */
 static size_t first_in_part(int bits, const char *at, size_t n, size_t i, size_t parts)
 {
-    const size_t begin = n / parts * i, count = i + 1 < parts ? n / parts : n - begin;
+    const size_t begin = smm_part(n, i, parts), count = smm_part(n, i + 1, parts) - begin;
     at += begin * (size_t)bits / 8;
     const size_t found = bits == 16   ? first_nonfinite_16(at, count)
                          : bits == 32 ? first_nonfinite_32(at, count)

@@ -65,7 +65,8 @@ static void SMM_T(flush_part)(const SMM_T(slots_side) *c, const SMM_T(grad_set) 
 {
     const SMM_T(pending) *q = &c->pending[i];
     const smm_layout *l = &c->w[i].layout;
-    const size_t out = l->out / l->out_parts, outp = smm_pad(out), begin = smm_part(out, part, parts), rows = smm_part(out, part + 1, parts) - begin;
+    const size_t out = l->out / l->out_parts, outp = smm_pad(out);
+    const size_t begin = smm_part(out, part, parts), rows = smm_part(out, part + 1, parts) - begin;
     for (size_t o = 0; q->rows && o < l->out_parts; o++)
         c->k->gemm(rows, l->inp, q->rows, q->dy + o * outp + begin, 1, l->outp, q->x, l->inp, g->at[i] + (o * out + begin) * l->inp,
                    l->inp, q->summed);
