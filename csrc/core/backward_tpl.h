@@ -241,7 +241,8 @@ static void SMM_T(chunk_backward)(const SMM_T(image) *im, const SMM_T(pass) *pas
     memset(m.sums, 0, im->partial * sizeof *m.sums);
     for (size_t i = SMM_T(chunk_begin)(im, chunk); i < SMM_T(chunk_begin)(im, chunk + 1); i++) {
         const size_t at = i * im->s->C * SMM_BLOCK;
-        SMM_T(block_backward)(im, pass, i, SMM_T(kept_keys)(im, i), im->values + at, im->d_keys + at, im->d_values + at, &m, b);
+        const real *keys = SMM_T(kept_block)(im, i, b, 1);
+        SMM_T(block_backward)(im, pass, i, keys, im->values + at, im->d_keys + at, im->d_values + at, &m, b);
     }
 }
 
@@ -270,9 +271,10 @@ static void SMM_T(segment_backward)(const SMM_T(image) *im, const SMM_T(pass) *p
             const real *keys, *values = s->folded ? b->keys : b->centred;
             real *d_values = b->d_values, *d_keys = s->folded ? d_values : b->d_keys;
             if (s->keep_backward) {
-                keys = SMM_T(kept_keys)(im, i), values = im->values + i * size;
+                const int made = im->made[i];
+                keys = SMM_T(kept_block)(im, i, b, 1), values = im->values + i * size;
                 d_keys = im->d_keys + i * size, d_values = im->d_values + i * size;
-                if (s->learned) SMM_T(inputs_features)(im->k, s, im->p, &im->in, i * n, n, b, SMM_T(saved_block)(im, i), NULL, NULL);
+                if (made && s->learned) SMM_T(inputs_features)(im->k, s, im->p, &im->in, i * n, n, b, SMM_T(saved_block)(im, i), NULL, NULL);
             } else {
                 keys = SMM_T(inputs_forward)(im->k, s, im->p, &im->in, i * n, n, b, SMM_T(saved_block)(im, i), NULL, b->keys);
                 if (!s->folded) im->k->affine(s->C, n, b->values, n, NULL, im->minus_centre, b->centred, n, 0);
@@ -439,7 +441,6 @@ static void SMM_T(image_backward)(SMM_T(image) *im, const SMM_T(smm_inputs) *in,
     im->steps = done >= 1 && done <= (real)s->T ? (size_t)done : s->T;
     const size_t steps = smm_min(s->steps_back, im->steps);
     for (size_t d = 0; d < s->D; d++) im->minus_centre[d] = -im->centre[d];
-    if (s->keep_backward) SMM_T(cache_inputs)(im, (size_t)im->threads, 0, 1);
     const SMM_T(record) final = SMM_T(saved_record_of)(im, im->steps);
     SMM_T(full_state)(im, in, b, &final);
     SMM_T(output_backward)(im, d_slots + b * s->K * s->W, &sets[0]);

@@ -178,13 +178,45 @@ static const real *SMM_T(kept_keys)(const SMM_T(image) *im, size_t i)
     return im->keys + i * im->s->C * SMM_BLOCK;
 }
 
-/* Values of block i, minus the centre, as rows (SMM_BLOCK, Vp). */
+/* Values of block i, which stand in b, minus the centre, as rows (SMM_BLOCK, Vp). */
 static void SMM_T(value_rows)(const SMM_T(image) *im, size_t i, const SMM_T(block) *b, real *rows)
 {
     const smm_sizes *s = im->s;
     const size_t n = SMM_BLOCK, valid = smm_min(n, im->in.n - i * n);
     for (size_t h = 0; h < s->heads; h++)
         im->k->transpose_out(valid, s->Ch, s->Chp, b->values + h * s->Ch * n, n, im->centre + h * s->Ch, rows + h * s->Chp, s->Vp);
+}
+
+/* Keys of block i, and its values in `b`. */
+static void SMM_T(make_block)(const SMM_T(image) *im, size_t i, SMM_T(block) *b)
+{
+    const size_t n = SMM_BLOCK;
+    SMM_T(inputs_forward)(im->k, im->s, im->p, &im->in, i * n, n, b, SMM_T(saved_block)(im, i), SMM_T(save_block)(im, i),
+                          im->s->keep ? im->keys + i * im->s->C * n : b->keys);
+}
+
+/* Its values to those that are kept: as rows, or, going backward (`channels`), as channels, and zeros in place of the gradients. */
+static void SMM_T(keep_values)(const SMM_T(image) *im, size_t i, const SMM_T(block) *b, int channels)
+{
+    const size_t n = SMM_BLOCK, size = im->s->C * n, at = i * size;
+    im->made[i] = 1;
+    if (!channels) {
+        SMM_T(value_rows)(im, i, b, im->values + i * n * im->s->Vp);
+        return;
+    }
+    if (im->values != im->keys) im->k->affine(im->s->C, n, b->values, n, NULL, im->minus_centre, im->values + at, n, 0);
+    memset(im->d_values + at, 0, size * sizeof *im->d_values);
+    if (im->d_keys != im->d_values) memset(im->d_keys + at, 0, size * sizeof *im->d_keys);
+}
+
+/* Keys of block i that are kept; the first pass makes them, and the values beside them. */
+static const real *SMM_T(kept_block)(const SMM_T(image) *im, size_t i, SMM_T(block) *b, int channels)
+{
+    if (!im->made[i]) {
+        SMM_T(make_block)(im, i, b);
+        SMM_T(keep_values)(im, i, b, channels);
+    }
+    return SMM_T(kept_keys)(im, i);
 }
 
 /* E and M step of one chunk. `first` asks for the sums of values, `last` for the log-likelihood, attention (N,K) for the
@@ -202,7 +234,7 @@ static void SMM_T(step_chunk)(const SMM_T(image) *im, const SMM_T(record) *r, si
         const real *keys = b->keys, *values = b->value_rows;
         real *gamma = b->gamma;
         if (s->keep) {
-            keys = SMM_T(kept_keys)(im, i), values = im->values + i * n * Vp;
+            keys = SMM_T(kept_block)(im, i, b, 0), values = im->values + i * n * Vp;
         } else {
             keys = SMM_T(inputs_forward)(im->k, s, im->p, &im->in, i * n, n, b, NULL, NULL, b->keys);
             SMM_T(value_rows)(im, i, b, b->value_rows);
@@ -372,66 +404,25 @@ static void SMM_T(step_forward)(SMM_T(image) *im, const SMM_T(record) *r, const 
         SMM_T(update_save)(s, im->slots, &im->u, im->save + SMM_T(saved_update)(s, im->steps));
 }
 
-/* Values of block i, minus the centre, to im->values: as rows (SMM_BLOCK, Vp), or as channels (C, SMM_BLOCK) going backward. */
-static void SMM_T(store_values)(const SMM_T(image) *im, size_t i, const SMM_T(block) *b, int channels)
-{
-    const smm_sizes *s = im->s;
-    const size_t n = SMM_BLOCK;
-    if (channels && im->values == im->keys) return;
-    if (channels) im->k->affine(s->C, n, b->values, n, NULL, im->minus_centre, im->values + i * s->C * n, n, 0);
-    else SMM_T(value_rows)(im, i, b, im->values + i * n * s->Vp);
-}
-
-/* Keys of block i, and its values in `b`. */
-static void SMM_T(make_block)(const SMM_T(image) *im, size_t i, SMM_T(block) *b)
-{
-    const size_t n = SMM_BLOCK;
-    SMM_T(inputs_forward)(im->k, im->s, im->p, &im->in, i * n, n, b, SMM_T(saved_block)(im, i), SMM_T(save_block)(im, i),
-                          im->s->keep ? im->keys + i * im->s->C * n : b->keys);
-}
-
-/* The first block of the i-th of `parts` parts of the image, whole chunks of blocks: those that a thread works on in each pass. */
-static size_t SMM_T(part_begin)(const SMM_T(image) *im, size_t i, size_t parts)
-{
-    return SMM_T(chunk_begin)(im, smm_part(SMM_T(image_chunks)(im), i, parts));
-}
-
 /* The centre: the mean of the first block's values; 0 where a network takes means that are not about it. Where keys and values are
- * kept, the first block of each part is made meanwhile. Returns the number of parts; 0 if no block is made. */
-static size_t SMM_T(first_blocks)(SMM_T(image) *im)
+ * kept, every thread makes the first block of its share of the chunks meanwhile. */
+static void SMM_T(find_centre)(SMM_T(image) *im)
 {
     const smm_sizes *s = im->s;
-    const size_t n = SMM_BLOCK, valid = smm_min(n, im->in.n);
-    const size_t parts = s->keep ? smm_min((size_t)im->threads, SMM_T(image_chunks)(im)) : 1;
+    const size_t n = SMM_BLOCK, valid = smm_min(n, im->in.n), chunks = SMM_T(image_chunks)(im);
+    const size_t parts = s->keep ? smm_min((size_t)im->threads, chunks) : 1;
     const SMM_T(block) *first = &im->blocks[0];
     memset(im->centre, 0, s->Cp * sizeof *im->centre);
-    if (s->learned && !s->variance) return 0;
-    SMM_PARALLEL(parts, parts, i, thread, SMM_T(make_block)(im, SMM_T(part_begin)(im, i, parts), &im->blocks[i]));
+    if (s->learned && !s->variance) return;
+    SMM_PARALLEL(parts, parts, i, thread,
+                 SMM_T(make_block)(im, SMM_T(chunk_begin)(im, smm_part(chunks, i, parts)), &im->blocks[i]));
     for (size_t d = 0; d < s->D; d++) {
         real sum = 0;
         for (size_t j = 0; j < valid; j++) sum += first->values[d * n + j];
         im->centre[d] = sum / (real)valid;
     }
-    for (size_t i = 0; s->keep && i < parts; i++) SMM_T(store_values)(im, SMM_T(part_begin)(im, i, parts), &im->blocks[i], 0);
-    return parts;
-}
-
-/* Keys and values of one part, but for the first block if that is done; going backward (`channels`) values as channels, and zeros in
- * place of their gradients. */
-static void SMM_T(cache_part)(const SMM_T(image) *im, size_t i, size_t parts, size_t done, SMM_T(block) *b, int channels)
-{
-    const size_t first = SMM_T(part_begin)(im, i, parts), end = SMM_T(part_begin)(im, i + 1, parts), size = im->s->C * SMM_BLOCK;
-    if (channels) memset(im->d_values + first * size, 0, (end - first) * size * sizeof *im->d_values);
-    if (channels && im->d_keys != im->d_values) memset(im->d_keys + first * size, 0, (end - first) * size * sizeof *im->d_keys);
-    for (size_t block = first + done; block < end; block++) {
-        SMM_T(make_block)(im, block, b);
-        SMM_T(store_values)(im, block, b, channels);
-    }
-}
-
-static void SMM_T(cache_inputs)(const SMM_T(image) *im, size_t parts, size_t done, int channels)
-{
-    SMM_PARALLEL(im->threads, parts, i, thread, SMM_T(cache_part)(im, i, parts, done, &im->blocks[thread], channels));
+    for (size_t i = 0; s->keep && i < parts; i++)
+        SMM_T(keep_values)(im, SMM_T(chunk_begin)(im, smm_part(chunks, i, parts)), &im->blocks[i], 0);
 }
 
 /* Attention of masked inputs, which no sum ever sees: their keys against the last step's queries. */
@@ -550,8 +541,7 @@ static void SMM_T(image_forward)(SMM_T(image) *im, const SMM_T(smm_inputs) *in, 
     real *attention = out->attention ? out->attention + b * s->N * s->K : NULL;
     SMM_T(open_image)(im, in, b);
     im->save = out->saved ? out->saved + b * s->saved_image : NULL;
-    const size_t parts = SMM_T(first_blocks)(im);
-    if (s->keep) SMM_T(cache_inputs)(im, parts ? parts : (size_t)im->threads, parts > 0, 0);
+    SMM_T(find_centre)(im);
     const SMM_T(record) first = SMM_T(record_of)(im, 0);
     SMM_T(initial_state)(im, in, b, &first);
     if (attention) memset(attention, 0, s->N * s->K * sizeof *attention);

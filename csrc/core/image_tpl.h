@@ -36,6 +36,7 @@ typedef struct {
     real *keys;                  /* (blocks, C, SMM_BLOCK) if s->keep, or s->keep_backward going backward; so the next four */
     real *values;                /* minus `centre`: forward (blocks, SMM_BLOCK, Vp), backward (blocks, C, SMM_BLOCK) */
     real *d_keys, *d_values;     /* (blocks, C, SMM_BLOCK), backward */
+    uint8_t *made;               /* blocks: whether that block of these is there yet */
     const real *saved;           /* backward: what forward has saved of the image */
     real *save;                  /* forward: where that goes; NULL where no backward pass follows */
     real *centre, *minus_centre; /* Cp: a point shared by all slots, amid the values; its negative: backward */
@@ -149,6 +150,7 @@ static void SMM_T(layout_image)(SMM_T(image) *im, const smm_sizes *s, int masked
     im->full_mean = CARVE(c), im->full_log_std = CARVE(c), im->full_variance = CARVE(c);
     im->initial_mean = CARVE(s->K * s->D);
     im->out_hidden = CARVE(s->K * smm_pad(2 * s->H)), im->out = CARVE(2 * c);
+    im->made = smm_carve(arena, s->blocks, sizeof *im->made);
     if (backward) SMM_T(layout_backward)(im, s, arena);
 }
 
@@ -197,6 +199,7 @@ static void SMM_T(open_image)(SMM_T(image) *im, const SMM_T(smm_inputs) *in, siz
         if (!in->slot_mask || in->slot_mask[b * s->K + j]) im->active[im->slots++] = j;
     im->masked_slots = im->slots < s->K;
     im->about_points = 0;
+    memset(im->made, 0, s->blocks * sizeof *im->made);
 }
 
 /* X[j,:] = A[active[j],:]: rows (K,D) of the caller, padded. */
