@@ -66,11 +66,4 @@ typedef struct {
 /* count elements of the given size, aligned to SMM_ALIGN; NULL while measuring. */
 void *smm_carve(smm_arena *arena, size_t count, size_t size);
 
-/* Aligned memory for an arena of `bytes`, which holds anything; *block is what smm_release takes. NULL if there is none. */
-void *smm_reserve(size_t bytes, void **block);
-
-/* Give it back: one block of at most SMM_KEPT_MOST bytes is kept for the next call. */
-#define SMM_KEPT_MOST ((size_t)64 << 20)
-void smm_release(void *block);
-
 #endif

@@ -96,7 +96,7 @@ static smm_status SMM_T(open_call)(SMM_T(call) *call, const smm_sizes *s, const 
     smm_arena arena = {NULL, 0, 0};
     SMM_T(layout_call)(call, s, threads, masked, backward, &arena);
     if (arena.overflow) return SMM_ERR_DIMS;
-    arena.base = smm_reserve(arena.used, &call->memory);
+    call->memory = arena.base = smm_alloc(arena.used);
     if (!arena.base) return SMM_ERR_NOMEM;
     arena.used = 0;
     SMM_T(layout_call)(call, s, threads, masked, backward, &arena);
@@ -136,7 +136,7 @@ smm_status SMM_T(smm_forward)(const smm_config *config, const smm_dims *dims, co
     status = SMM_T(open_call)(&call, &s, params, threads, in->mask != NULL, 0);
     if (status != SMM_OK) return status;
     SMM_PARALLEL(call.workers, s.B, b, worker, SMM_T(image_forward)(&call.images[worker], in, out, b));
-    smm_release(call.memory);
+    smm_free(call.memory);
     return SMM_OK;
 }
 
@@ -216,6 +216,6 @@ smm_status SMM_T(smm_backward)(const smm_config *config, const smm_dims *dims, c
     const size_t units = s.segments > 1 ? s.B : s.groups;
     SMM_PARALLEL(call.workers, units, u, worker, SMM_T(unit_backward)(&call, &s, &call.images[worker], &a, u, units));
     SMM_T(add_sets)(&s, call.sets, grads, threads);
-    smm_release(call.memory);
+    smm_free(call.memory);
     return SMM_OK;
 }

@@ -1,4 +1,4 @@
-/* memory.c - where the scratch memory of a call comes from. */
+/* memory.c - where the scratch memory of a call comes from, and memory for what it saves. */
 #define _DEFAULT_SOURCE /* madvise */
 #include <stdlib.h>
 #ifdef __linux__
@@ -19,46 +19,73 @@ void *smm_carve(smm_arena *arena, size_t count, size_t size)
     return piece;
 }
 
-/* What stands before the arena: the size of the whole block. */
+/* What stands before the memory that is handed out. */
 typedef struct {
-    size_t bytes;
+    void *base;   /* what malloc gave */
+    size_t bytes; /* of it */
 } head;
 
-/* A block that nobody uses, or NULL. Fresh pages come from the system one by one, and in a process that does little else, malloc gives
- * them back after each call: that took up to two fifths of a call's time. */
-static head *kept;
+/* Blocks that nobody uses, or NULL. In a process that does little else, malloc gives them back to the system after each call: fresh
+ * pages took up to two fifths of a call's time. Two, for what forward saves is in use until backward's scratch memory is not. */
+#define KEPT 2
+static head *kept[KEPT];
 
-static head *exchange_kept(head *block)
+static head *exchange(head **place, head *h)
 {
 #ifdef __GNUC__
-    return __atomic_exchange_n(&kept, block, __ATOMIC_ACQ_REL);
+    return __atomic_exchange_n(place, h, __ATOMIC_ACQ_REL);
 #else
-    return block;
+    (void)place;
+    return h;
 #endif
 }
 
-void *smm_reserve(size_t bytes, void **block)
+static void drop(head *h)
+{
+    if (h) free(h->base);
+}
+
+static size_t bytes_of(const head *h) { return h ? h->bytes : 0; }
+
+/* The smallest kept block of at least `bytes`, or NULL. */
+static head *take_kept(size_t bytes)
+{
+    head *best = NULL;
+    for (size_t i = 0; i < KEPT; i++) {
+        head *h = exchange(&kept[i], NULL);
+        if (bytes_of(h) >= bytes && (!best || h->bytes < best->bytes)) {
+            head *other = best;
+            best = h, h = other;
+        }
+        if (h) drop(exchange(&kept[i], h)); /* another thread may have left one there meanwhile */
+    }
+    return best;
+}
+
+void *smm_alloc(size_t bytes)
 {
     const size_t huge = (size_t)1 << 21, align = bytes < huge / 4 ? SMM_ALIGN : huge;
+    if (smm_too_big(bytes, 1)) return NULL;
     const size_t used = (bytes + align - 1) / align * align, whole = sizeof(head) + align + used;
-    head *h = exchange_kept(NULL);
-    if (h && h->bytes < whole) {
-        free(h);
-        h = NULL;
-    }
-    if (!h && (h = malloc(whole))) h->bytes = whole;
-    *block = h;
-    if (!h) return NULL;
-    const uintptr_t at = ((uintptr_t)(h + 1) + align - 1) / align * align;
+    head *h = take_kept(whole);
+    const head block = {h ? h->base : malloc(whole), h ? h->bytes : whole};
+    if (!block.base) return NULL;
+    const uintptr_t at = ((uintptr_t)block.base + sizeof(head) + align - 1) / align * align;
+    ((head *)at)[-1] = block;
 #ifdef MADV_HUGEPAGE
     if (align == huge) madvise((void *)at, used, MADV_HUGEPAGE); /* small pages can take as long as the work in them */
 #endif
     return (void *)at;
 }
 
-void smm_release(void *block)
+void smm_free(void *memory)
 {
-    head *h = block;
-    if (h && h->bytes <= SMM_KEPT_MOST) h = exchange_kept(h);
-    free(h);
+    head *h = memory ? (head *)memory - 1 : NULL;
+    for (size_t i = 0; bytes_of(h) <= SMM_KEPT_MOST && i < KEPT; i++) {
+        head *other = exchange(&kept[i], NULL);
+        const int larger = bytes_of(other) > bytes_of(h);
+        drop(exchange(&kept[i], larger ? other : h));
+        if (!larger) h = other;
+    }
+    drop(h);
 }

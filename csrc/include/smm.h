@@ -159,6 +159,14 @@ smm_status smm_config_check(const smm_config *config);
 #define SMM_SAVED_ALIGN 64 /* bytes: where `saved` starts at a multiple of it, they are not copied; anywhere else is as right */
 size_t smm_saved_size(const smm_config *config, const smm_dims *dims);
 
+/* Memory of `bytes`, not cleared, at a multiple of SMM_SAVED_ALIGN, for what forward saves or anything else; NULL if there is none.
+ * The system makes fresh pages of it one by one, which can take as long as the work in them: of what is given back, the two largest
+ * blocks of at most SMM_KEPT_MOST bytes each stay for later calls, whose scratch memory comes from here too. Any thread may call
+ * either function; memory == NULL is nothing to free. */
+#define SMM_KEPT_MOST ((size_t)64 << 20)
+void *smm_alloc(size_t bytes);
+void smm_free(void *memory);
+
 /* The set of vector instructions in use ("scalar", "avx2", "avx512", "neon"), chosen at the first call, or by the environment
  * variable SMM_SIMD (the best one, where that names none that is built and runs here: see smm_simd); whether the library
  * was built with OpenMP. */

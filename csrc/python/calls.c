@@ -120,18 +120,23 @@ static PyObject *new_array(int type, int rank, size_t d0, size_t d1, size_t d2)
     return PyArray_SimpleNew(rank, shape, type);
 }
 
-/* A vector that starts at a multiple of SMM_SAVED_ALIGN. */
-static PyObject *new_aligned(int type, size_t count)
+/* The memory of a vector, which the core takes back with the last array that shows it. */
+static void free_memory(PyObject *capsule) { smm_free(PyCapsule_GetPointer(capsule, NULL)); }
+
+/* A vector in memory of the core's. */
+static PyObject *new_saved(int type, size_t count)
 {
-    const size_t item = type == NPY_FLOAT32 ? sizeof(float) : sizeof(double);
-    PyObject *whole = new_array(type, 1, count + SMM_SAVED_ALIGN / item, 0, 0);
-    if (!whole) return NULL;
-    const uintptr_t begin = (uintptr_t)PyArray_DATA((PyArrayObject *)whole);
+    void *memory = smm_alloc(count * (type == NPY_FLOAT32 ? sizeof(float) : sizeof(double)));
+    if (!memory) return PyErr_NoMemory();
+    PyObject *capsule = PyCapsule_New(memory, NULL, free_memory);
+    if (!capsule) {
+        smm_free(memory);
+        return NULL;
+    }
     npy_intp shape[1] = {(npy_intp)count};
-    char *at = (char *)PyArray_DATA((PyArrayObject *)whole) + (SMM_SAVED_ALIGN - begin % SMM_SAVED_ALIGN) % SMM_SAVED_ALIGN;
-    PyObject *array = PyArray_SimpleNewFromData(1, shape, type, at);
-    if (!array) Py_DECREF(whole);
-    else if (PyArray_SetBaseObject((PyArrayObject *)array, whole) < 0) Py_CLEAR(array); /* takes `whole` in any case */
+    PyObject *array = PyArray_SimpleNewFromData(1, shape, type, memory);
+    if (!array) Py_DECREF(capsule);
+    else if (PyArray_SetBaseObject((PyArrayObject *)array, capsule) < 0) Py_CLEAR(array); /* takes the capsule in any case */
     return array;
 }
 
@@ -194,7 +199,7 @@ PyObject *forward(PyObject *module, PyObject *const *args, Py_ssize_t count)
     if (a.mixture && c->kind != SMM_SLOT_MIXTURE_REFERENCE && !(out[4] = new_array(type, 1, B, 0, 0))) goto done;
     if (attention && !(out[5] = new_array(type, 3, B, N, K))) goto done;
     if (!(out[6] = new_array(NPY_INT64, 1, B, 0, 0))) goto done;
-    if (save && !(out[7] = new_aligned(type, saved))) goto done;
+    if (save && !(out[7] = new_saved(type, saved))) goto done;
     const smm_status status = run_forward(&a, out, &image);
     if (status != SMM_OK) {
         raise_status(status, image);

@@ -198,26 +198,27 @@ static void check_finite(void)
     EXPECT(smm_first_nonfinite(0, x, 3, 2) == (size_t)-1 && smm_first_nonfinite(80, x, 3, 1) == (size_t)-1, "no such numbers");
 }
 
-/* One block is kept for the next call, if it is large enough for that and not too large to keep; two calls never share one. */
+/* Two blocks are kept for later calls, the largest that are not too large to keep; two that are in use are never one. */
 static void check_memory(void)
 {
-    void *first, *second, *third;
-    char *at = smm_reserve(3000000, &first), *other = smm_reserve(5000, &second);
-    EXPECT(at && other && first != second, "two calls share a block");
-    EXPECT((uintptr_t)at % SMM_ALIGN == 0 && (uintptr_t)other % SMM_ALIGN == 0, "alignment");
-    memset(at, 1, 3000000), memset(other, 1, 5000);
-    smm_release(second);
-    smm_release(first);
-    EXPECT(smm_reserve(2000000, &third) && third == first, "the block is not kept");
-    smm_release(third);
-    at = smm_reserve(SMM_KEPT_MOST + 1, &first);
-    EXPECT(at, "a large block");
-    at[SMM_KEPT_MOST] = 1;
-    smm_release(first);
-    at = smm_reserve(9000000, &third);
-    EXPECT(at, "a block after a large one");
-    memset(at, 1, 9000000);
-    smm_release(third);
+    char *small = smm_alloc(5000), *middle = smm_alloc(3000000), *large = smm_alloc(9000000), *again;
+    EXPECT(small && middle && large && small != middle && middle != large, "two users share a block");
+    EXPECT((uintptr_t)small % SMM_SAVED_ALIGN == 0 && (uintptr_t)middle % SMM_SAVED_ALIGN == 0, "alignment");
+    memset(small, 1, 5000), memset(middle, 1, 3000000), memset(large, 1, 9000000);
+    smm_free(large), smm_free(small), smm_free(middle);
+    again = smm_alloc(2000000);
+    EXPECT(again == middle, "not the smallest block that is large enough");
+    EXPECT(smm_alloc(8000000) == large, "the larger block is not kept");
+    memset(again, 1, 2000000), memset(large, 1, 8000000);
+    smm_free(again), smm_free(large), smm_free(NULL);
+    large = smm_alloc(SMM_KEPT_MOST + 1);
+    EXPECT(large, "a block too large to keep");
+    large[SMM_KEPT_MOST] = 1;
+    smm_free(large);
+    again = smm_alloc(2000000);
+    EXPECT(again == middle, "the blocks before it are not kept");
+    smm_free(again);
+    EXPECT(!smm_alloc((size_t)-1 - 100), "more than there is");
 }
 
 int main(int argc, char **argv)
