@@ -3,7 +3,6 @@
  * Pattern of the large ones: a tile of slots (or rows) times two vectors of lanes keeps its sums in registers over the whole
  * inner dimension; what belongs to a slot is broadcast. Tiles are functions of constants (INLINE), so that the compiler unrolls
  * them and no sum leaves its register; rows are shared out evenly among as few tiles as the registers allow. */
-#define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
 #define ROWS_MOST (VEC_REGISTERS == 32 ? 12 : 5) /* two vectors of sums for each row, and room for operands */
 
@@ -632,61 +631,54 @@ static void relu_backward(size_t rows, size_t n, const real *X, size_t ldx, real
         }
 }
 
-/* r[i][j] = r[j][i]: log2(VEC_WIDTH) times, the first half is interleaved with the second. */
-INLINE void transpose_square(vec r[VEC_WIDTH])
+/* Squares of SMM_LANES rows side by side before the next columns: a line of the first cache is read and written once. */
+static void transpose_in(size_t rows, size_t cols, size_t n, const real *A, size_t lda, const size_t *index, real *T, size_t ldt)
 {
-    vec t[VEC_WIDTH];
-    UNROLL
-    for (int stage = 1; stage < VEC_WIDTH; stage *= 2) {
-        UNROLL
-        for (int i = 0; i < VEC_WIDTH / 2; i++) {
-            t[2 * i] = vec_zip_low(r[i], r[i + VEC_WIDTH / 2]);
-            t[2 * i + 1] = vec_zip_high(r[i], r[i + VEC_WIDTH / 2]);
-        }
-        UNROLL
-        for (int i = 0; i < VEC_WIDTH; i++) r[i] = t[i];
+    const size_t ahead = index ? 0 : n * lda; /* the next n rows will be wanted soon */
+    for (size_t r0 = 0; r0 < n; r0 += SMM_LANES) {
+        const real *row[SMM_LANES] = {NULL};
+        const size_t there = rows > r0 ? rows - r0 < SMM_LANES ? rows - r0 : SMM_LANES : 0;
+        const size_t squares = there == SMM_LANES ? cols - cols % VEC_SQUARE : 0;
+        for (size_t i = 0; i < there; i++) row[i] = A + (index ? index[r0 + i] : r0 + i) * lda;
+        for (size_t c = 0; c < squares; c += VEC_SQUARE)
+            for (size_t r = 0; r < SMM_LANES; r += VEC_SQUARE) {
+                const real *at[VEC_SQUARE];
+                UNROLL
+                for (size_t i = 0; i < VEC_SQUARE; i++) {
+                    at[i] = row[r + i] + c;
+                    if (ahead && c % VEC_WIDTH == 0) vec_prefetch(at[i], ahead);
+                }
+                vec_transpose(at, NULL, T + c * ldt + r0 + r, ldt);
+            }
+        for (size_t c = squares; c < cols; c++)
+            for (size_t i = 0; i < SMM_LANES; i++) T[c * ldt + r0 + i] = i < there ? row[i][c] : 0;
     }
 }
 
-static void transpose_in(size_t rows, size_t cols, size_t n, const real *A, size_t lda, const size_t *index, real *T, size_t ldt)
+INLINE void transpose_out_rows(const int shifted, size_t rows, size_t cols, const real *T, size_t ldt, const real *shift, real *A,
+                               size_t lda)
 {
-    const size_t whole = cols - cols % VEC_WIDTH, ahead = index ? 0 : n * lda; /* the next n rows will be wanted soon */
-    for (size_t r0 = 0; r0 < n; r0 += VEC_WIDTH) {
-        const real *row[VEC_WIDTH] = {NULL};
-        const size_t there = rows > r0 ? rows - r0 < VEC_WIDTH ? rows - r0 : VEC_WIDTH : 0;
-        for (size_t i = 0; i < there; i++) row[i] = A + (index ? index[r0 + i] : r0 + i) * lda;
-        for (size_t c0 = 0; c0 < whole; c0 += VEC_WIDTH) {
-            vec r[VEC_WIDTH];
+    const size_t squares = rows == SMM_LANES ? cols - cols % VEC_SQUARE : 0;
+    for (size_t c = 0; c < squares; c += VEC_SQUARE)
+        for (size_t r = 0; r < SMM_LANES; r += VEC_SQUARE) {
+            const real *row[VEC_SQUARE];
             UNROLL
-            for (size_t i = 0; i < VEC_WIDTH; i++) {
-                r[i] = i < there ? vec_load_any(row[i] + c0) : vec_set(0);
-                if (i < there && ahead) vec_prefetch(row[i] + c0, ahead);
-            }
-            transpose_square(r);
-            UNROLL
-            for (size_t i = 0; i < VEC_WIDTH; i++) vec_store(T + (c0 + i) * ldt + r0, r[i]);
+            for (size_t i = 0; i < VEC_SQUARE; i++) row[i] = T + (c + i) * ldt + r;
+            vec_transpose(row, shifted ? shift + c : NULL, A + r * lda + c, lda);
         }
-        for (size_t c = whole; c < cols; c++)
-            for (size_t i = 0; i < VEC_WIDTH; i++) T[c * ldt + r0 + i] = i < there ? row[i][c] : 0;
-    }
+    for (size_t c = squares; c < cols; c++)
+        for (size_t i = 0; i < rows; i++) A[i * lda + c] = T[c * ldt + i] - (shifted ? shift[c] : 0);
 }
 
 static void transpose_out(size_t rows, size_t cols, size_t width, const real *T, size_t ldt, const real *shift, real *A, size_t lda)
 {
-    for (size_t r0 = 0; r0 < rows; r0 += VEC_WIDTH)
-        for (size_t c0 = 0; c0 < width; c0 += VEC_WIDTH) {
-            vec r[VEC_WIDTH];
-            UNROLL
-            for (size_t i = 0; i < VEC_WIDTH; i++) {
-                const size_t c = c0 + i;
-                r[i] = c < cols ? vec_load(T + c * ldt + r0) : vec_set(0);
-                if (shift && c < cols) r[i] = vec_sub(r[i], vec_set(shift[c]));
-            }
-            transpose_square(r);
-            UNROLL
-            for (size_t i = 0; i < VEC_WIDTH; i++)
-                if (r0 + i < rows) vec_store_any(A + (r0 + i) * lda + c0, r[i]);
-        }
+    for (size_t r = 0; r < rows; r += SMM_LANES, T += SMM_LANES, A += SMM_LANES * lda) {
+        const size_t high = rows - r < SMM_LANES ? rows - r : SMM_LANES;
+        for (size_t i = 0; cols < width && i < high; i++)
+            for (size_t c = cols / VEC_WIDTH * VEC_WIDTH; c < width; c += VEC_WIDTH) vec_store_any(A + i * lda + c, vec_set(0));
+        if (shift) transpose_out_rows(1, high, cols, T, ldt, shift, A, lda);
+        else transpose_out_rows(0, high, cols, T, ldt, NULL, A, lda);
+    }
 }
 
 static void exp_array(size_t n, real *x)

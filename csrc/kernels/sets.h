@@ -4,6 +4,8 @@
 
 #include "kernels.h"
 
+#define INLINE static inline __attribute__((always_inline))
+
 #define SMM_HAVE_SCALAR 1
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
 #define SMM_HAVE_AVX2 1

@@ -47,9 +47,7 @@ typedef __m256 vec;
     (VEC_OP(movemask)(VEC_OP(and)(VEC_OP(cmp)((a), (low), _CMP_GE_OQ), VEC_OP(cmp)((a), (high), _CMP_LE_OQ))) == VEC_ALL)
 #define vec_round(a) VEC_OP(round)((a), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
 
-#define vec_zip(a, b, half) VEC_OP(permute2f128)(VEC_OP(unpacklo)((a), (b)), VEC_OP(unpackhi)((a), (b)), (half))
-#define vec_zip_low(a, b) vec_zip((a), (b), 0x20)
-#define vec_zip_high(a, b) vec_zip((a), (b), 0x31)
+#include "vec_x86_square.h"
 
 static inline real vec_sum(vec a)
 {

@@ -2,8 +2,6 @@
 #ifdef REAL_IS_DOUBLE
 typedef __m512d vec;
 #define VEC_OP(name) _mm512_##name##_pd
-#define vec_zip(a, b, i) \
-    _mm512_permutex2var_pd((a), _mm512_set_epi64((i) + 11, (i) + 3, (i) + 10, (i) + 2, (i) + 9, (i) + 1, (i) + 8, (i)), (b))
 #define VEC_WIDTH 8
 #define vec_greater(a, b, x, y) _mm512_mask_blend_pd(_mm512_cmp_pd_mask((a), (b), _CMP_GT_OQ), (y), (x))
 #define vec_all_within(a, low, high) \
@@ -11,9 +9,6 @@ typedef __m512d vec;
 #else
 typedef __m512 vec;
 #define VEC_OP(name) _mm512_##name##_ps
-#define vec_zip(a, b, i)                                                                                                     \
-    _mm512_permutex2var_ps((a), _mm512_set_epi32((i) + 23, (i) + 7, (i) + 22, (i) + 6, (i) + 21, (i) + 5, (i) + 20, (i) + 4, \
-                                                 (i) + 19, (i) + 3, (i) + 18, (i) + 2, (i) + 17, (i) + 1, (i) + 16, (i)), (b))
 #define VEC_WIDTH 16
 #define vec_greater(a, b, x, y) _mm512_mask_blend_ps(_mm512_cmp_ps_mask((a), (b), _CMP_GT_OQ), (y), (x))
 #define vec_all_within(a, low, high) \
@@ -35,9 +30,9 @@ typedef __m512 vec;
 #define vec_min(a, b) VEC_OP(min)((a), (b))
 #define vec_fma(a, b, c) VEC_OP(fmadd)((a), (b), (c))
 #define vec_sum(a) VEC_OP(reduce_add)(a)
-#define vec_zip_low(a, b) vec_zip((a), (b), 0)
-#define vec_zip_high(a, b) vec_zip((a), (b), VEC_WIDTH / 2)
 #define vec_round(a) VEC_OP(roundscale)((a), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
 #define vec_scale2(a, n) VEC_OP(scalef)((a), (n))
 #define vec_exponent(a) VEC_OP(getexp)(a)
 #define vec_mantissa(a) VEC_OP(getmant)((a), _MM_MANT_NORM_1_2, _MM_MANT_SIGN_src)
+
+#include "vec_x86_square.h"

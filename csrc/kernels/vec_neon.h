@@ -41,12 +41,24 @@ typedef float32x4_t vec;
 #define vec_max(a, b) vec_greater((a), (b), (a), (b))
 #define vec_min(a, b) vec_greater((b), (a), (a), (b))
 #define vec_fma(a, b, c) VEC_OP(vfma)((c), (a), (b))
-#define vec_zip_low(a, b) VEC_OP(vzip1)((a), (b))
-#define vec_zip_high(a, b) VEC_OP(vzip2)((a), (b))
 #define vec_round(a) VEC_OP(vrndn)(a)
 
 static inline vec vec_scale2(vec a, vec n)
 {
     const vec half = vec_round(vec_mul(n, vec_set((real)0.5)));
     return vec_mul(vec_mul(a, vec_power2(half)), vec_power2(vec_sub(n, half)));
+}
+
+#define VEC_SQUARE VEC_WIDTH
+INLINE void vec_transpose(const real *const row[VEC_SQUARE], const real *shift, real *to, size_t ld)
+{
+    const vec by = shift ? vec_load_any(shift) : vec_set(0), a = vec_load_any(row[0]), b = vec_load_any(row[1]);
+#ifdef REAL_IS_DOUBLE
+    const vec out[] = {vzip1q_f64(a, b), vzip2q_f64(a, b)};
+#else
+    const vec c = vec_load_any(row[2]), d = vec_load_any(row[3]);
+    const vec ac = vzip1q_f32(a, c), bd = vzip1q_f32(b, d), ac2 = vzip2q_f32(a, c), bd2 = vzip2q_f32(b, d);
+    const vec out[] = {vzip1q_f32(ac, bd), vzip2q_f32(ac, bd), vzip1q_f32(ac2, bd2), vzip2q_f32(ac2, bd2)};
+#endif
+    for (int i = 0; i < VEC_SQUARE; i++) vec_store_any(to + (size_t)i * ld, shift ? vec_sub(out[i], by) : out[i]);
 }

@@ -20,8 +20,15 @@ typedef real vec;
 #define vec_greater(a, b, x, y) ((a) > (b) ? (x) : (y))
 #define vec_all_within(a, low, high) ((a) >= (low) && (a) <= (high))
 #define vec_sum(a) (a)           /* over the elements, in a fixed order */
-#define vec_zip_low(a, b) (a)    /* a0 b0 a1 b1 ...: the first half; vec_zip_high: the second */
-#define vec_zip_high(a, b) (b)
+
+/* to[c * ld + r] = row[r][c] - shift[r], or row[r][c] if shift is NULL, of a square of VEC_SQUARE rows; without alignment */
+#define VEC_SQUARE 1
+INLINE void vec_transpose(const real *const row[VEC_SQUARE], const real *shift, real *to, size_t ld)
+{
+    (void)ld;
+    *to = *row[0] - (shift ? *shift : 0);
+}
+
 #ifdef REAL_IS_DOUBLE
 #define vec_sqrt(a) sqrt(a)
 #define vec_exp(a) exp(a)
