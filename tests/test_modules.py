@@ -171,6 +171,20 @@ def test_backward_uses_the_parameters_of_the_call():
     assert all(np.array_equal(before[k], after[k]) for k in before)
 
 
+@pytest.mark.parametrize("count", [7, 3000])
+def test_backward_uses_what_its_own_call_saved(count):
+    """Memory of outputs that are gone serves later calls, that of outputs that are there does not."""
+    module = smm_py.SlotMixture(dim=16, num_slots=3, gradient="full")
+    images = np.random.default_rng(5).standard_normal((6, 1, count, 16)).astype("float32")
+    ones = np.ones((1, 3, 16), "float32")
+    alone = [module.backward(module(x, seed=0), ones)["x"] for x in images]
+    outs = [module(x, seed=0) for x in images]
+    del outs[1]
+    outs.append(module(images[1], seed=0))
+    for i, out in zip((0, 2, 3, 4, 5, 1), outs):
+        assert np.array_equal(module.backward(out, ones)["x"], alone[i])
+
+
 def test_gradient_descent_lowers_a_loss():
     """Twenty steps on all parameters from the gradients alone."""
     module = build("smm-stable", gradient="implicit")
