@@ -115,6 +115,19 @@ def test_lean_equals_core(name, gradient):
 
 
 @pytest.mark.parametrize("name", KINDS)
+def test_gradients_of_attention_alone(name):
+    module = build(name, gradient="full")
+    x, init = inputs(module)
+    grads = []
+    for part in (None, 0):
+        leaf = x.clone().requires_grad_()
+        slots, attention = module(leaf, init, return_attention=True)
+        loss = (attention * torch.linspace(-1, 1, attention.numel()).view_as(attention)).sum()
+        grads.append(torch.autograd.grad(loss if part is None else loss + part * slots.sum(), leaf)[0])
+    assert torch.equal(*grads) and grads[0].abs().max() > 0
+
+
+@pytest.mark.parametrize("name", KINDS)
 def test_gradcheck(name):
     module = build(name, dtype="float64", gradient="full")
     x, init = inputs(module, count=7)

@@ -142,7 +142,9 @@ class _Run(torch.autograd.Function):
         *results, saved = torch.ops.smm_py.forward(
             x, params, state0, state1, indices, mask, slot_mask, config, num_iters, attention, True)
         ctx.save_for_backward(x, state0, state1, indices, mask, slot_mask, saved, *params)
-        ctx.config, ctx.num_iters, ctx.attention = config, num_iters, attention
+        ctx.config, ctx.num_iters, ctx.attention, ctx.shape = config, num_iters, attention, results[0].shape
+        if not torch.compiler.is_compiling():  # zeros for what carries no gradient, six tensors, would be made in each backward pass
+            ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*results[1:5], *results[6 if attention else 5:])
         return tuple(results)
 
@@ -159,6 +161,10 @@ class _Run(torch.autograd.Function):
     def gradients(ctx, d_slots, *d_rest):
         x, state0, state1, indices, mask, slot_mask, saved, *params = ctx.saved_tensors
         d_attention = d_rest[4] if ctx.attention else None
+        if d_slots is None and d_attention is None:
+            return (None,) * (9 + len(params))
+        if d_slots is None:
+            d_slots = d_attention.new_zeros(ctx.shape)
         dx, d_state0, d_state1, *d_params = torch.ops.smm_py.backward(
             x, params, state0, state1, indices, mask, slot_mask, ctx.config, ctx.num_iters, saved,
             d_slots, d_attention)
