@@ -4,6 +4,7 @@
 
 #include "kernels.h"
 
+/* of what is to be a part of its caller, whose constants it is unrolled by */
 #define INLINE static inline __attribute__((always_inline))
 
 #define SMM_HAVE_SCALAR 1
