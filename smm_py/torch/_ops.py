@@ -162,7 +162,7 @@ class _Run(torch.autograd.Function):
         x, state0, state1, indices, mask, slot_mask, saved, *params = ctx.saved_tensors
         d_attention = d_rest[4] if ctx.attention else None
         if d_slots is None and d_attention is None:
-            return (None,) * (9 + len(params))
+            return (None,) * len(ctx.needs_input_grad)
         if d_slots is None:
             d_slots = d_attention.new_zeros(ctx.shape)
         dx, d_state0, d_state1, *d_params = torch.ops.smm_py.backward(
