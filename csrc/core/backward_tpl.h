@@ -276,7 +276,7 @@ static void SMM_T(segment_backward)(const SMM_T(image) *im, const SMM_T(pass) *p
                 d_keys = im->d_keys + i * size, d_values = im->d_values + i * size;
                 if (made && s->learned) SMM_T(inputs_features)(im->k, s, im->p, &im->in, i * n, n, b, SMM_T(saved_block)(im, i), NULL, NULL);
             } else {
-                keys = SMM_T(inputs_forward)(im->k, s, im->p, &im->in, i * n, n, b, SMM_T(saved_block)(im, i), NULL, b->keys);
+                keys = SMM_T(make_block)(im, i, b);
                 if (!s->folded) im->k->affine(s->C, n, b->values, n, NULL, im->minus_centre, b->centred, n, 0);
                 memset(d_keys, 0, size * sizeof *d_keys);
                 memset(d_values, 0, size * sizeof *d_values);

@@ -188,11 +188,11 @@ static void SMM_T(value_rows)(const SMM_T(image) *im, size_t i, const SMM_T(bloc
 }
 
 /* Keys of block i, and its values in `b`. */
-static void SMM_T(make_block)(const SMM_T(image) *im, size_t i, SMM_T(block) *b)
+static const real *SMM_T(make_block)(const SMM_T(image) *im, size_t i, SMM_T(block) *b)
 {
     const size_t n = SMM_BLOCK;
-    SMM_T(inputs_forward)(im->k, im->s, im->p, &im->in, i * n, n, b, SMM_T(saved_block)(im, i), SMM_T(save_block)(im, i),
-                          im->s->keep ? im->keys + i * im->s->C * n : b->keys);
+    return SMM_T(inputs_forward)(im->k, im->s, im->p, &im->in, i * n, n, b, SMM_T(saved_block)(im, i), SMM_T(save_block)(im, i),
+                                 im->keep ? im->keys + i * im->s->C * n : b->keys);
 }
 
 /* Its values to those that are kept: as rows, or, going backward (`channels`), as channels, and zeros in place of the gradients. */
@@ -236,7 +236,7 @@ static void SMM_T(step_chunk)(const SMM_T(image) *im, const SMM_T(record) *r, si
         if (s->keep) {
             keys = SMM_T(kept_block)(im, i, b, 0), values = im->values + i * n * Vp;
         } else {
-            keys = SMM_T(inputs_forward)(im->k, s, im->p, &im->in, i * n, n, b, NULL, NULL, b->keys);
+            keys = SMM_T(make_block)(im, i, b);
             SMM_T(value_rows)(im, i, b, b->value_rows);
         }
         if (first) im->k->moments(1, valid, Vp, b->ones, n, values, Vp, m.values, m.values + Vp, Vp);

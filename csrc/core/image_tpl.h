@@ -33,7 +33,8 @@ typedef struct {
     size_t *index, *active;      /* lists of real inputs and active slots */
     size_t slots;                /* active ones */
     int masked_slots;
-    real *keys;                  /* (blocks, C, SMM_BLOCK) if s->keep, or s->keep_backward going backward; so the next four */
+    int keep;                    /* s->keep, or s->keep_backward going backward */
+    real *keys;                  /* (blocks, C, SMM_BLOCK) if they are kept; so the next four */
     real *values;                /* minus `centre`: forward (blocks, SMM_BLOCK, Vp), backward (blocks, C, SMM_BLOCK) */
     real *d_keys, *d_values;     /* (blocks, C, SMM_BLOCK), backward */
     uint8_t *made;               /* blocks: whether that block of these is there yet */
@@ -137,7 +138,8 @@ static void SMM_T(layout_image)(SMM_T(image) *im, const smm_sizes *s, int masked
     const size_t c = s->K * s->Dp;
     im->index = masked ? smm_carve(arena, s->N, sizeof(size_t)) : NULL;
     im->active = smm_carve(arena, s->K, sizeof(size_t));
-    const size_t cached = (backward ? s->keep_backward : s->keep) ? s->blocks * SMM_BLOCK : 0;
+    im->keep = backward ? s->keep_backward : s->keep;
+    const size_t cached = im->keep ? s->blocks * SMM_BLOCK : 0;
     im->keys = CARVE(cached * s->C), im->values = backward && s->folded ? im->keys : CARVE(cached * (backward ? s->C : s->Vp));
     im->mapped = s->folded ? CARVE(c) : NULL;
     im->centre = CARVE(s->Cp), im->value_sums = CARVE(2 * s->Vp);
