@@ -26,8 +26,9 @@ def openmp_flags(compiler):
         source = Path(folder, "probe.c")
         source.write_text(program)
         try:
-            done = subprocess.run([*command, str(source), "-o", str(source.with_suffix(".out"))],
-                                  capture_output=True)
+            done = subprocess.run(
+                [*command, str(source), "-o", str(source.with_suffix(".out"))], capture_output=True
+            )
         except OSError:
             return []
     return ["-fopenmp"] if done.returncode == 0 else []
@@ -38,8 +39,10 @@ class BuildExtension(build_ext):
 
     def build_extensions(self):
         if self.compiler.compiler_type != "msvc" and not shutil.which(self.compiler.compiler_so[0]):
-            sys.exit("smm_py needs a C compiler (for example gcc); "
-                     f"{self.compiler.compiler_so[0]!r} was not found")
+            sys.exit(
+                "smm_py needs a C compiler (for example gcc); "
+                f"{self.compiler.compiler_so[0]!r} was not found"
+            )
         flags = openmp_flags(self.compiler)
         sanitizer = SANITIZERS.get(os.environ.get("SMM_SANITIZE", ""))
         if sanitizer:
@@ -54,7 +57,9 @@ setup(
     ext_modules=[
         Extension(
             "smm_py._core",
-            sources=sorted(glob("csrc/core/*.c") + glob("csrc/kernels/*.c") + glob("csrc/python/*.c")),
+            sources=sorted(
+                glob("csrc/core/*.c") + glob("csrc/kernels/*.c") + glob("csrc/python/*.c")
+            ),
             depends=sorted(glob("csrc/*/*.h")),
             include_dirs=[*INCLUDES, numpy.get_include()],
             extra_compile_args=["-std=c99", "-O3", "-fno-math-errno", "-Wall", "-Wextra"],

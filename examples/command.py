@@ -24,7 +24,17 @@ from .pictures import open_pictures
 from .training import rank_and_world, start_processes
 
 # what a trained model can be evaluated with, in place of what it was trained with; and what a run can go on with
-FREE = ("data", "dataset", "cache", "weights", "min_objects", "max_objects", "eval_iters", "precision", "threads")
+FREE = (
+    "data",
+    "dataset",
+    "cache",
+    "weights",
+    "min_objects",
+    "max_objects",
+    "eval_iters",
+    "precision",
+    "threads",
+)
 FREE_TO_RESUME = ("cache",)
 MOST_THREADS = 4096  # of smm_py
 
@@ -66,21 +76,48 @@ class Pipeline:
 
 
 def make_parser(pipeline):
-    parser = argparse.ArgumentParser(prog=f"python -m examples.{pipeline.name}", description=pipeline.about)
-    parser.add_argument("command", nargs="?", choices=("train", *pipeline.commands), help="default: train, then eval")
-    parser.add_argument("--preset", choices=tuple(pipeline.config.PRESETS), help="settings to start from (default: tiny)")
-    parser.add_argument("--out", type=folder, help="the run's folder; default: a new one below runs/")
+    parser = argparse.ArgumentParser(
+        prog=f"python -m examples.{pipeline.name}", description=pipeline.about
+    )
+    parser.add_argument(
+        "command",
+        nargs="?",
+        choices=("train", *pipeline.commands),
+        help="default: train, then eval",
+    )
+    parser.add_argument(
+        "--preset",
+        choices=tuple(pipeline.config.PRESETS),
+        help="settings to start from (default: tiny)",
+    )
+    parser.add_argument(
+        "--out", type=folder, help="the run's folder; default: a new one below runs/"
+    )
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
-    parser.add_argument("--seeds", type=int, help="this many runs, of one seed each, in folders of their own; mean and deviation")
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        help="this many runs, of one seed each, in folders of their own; mean and deviation",
+    )
     parser.add_argument("--split", default="val", help="what eval reads (default: val)")
-    parser.add_argument("--images", type=int, help="how many pictures are read (default: 500 scenes, or all; to show them, 8)")
-    parser.add_argument("--draws", type=int, default=3, help="draws of the initial slots in eval (default: 3)")
+    parser.add_argument(
+        "--images",
+        type=int,
+        help="how many pictures are read (default: 500 scenes, or all; to show them, 8)",
+    )
+    parser.add_argument(
+        "--draws", type=int, default=3, help="draws of the initial slots in eval (default: 3)"
+    )
     parser.add_argument("--device", default="cpu", help="of PyTorch (default: cpu)")
     pipeline.add_options(parser)
     settings = parser.add_argument_group("settings", "in place of the preset's")
     for name, kind in settings_of(pipeline.config).items():
-        settings.add_argument("--" + name.replace("_", "-"), type=kind, choices=pipeline.config.CHOICES.get(name),
-                              help=pipeline.config.HELP.get(name))
+        settings.add_argument(
+            "--" + name.replace("_", "-"),
+            type=kind,
+            choices=pipeline.config.CHOICES.get(name),
+            help=pipeline.config.HELP.get(name),
+        )
     return parser
 
 
@@ -96,27 +133,37 @@ def settings_of(config) -> dict[str, type]:
 
 def configure(pipeline, options) -> Config:
     """The run's configuration: of its folder where it goes on or is evaluated, of the weights where these are, else of preset and options."""
-    given = {name: getattr(options, name) for name in settings_of(pipeline.config) if getattr(options, name) is not None}
+    given = {
+        name: getattr(options, name)
+        for name in settings_of(pipeline.config)
+        if getattr(options, name) is not None
+    }
     stored = options.out / "config.json" if options.out else None
     trains = options.command in (None, "train")
     config, place = None, f"the run in {options.out}"
     if stored and stored.exists() and (options.resume or not trains):
         config = pipeline.config.load(stored)
     elif options.resume:
-        raise ValueError(f"there is no run to resume in {options.out}" if options.out else "--resume needs --out")
+        raise ValueError(
+            f"there is no run to resume in {options.out}" if options.out else "--resume needs --out"
+        )
     elif options.weights and not trains:
         config, place = pipeline.config.of_weights(options.weights), f"the run of {options.weights}"
     if config is None:
         return pipeline.config.from_preset(options.preset or "tiny", **given)
     if options.preset not in (None, config.preset):
         raise ValueError(f"preset differs from {place}: {config.preset!r}, got {options.preset!r}")
-    if "data" in given and config.data is None and not trains:  # a limit of scenes, not of these data
+    if (
+        "data" in given and config.data is None and not trains
+    ):  # a limit of scenes, not of these data
         config.max_objects = MOST_OBJECTS
     for name, value in given.items():
         if name in (FREE_TO_RESUME if trains else FREE):
             setattr(config, name, value)
         elif getattr(config, name) != value:
-            raise ValueError(f"{name} differs from {place}: {getattr(config, name)!r}, got {value!r}")
+            raise ValueError(
+                f"{name} differs from {place}: {getattr(config, name)!r}, got {value!r}"
+            )
     config.check()
     return config
 
@@ -131,8 +178,14 @@ def new_folder(name):
 def run_training(pipeline, options, config, device):
     rank, _ = rank_and_world()
     checkpoint = options.out / "checkpoint.pt"
-    if not options.resume and rank == 0 and (checkpoint.exists() or (options.out / "metrics.jsonl").exists()):
-        raise ValueError(f"{options.out} holds a run already; give --resume to go on with it, or another --out")
+    if (
+        not options.resume
+        and rank == 0
+        and (checkpoint.exists() or (options.out / "metrics.jsonl").exists())
+    ):
+        raise ValueError(
+            f"{options.out} holds a run already; give --resume to go on with it, or another --out"
+        )
     options.out.mkdir(parents=True, exist_ok=True)
     if rank == 0:
         config.save(options.out / "config.json")
@@ -152,7 +205,9 @@ def run_command(pipeline, name, options, config, model, device):
     if model is None:
         trained = options.out / "model.safetensors" if options.out else None
         if options.weights is None and not (trained and trained.exists()):
-            raise ValueError(f"{name} needs --weights or a trained run in --out, got --out {options.out}")
+            raise ValueError(
+                f"{name} needs --weights or a trained run in --out, got --out {options.out}"
+            )
         config.weights = options.weights or str(trained)
         model = pipeline.build(config, device)
     if options.out:
@@ -160,9 +215,19 @@ def run_command(pipeline, name, options, config, model, device):
     usual = 8 if name != "eval" else 500 if config.data is None else None
     pictures = pipeline.open(config, options, options.images or usual)
     figures, protocol = pipeline.commands[name](model, pictures, config, options)
-    return {**figures, "images": len(pictures), "protocol": {
-        "task": pipeline.name, "model": config.model, "data": config.data or "built-in scenes", "split": options.split,
-        "image_size": config.image_size, "iterations": config.eval_iters, **protocol}}
+    return {
+        **figures,
+        "images": len(pictures),
+        "protocol": {
+            "task": pipeline.name,
+            "model": config.model,
+            "data": config.data or "built-in scenes",
+            "split": options.split,
+            "image_size": config.image_size,
+            "iterations": config.eval_iters,
+            **protocol,
+        },
+    }
 
 
 def one_run(pipeline, options, device):
@@ -172,8 +237,12 @@ def one_run(pipeline, options, device):
         torch.set_num_threads(config.threads)
         smm_py.set_num_threads(config.threads)
     if options.command in (None, "train"):
-        if options.command is None and rank_and_world()[0] == 0:  # a mistake in what is evaluated shows before hours of training
-            pipeline.open(config, options, min(options.images or pipeline.least, pipeline.least), quiet=True)
+        if (
+            options.command is None and rank_and_world()[0] == 0
+        ):  # a mistake in what is evaluated shows before hours of training
+            pipeline.open(
+                config, options, min(options.images or pipeline.least, pipeline.least), quiet=True
+            )
         model = run_training(pipeline, options, config, device)
     if options.command != "train" and rank_and_world()[0] == 0:
         return run_command(pipeline, options.command or "eval", options, config, model, device)
@@ -192,9 +261,17 @@ def several_seeds(pipeline, options, device):
             print(json.dumps({"seed": seed, **runs[seed]}), flush=True)
     if runs[first] is None:
         return None
-    figures = {seed: {k: v for k, v in run.items() if k not in ("images", "protocol")} for seed, run in runs.items()}
+    figures = {
+        seed: {k: v for k, v in run.items() if k not in ("images", "protocol")}
+        for seed, run in runs.items()
+    }
     rest = {k: runs[first][k] for k in ("images", "protocol")}
-    return {**over(list(figures.values()), np.mean), "std": over(list(figures.values()), np.std), "seeds": figures, **rest}
+    return {
+        **over(list(figures.values()), np.mean),
+        "std": over(list(figures.values()), np.std),
+        "seeds": figures,
+        **rest,
+    }
 
 
 def over(figures, function):
@@ -218,13 +295,25 @@ def run(pipeline, arguments=None):
         try:
             device = start_processes(options.device)
             torch.empty(0, device=device).cpu()  # also of devices that hold no numbers
-        except (RuntimeError, AssertionError) as error:  # the latter where PyTorch is built without it
-            raise ValueError(f"device {options.device} cannot be used: {first_line(error)}") from error
-        for name, most in (("images", MOST), ("draws", MOST), ("seeds", MOST), ("threads", MOST_THREADS)):
+        except (
+            RuntimeError,
+            AssertionError,
+        ) as error:  # the latter where PyTorch is built without it
+            raise ValueError(
+                f"device {options.device} cannot be used: {first_line(error)}"
+            ) from error
+        for name, most in (
+            ("images", MOST),
+            ("draws", MOST),
+            ("seeds", MOST),
+            ("threads", MOST_THREADS),
+        ):
             if getattr(options, name) is not None and not 1 <= getattr(options, name) <= most:
                 raise ValueError(f"{name} must be from 1 to {most}, got {getattr(options, name)}")
         if options.seeds and (options.seed or 0) + options.seeds > MOST + 1:
-            raise ValueError(f"seeds must leave every seed at most {MOST}, got {options.seeds} from {options.seed} on")
+            raise ValueError(
+                f"seeds must leave every seed at most {MOST}, got {options.seeds} from {options.seed} on"
+            )
         if options.out is None and options.command in (None, "train") and not options.resume:
             box = [new_folder(pipeline.name)]
             if dist.is_initialized():
@@ -247,7 +336,14 @@ def tell(work):
     """Print what work() returns, if anything, as JSON; the exit status."""
     try:
         figures = work()
-    except (ValueError, OSError, ImportError, FloatingPointError, MemoryError, OverflowError) as error:
+    except (
+        ValueError,
+        OSError,
+        ImportError,
+        FloatingPointError,
+        MemoryError,
+        OverflowError,
+    ) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if figures is not None:

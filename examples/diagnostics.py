@@ -10,8 +10,8 @@ from tqdm import tqdm
 from .modules import draw_states
 from .pictures import eval_seeds, to_input
 
-FLOOR = 1e-4   # of the variances; docs/math.md
-CLOSE = 0.01   # two slots closer than this share of the spread over all slots are duplicates
+FLOOR = 1e-4  # of the variances; docs/math.md
+CLOSE = 0.01  # two slots closer than this share of the spread over all slots are duplicates
 
 
 @torch.no_grad()
@@ -23,7 +23,10 @@ def diagnose(module, features, init, num_iters) -> dict:
     also: prior, the largest one; floor, the share of variances at their floor; log_likelihood of an input,
     a list, at each iteration. All are means over pictures.
     """
-    runs = [module.run(features, init, num_iters=t, return_attention=t == num_iters) for t in range(1, num_iters + 1)]
+    runs = [
+        module.run(features, init, num_iters=t, return_attention=t == num_iters)
+        for t in range(1, num_iters + 1)
+    ]
     last = runs[-1]
     share = last.attention.double()
     slots = share.shape[2]
@@ -32,8 +35,15 @@ def diagnose(module, features, init, num_iters) -> dict:
     spread = last.slots.double().flatten(0, 1).var(0).sum()
     earlier = torch.ones(slots, slots, device=share.device).tril(-1).bool()
     duplicates = ((distance <= CLOSE * spread) & earlier).any(2).sum(1)
-    entropy = -torch.special.xlogy(share, share).sum(2) / torch.log(torch.tensor(max(slots, 2), dtype=torch.float64))
-    result = {"slots": slots, "used": _mean(used), "duplicates": _mean(duplicates), "entropy": _mean(entropy)}
+    entropy = -torch.special.xlogy(share, share).sum(2) / torch.log(
+        torch.tensor(max(slots, 2), dtype=torch.float64)
+    )
+    result = {
+        "slots": slots,
+        "used": _mean(used),
+        "duplicates": _mean(duplicates),
+        "entropy": _mean(entropy),
+    }
     if last.variance is not None:
         result["prior"] = _mean(last.prior.amax(1))
         result["floor"] = _mean(last.variance <= 2 * FLOOR)
@@ -77,10 +87,19 @@ def watch(model, pictures, config, count=100) -> dict:
 
 def describe(diagnosis) -> str:
     """One line for people."""
-    words = [f"slots used {diagnosis['used']:.1f} of {diagnosis['slots']}", f"duplicates {diagnosis['duplicates']:.1f}",
-             f"entropy {diagnosis['entropy']:.2f}"]
-    words += [f"{label} {diagnosis[name]:.2f}" for name, label in (("prior", "largest prior"), ("floor", "variances at floor"))
-              if name in diagnosis]
+    words = [
+        f"slots used {diagnosis['used']:.1f} of {diagnosis['slots']}",
+        f"duplicates {diagnosis['duplicates']:.1f}",
+        f"entropy {diagnosis['entropy']:.2f}",
+    ]
+    words += [
+        f"{label} {diagnosis[name]:.2f}"
+        for name, label in (("prior", "largest prior"), ("floor", "variances at floor"))
+        if name in diagnosis
+    ]
     if "log_likelihood" in diagnosis:
-        words.append("log-likelihood of an input " + " ".join(f"{v:.1f}" for v in diagnosis["log_likelihood"]))
+        words.append(
+            "log-likelihood of an input "
+            + " ".join(f"{v:.1f}" for v in diagnosis["log_likelihood"])
+        )
     return ", ".join(words)

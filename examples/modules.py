@@ -42,22 +42,34 @@ def make_slots(config):
         return slots_torch.SlotAttention(**common, hidden_dim=config.hidden, start=config.start)
     if config.model == "smm":
         stable = dict(norm_kv=True, temperature=temperature, prior="uniform")
-        return slots_torch.SlotMixture(**common, hidden_dim=config.hidden, start=config.start,
-                                       **(stable if config.variant == "stable" else {}))
+        return slots_torch.SlotMixture(
+            **common,
+            hidden_dim=config.hidden,
+            start=config.start,
+            **(stable if config.variant == "stable" else {}),
+        )
     if config.model == "kmeans":
         return slots_torch.KMeans(**common, gradient="implicit")
     prior = "uniform" if config.variant == "stable" else "learned"
-    return slots_torch.GaussianMixture(**common, temperature=temperature, prior=prior, gradient="implicit")
+    return slots_torch.GaussianMixture(
+        **common, temperature=temperature, prior=prior, gradient="implicit"
+    )
 
 
 def last_norm(config):
     """The last layer of the features: the plain mixture has no norm of its own and needs them at unit scale."""
-    return nn.LayerNorm(config.dim) if config.model == "gmm" and config.variant == "stable" else nn.Identity()
+    return (
+        nn.LayerNorm(config.dim)
+        if config.model == "gmm" and config.variant == "stable"
+        else nn.Identity()
+    )
 
 
 def draw_states(module, features, seeds):
     """Initial states, each picture's from a generator of its own: the same in any batch and process, and on any device."""
-    return module.initial_state(features, generator=[torch.Generator().manual_seed(s) for s in seeds])
+    return module.initial_state(
+        features, generator=[torch.Generator().manual_seed(s) for s in seeds]
+    )
 
 
 def autocast(precision, device):
@@ -74,16 +86,29 @@ class SlotEncoder(nn.Module):
     def __init__(self, config):
         super().__init__()
         channels = [3, *[config.dim] * len(config.strides)]
-        self.encoder = nn.Sequential(*(
-            layer for i, stride in enumerate(config.strides)
-            for layer in (nn.Conv2d(channels[i], channels[i + 1], 5, stride, 2), nn.ReLU())))
+        self.encoder = nn.Sequential(
+            *(
+                layer
+                for i, stride in enumerate(config.strides)
+                for layer in (nn.Conv2d(channels[i], channels[i + 1], 5, stride, 2), nn.ReLU())
+            )
+        )
         self.position = PositionEmbedding(config.dim)
         self.norm = nn.LayerNorm(config.dim)
-        self.mlp = nn.Sequential(nn.Linear(config.dim, config.dim), nn.ReLU(), nn.Linear(config.dim, config.dim), last_norm(config))
-        if config.model == "smm" and config.variant == "stable":  # the module has its own norm and MLP
+        self.mlp = nn.Sequential(
+            nn.Linear(config.dim, config.dim),
+            nn.ReLU(),
+            nn.Linear(config.dim, config.dim),
+            last_norm(config),
+        )
+        if (
+            config.model == "smm" and config.variant == "stable"
+        ):  # the module has its own norm and MLP
             self.norm = self.mlp = nn.Identity()
         self.slots = make_slots(config)
-        self.encoder = self.encoder.to(memory_format=torch.channels_last)  # faster convolutions on CPUs
+        self.encoder = self.encoder.to(
+            memory_format=torch.channels_last
+        )  # faster convolutions on CPUs
         self.precision = config.precision
 
     def features(self, image) -> Tensor:
@@ -125,6 +150,8 @@ def load_weights(model, path):
     own = model.state_dict()
     wrong = [k for k in own if k not in weights or weights[k].shape != own[k].shape]
     if wrong or set(weights) - set(own):
-        raise ValueError(f"weights {path} are of another model; first difference: "
-                         f"{(wrong or sorted(set(weights) - set(own)))[0]}")
+        raise ValueError(
+            f"weights {path} are of another model; first difference: "
+            f"{(wrong or sorted(set(weights) - set(own)))[0]}"
+        )
     model.load_state_dict(weights)

@@ -39,11 +39,20 @@ class Pictures:
         n = len(self.dataset)
         if n <= self.FEW:
             return self._some(range(n))
-        arrays = tuple(np.empty((n, *a.shape), a.dtype) for a in _arrays(self.dataset[0], self.fields))
-        workers = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 16)
+        arrays = tuple(
+            np.empty((n, *a.shape), a.dtype) for a in _arrays(self.dataset[0], self.fields)
+        )
+        workers = min(
+            len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count() or 1,
+            16,
+        )
         with get_context("spawn").Pool(workers, _hold, (self.dataset, self.fields)) as pool:
             items = pool.imap(_read, range(n), chunksize=64)
-            for i, item in enumerate(tqdm(items, total=n, desc="pictures", disable=self.quiet, leave=False)):
+            for i, item in enumerate(
+                tqdm(items, total=n, desc="pictures", disable=self.quiet, leave=False)
+            ):
                 for array, value in zip(arrays, item):
                     array[i] = value
         return arrays
@@ -51,10 +60,14 @@ class Pictures:
     def read(self, indices):
         if self.in_memory and self.arrays is None:
             self.arrays = self._all()
-        return self._some(indices) if self.arrays is None else tuple(a[indices] for a in self.arrays)
+        return (
+            self._some(indices) if self.arrays is None else tuple(a[indices] for a in self.arrays)
+        )
 
     def _some(self, indices):
-        items = [_arrays(item, self.fields) for item in self.pool.map(self.dataset.__getitem__, indices)]
+        items = [
+            _arrays(item, self.fields) for item in self.pool.map(self.dataset.__getitem__, indices)
+        ]
         return tuple(np.stack(values) for values in zip(*items))
 
     def batch(self, indices, following=None):
@@ -113,7 +126,9 @@ def open_pictures(config, split, count=None, quiet=False, fields=("image",), opt
     options = config.data_options()
     if config.data is None:
         options["count"] = config.pictures if count is None else count
-    dataset = data.open_dataset(config.data, config.dataset, split, config.image_size, cache=config.cache, **options)
+    dataset = data.open_dataset(
+        config.data, config.dataset, split, config.image_size, cache=config.cache, **options
+    )
     if len(dataset) == 0:
         raise ValueError(f"{config.data} has no picture in split {split}")
     there = dataset[0]

@@ -17,7 +17,9 @@ def curves(out, labels, ylabel, ylim=None):
     lines = [json.loads(line) for line in (Path(out) / "metrics.jsonl").read_text().splitlines()]
     seen, measured = [x for x in lines if "slots" in x], [x for x in lines if set(labels) & set(x)]
     panels = 1 + bool(measured) + bool(seen)
-    figure, axes = plt.subplots(1, panels, figsize=(4.4 * panels, 3.2), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(
+        1, panels, figsize=(4.4 * panels, 3.2), layout="constrained", squeeze=False
+    )
     axes = axes[0]
     axes[0].plot([x["step"] for x in lines], [x["loss"] for x in lines], lw=1)
     axes[0].set(xlabel="step", ylabel="loss", yscale="log")
@@ -26,10 +28,19 @@ def curves(out, labels, ylabel, ylim=None):
             _line(axes[1], [(x["step"], x[key]) for x in lines if key in x], label)
         axes[1].set(xlabel="step", ylabel=ylabel, ylim=ylim)
     if seen:
-        for key, label in (("used", "slots used / K"), ("duplicates", "duplicates / K"), ("entropy", "entropy / log K"),
-                           ("prior", "largest prior"), ("floor", "variances at floor")):
+        for key, label in (
+            ("used", "slots used / K"),
+            ("duplicates", "duplicates / K"),
+            ("entropy", "entropy / log K"),
+            ("prior", "largest prior"),
+            ("floor", "variances at floor"),
+        ):
             share = 1 / seen[0]["slots"]["slots"] if key in ("used", "duplicates") else 1
-            _line(axes[-1], [(x["step"], share * x["slots"][key]) for x in seen if key in x["slots"]], label)
+            _line(
+                axes[-1],
+                [(x["step"], share * x["slots"][key]) for x in seen if key in x["slots"]],
+                label,
+            )
         axes[-1].set(xlabel="step", ylim=(-0.02, 1.02))
     for axis in axes[1:]:
         axis.legend(frameon=False, fontsize=7)
@@ -50,8 +61,17 @@ def attention_figure(images, attention, path, titles=None, beside=()):
     side, size = int(round(attention.shape[1] ** 0.5)), images.shape[1]
     nearest = np.arange(size) * side // size
     weights = attention.reshape(len(images), side, side, slots)[:, nearest][:, :, nearest]
-    rows = [[image, *(pictures[n] for pictures in dict(beside).values()),
-             *(image / 255 * w[..., None] + (1 - w[..., None]) for w in np.moveaxis(weights[n], 2, 0))] for n, image in enumerate(images)]
+    rows = [
+        [
+            image,
+            *(pictures[n] for pictures in dict(beside).values()),
+            *(
+                image / 255 * w[..., None] + (1 - w[..., None])
+                for w in np.moveaxis(weights[n], 2, 0)
+            ),
+        ]
+        for n, image in enumerate(images)
+    ]
     sheet(rows, path, names, titles and [[""] * len(names) + row for row in titles])
 
 
@@ -74,7 +94,7 @@ def sheet(rows, path, names=(), titles=None):
         for j, cell in enumerate(row):
             y, x = i * (head + size + gap) + head, j * (size + gap)
             cell = cell / 255 if cell.dtype == np.uint8 else np.clip(cell, 0, 1)
-            canvas[y:y + size, x:x + size] = cell if cell.ndim == 3 else cell[..., None]
+            canvas[y : y + size, x : x + size] = cell if cell.ndim == 3 else cell[..., None]
             if titles and titles[i][j]:
                 axis.text(x + size / 2, y - 1, titles[i][j], fontsize=6, ha="center", va="bottom")
     for j, name in enumerate(names):

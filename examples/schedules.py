@@ -11,7 +11,9 @@ def one_cycle(config, step):
     """Up by a cosine to config.lr in the first `warmup` of the steps, down to 0 after."""
     steps = config.steps or UNKNOWN
     peak = max(1, int(config.warmup * steps))
-    position = torch.tensor(step / peak if step < peak else 1 + (step - peak) / max(1, steps - peak))
+    position = torch.tensor(
+        step / peak if step < peak else 1 + (step - peak) / max(1, steps - peak)
+    )
     wave = float(0.5 - 0.5 * torch.cos(torch.pi * position))
     return config.lr * (0.04 + 0.96 * wave) if step < peak else config.lr * wave
 

@@ -74,16 +74,22 @@ class Loop:
         self.loss, self.evaluate = loss, evaluate
         self.rank, self.world = rank_and_world()
         if config.batch_size % self.world:
-            raise ValueError(f"batch_size must be a multiple of the {self.world} processes, got {config.batch_size}")
+            raise ValueError(
+                f"batch_size must be a multiple of the {self.world} processes, got {config.batch_size}"
+            )
         self.trained = model
         if self.world > 1:
             self.trained = nn.parallel.DistributedDataParallel(model)
-        self.groups = groups or [([p for p in model.parameters() if p.requires_grad], RATES[config.schedule])]
+        self.groups = groups or [
+            ([p for p in model.parameters() if p.requires_grad], RATES[config.schedule])
+        ]
         self.start()
 
     def start(self):
         self.step, self.seconds = 0, 0.0
-        self.optimizer = torch.optim.Adam([{"params": parameters} for parameters, _ in self.groups], lr=self.config.lr)
+        self.optimizer = torch.optim.Adam(
+            [{"params": parameters} for parameters, _ in self.groups], lr=self.config.lr
+        )
 
     # -- a step --------------------------------------------------------------------------------
 
@@ -135,7 +141,13 @@ class Loop:
             if self.rank == 0:
                 self.config.save(self.out / "config.json")
         result, begin, since = {}, time.perf_counter(), self.step
-        with tqdm(total=self.config.steps, initial=self.step, disable=self.rank > 0, unit="step", smoothing=0.05) as bar:
+        with tqdm(
+            total=self.config.steps,
+            initial=self.step,
+            disable=self.rank > 0,
+            unit="step",
+            smoothing=0.05,
+        ) as bar:
             while self.step < self.config.steps:
                 before = time.perf_counter()
                 loss = self.one_step()
@@ -143,19 +155,33 @@ class Loop:
                 bar.update()
                 last = self.step == self.config.steps
                 if self.step % self.config.log_every == 0 or last:
-                    pictures = (self.step - since) * self.config.batch_size / (time.perf_counter() - begin)
+                    pictures = (
+                        (self.step - since) * self.config.batch_size / (time.perf_counter() - begin)
+                    )
                     if self.world > 1:
                         dist.all_reduce(loss)
                         loss /= self.world
                     if not torch.isfinite(loss):
-                        raise FloatingPointError(f"the loss is {float(loss)} at step {self.step}; {self.kept()}")
-                    line = {"step": self.step, "loss": float(loss), "lr": self.optimizer.param_groups[0]["lr"]}
+                        raise FloatingPointError(
+                            f"the loss is {float(loss)} at step {self.step}; {self.kept()}"
+                        )
+                    line = {
+                        "step": self.step,
+                        "loss": float(loss),
+                        "lr": self.optimizer.param_groups[0]["lr"],
+                    }
                     if self.rank == 0 and (self.step % self.config.evaluate_every == 0 or last):
                         result = self.evaluate(self.model, self.step)
                         line.update(result)
                     self.log(line)
-                    shown = {name: f"{value:.3g}" for name, value in result.items() if isinstance(value, float)}
-                    bar.set_postfix({"loss": f"{float(loss):.4f}", **shown, "pictures/s": f"{pictures:.0f}"})
+                    shown = {
+                        name: f"{value:.3g}"
+                        for name, value in result.items()
+                        if isinstance(value, float)
+                    }
+                    bar.set_postfix(
+                        {"loss": f"{float(loss):.4f}", **shown, "pictures/s": f"{pictures:.0f}"}
+                    )
                 if self.step % self.config.checkpoint_every == 0 or last:
                     self.save()
 
@@ -169,12 +195,22 @@ class Loop:
         model = self.model.state_dict()
         for name, values in model.items():
             if not torch.isfinite(values).all():
-                raise FloatingPointError(f"{name} is not finite after step {self.step}; {self.kept()}")
+                raise FloatingPointError(
+                    f"{name} is not finite after step {self.step}; {self.kept()}"
+                )
         if self.rank:
             return
-        state = {"model": model, "optimizer": self.optimizer.state_dict(), "step": self.step, "seconds": self.seconds}  # spent in steps
+        state = {
+            "model": model,
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+        }  # spent in steps
         weights = {k: v.contiguous() for k, v in model.items()}
-        write_atomically(self.out / "model.safetensors", lambda path: save_file(weights, path, {"config": self.config.without_places()}))
+        write_atomically(
+            self.out / "model.safetensors",
+            lambda path: save_file(weights, path, {"config": self.config.without_places()}),
+        )
         write_atomically(self.out / "checkpoint.pt", lambda path: torch.save(state, path))
 
     def kept(self):
@@ -188,13 +224,18 @@ class Loop:
                 self.model.load_state_dict(state["model"])
                 self.optimizer.load_state_dict(state["optimizer"])
             except Exception as error:
-                raise ValueError(f"checkpoint in {self.out} is of another model: {first_line(error)}") from error
+                raise ValueError(
+                    f"checkpoint in {self.out} is of another model: {first_line(error)}"
+                ) from error
             self.step, self.seconds = state["step"], state["seconds"]
         metrics = self.out / "metrics.jsonl"
         if metrics.exists() and self.rank == 0:
             try:
-                lines = [line for line in metrics.read_text().splitlines(keepends=True)
-                         if line.endswith("\n") and json.loads(line)["step"] <= self.step]
+                lines = [
+                    line
+                    for line in metrics.read_text().splitlines(keepends=True)
+                    if line.endswith("\n") and json.loads(line)["step"] <= self.step
+                ]
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(f"{metrics} has a damaged line: {error}") from error
             write_atomically(metrics, lambda path: Path(path).write_text("".join(lines)))

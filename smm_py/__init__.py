@@ -26,8 +26,27 @@ except ImportError as error:
     ) from error
 
 from ._core import __version__, get_num_threads, set_num_threads
-from ._modules import (GaussianMixture, KMeans, Output, SlotAttention, SlotMixture, from_bfloat16, show_config,
-                       to_bfloat16)
+from ._modules import (
+    GaussianMixture,
+    KMeans,
+    Output,
+    SlotAttention,
+    SlotMixture,
+    from_bfloat16,
+    show_config,
+    to_bfloat16,
+)
 
-__all__ = ["GaussianMixture", "KMeans", "Output", "SlotAttention", "SlotMixture", "__version__",
-           "from_bfloat16", "get_num_threads", "set_num_threads", "show_config", "to_bfloat16"]
+__all__ = [
+    "GaussianMixture",
+    "KMeans",
+    "Output",
+    "SlotAttention",
+    "SlotMixture",
+    "__version__",
+    "from_bfloat16",
+    "get_num_threads",
+    "set_num_threads",
+    "show_config",
+    "to_bfloat16",
+]

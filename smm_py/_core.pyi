@@ -7,19 +7,60 @@ Array = np.ndarray[Any, Any] | tuple[int, tuple[int, ...]]  # or (address, shape
 __version__: str
 
 class Config:
-    def __new__(cls, kind: int, gradient: int, dim: int, input_dim: int, hidden_dim: int, heads: int,
-                qkv_bias: bool, input_mlp: bool, norm_kv: bool, slot_norm: bool, uniform_prior: bool,
-                reduce: bool, recompute: bool, temperature: float, scale: float, eps: float, tol: float,
-                double_precision: bool, bfloat16_inputs: bool) -> Config: ...
+    def __new__(
+        cls,
+        kind: int,
+        gradient: int,
+        dim: int,
+        input_dim: int,
+        hidden_dim: int,
+        heads: int,
+        qkv_bias: bool,
+        input_mlp: bool,
+        norm_kv: bool,
+        slot_norm: bool,
+        uniform_prior: bool,
+        reduce: bool,
+        recompute: bool,
+        temperature: float,
+        scale: float,
+        eps: float,
+        tol: float,
+        double_precision: bool,
+        bfloat16_inputs: bool,
+    ) -> Config: ...
     def parameters(self) -> list[tuple[str, tuple[int, ...]]]: ...
 
-def forward(config: Config, x: Array, params: tuple[Array, ...], state0: Array | None,
-            state1: Array | None, indices: Array | None, mask: Array | None, slot_mask: Array | None,
-            num_iters: int, attention: bool, save: bool, /) -> tuple[Any, ...]: ...
-def backward(config: Config, x: Array, params: tuple[Array, ...], state0: Array | None,
-             state1: Array | None, indices: Array | None, mask: Array | None, slot_mask: Array | None,
-             num_iters: int, saved: Array, d_slots: Array, d_attention: Array | None, /
-             ) -> tuple[Any, ...]: ...
+def forward(
+    config: Config,
+    x: Array,
+    params: tuple[Array, ...],
+    state0: Array | None,
+    state1: Array | None,
+    indices: Array | None,
+    mask: Array | None,
+    slot_mask: Array | None,
+    num_iters: int,
+    attention: bool,
+    save: bool,
+    /,
+) -> tuple[Any, ...]: ...
+def backward(
+    config: Config,
+    x: Array,
+    params: tuple[Array, ...],
+    state0: Array | None,
+    state1: Array | None,
+    indices: Array | None,
+    mask: Array | None,
+    slot_mask: Array | None,
+    num_iters: int,
+    saved: Array,
+    d_slots: Array,
+    d_attention: Array | None,
+    /,
+) -> tuple[Any, ...]: ...
+
 SAVED_MOST: int
 SAVED_IMAGE: int
 SAVED_BATCH: int

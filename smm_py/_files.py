@@ -25,8 +25,11 @@ def write(path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None
     offset = 0
     for name, array in arrays.items():
         end = offset + array.nbytes
-        header[name] = {"dtype": NAMES[array.dtype.newbyteorder("<")], "shape": list(array.shape),
-                        "data_offsets": [offset, end]}
+        header[name] = {
+            "dtype": NAMES[array.dtype.newbyteorder("<")],
+            "shape": list(array.shape),
+            "data_offsets": [offset, end],
+        }
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
@@ -57,31 +60,44 @@ def read(path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     content = Path(path).read_bytes()
     try:
         return _parse(content)
-    except (ValueError, KeyError, TypeError, UnicodeDecodeError, RecursionError, OverflowError) as error:
-        raise ValueError(f"{os.fspath(path)} is not a complete .safetensors file: {error}") from error
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        UnicodeDecodeError,
+        RecursionError,
+        OverflowError,
+    ) as error:
+        raise ValueError(
+            f"{os.fspath(path)} is not a complete .safetensors file: {error}"
+        ) from error
 
 
 def _parse(content: bytes):
     length = int.from_bytes(content[:8], "little")
     if len(content) < 8 or length > len(content) - 8:
         raise ValueError(f"its header should have {length} bytes, the file has {len(content)}")
-    header = json.loads(content[8:8 + length].decode(), object_pairs_hook=_distinct)
+    header = json.loads(content[8 : 8 + length].decode(), object_pairs_hook=_distinct)
     if not isinstance(header, dict):
         raise ValueError(f"its header is no JSON object but {type(header).__name__}")
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict):
         raise ValueError(f"its __metadata__ is no JSON object but {type(metadata).__name__}")
-    data = memoryview(content)[8 + length:]
+    data = memoryview(content)[8 + length :]
     arrays, places = {}, []
     for name, entry in header.items():
         if entry["dtype"] not in DTYPES:
-            raise ValueError(f"{name} has dtype {entry['dtype']}, expected one of {', '.join(DTYPES)}")
+            raise ValueError(
+                f"{name} has dtype {entry['dtype']}, expected one of {', '.join(DTYPES)}"
+            )
         dtype, shape = DTYPES[entry["dtype"]], tuple(entry["shape"])
         begin, end = entry["data_offsets"]
         if not 0 <= begin <= end <= len(data) or end - begin != dtype.itemsize * math.prod(shape):
             raise ValueError(f"{name} lies at bytes {begin} to {end} of {len(data)}")
         places.append((begin, end))
-        arrays[name] = np.frombuffer(data[begin:end], dtype).reshape(shape).astype(dtype.newbyteorder("="))
+        arrays[name] = (
+            np.frombuffer(data[begin:end], dtype).reshape(shape).astype(dtype.newbyteorder("="))
+        )
     places.sort()
     if [begin for begin, _ in places] + [len(data)] != [0] + [end for _, end in places]:
         raise ValueError(f"its arrays do not fill its {len(data)} bytes of data one after another")

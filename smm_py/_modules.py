@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from . import _core, _files
-from ._spec import (GRADIENTS, Spec, count, initial_parameters, initial_state_names, parameter_shapes)
+from ._spec import GRADIENTS, Spec, count, initial_parameters, initial_state_names, parameter_shapes
 
 _KIND_CODES = {"slot_attention": 0, "slot_mixture": 1, "kmeans": 3, "gaussian_mixture": 4}
 _REFERENCE = 2
@@ -24,21 +24,38 @@ def core_config(spec: Spec) -> "_core.Config":
     """The core's form of a Spec."""
     return _core.Config(
         kind=_REFERENCE if spec.is_reference else _KIND_CODES[spec.kind],
-        gradient=GRADIENTS.index(spec.gradient), dim=spec.dim, input_dim=spec.input_dim,
-        hidden_dim=spec.hidden_dim, heads=spec.heads, qkv_bias=spec.qkv_bias,
-        input_mlp=spec.input_mlp, norm_kv=spec.norm_kv, slot_norm=spec.slot_norm,
-        uniform_prior=spec.prior == "uniform", reduce=spec.reduce, recompute=spec.recompute, temperature=spec.temperature,
-        scale=spec.scale, eps=spec.eps, tol=spec.tol, double_precision=spec.dtype == "float64",
-        bfloat16_inputs=spec.bfloat16_inputs)
+        gradient=GRADIENTS.index(spec.gradient),
+        dim=spec.dim,
+        input_dim=spec.input_dim,
+        hidden_dim=spec.hidden_dim,
+        heads=spec.heads,
+        qkv_bias=spec.qkv_bias,
+        input_mlp=spec.input_mlp,
+        norm_kv=spec.norm_kv,
+        slot_norm=spec.slot_norm,
+        uniform_prior=spec.prior == "uniform",
+        reduce=spec.reduce,
+        recompute=spec.recompute,
+        temperature=spec.temperature,
+        scale=spec.scale,
+        eps=spec.eps,
+        tol=spec.tol,
+        double_precision=spec.dtype == "float64",
+        bfloat16_inputs=spec.bfloat16_inputs,
+    )
 
 
 def show_config() -> None:
     """Print the version, the instruction sets built and chosen, OpenMP and the number of threads."""
     chosen, sets, openmp = _core.simd()
-    built = ", ".join(name if there else f"{name} (not on this machine)" for name, there in sets.items())
-    print(f"smm_py {_core.__version__}\n"
-          f"instruction sets: {built}; chosen: {chosen}\n"
-          f"OpenMP: {'yes' if openmp else 'no'}\nthreads: {_core.get_num_threads()}")
+    built = ", ".join(
+        name if there else f"{name} (not on this machine)" for name, there in sets.items()
+    )
+    print(
+        f"smm_py {_core.__version__}\n"
+        f"instruction sets: {built}; chosen: {chosen}\n"
+        f"OpenMP: {'yes' if openmp else 'no'}\nthreads: {_core.get_num_threads()}"
+    )
 
 
 @dataclass(frozen=True, repr=False)
@@ -70,7 +87,11 @@ class Output:
 
     def __repr__(self):
         shown = ((f.name, getattr(self, f.name)) for f in fields(self) if f.name != "_call")
-        return "Output(" + ", ".join(f"{n}={a.dtype}{list(a.shape)}" for n, a in shown if a is not None) + ")"
+        return (
+            "Output("
+            + ", ".join(f"{n}={a.dtype}{list(a.shape)}" for n, a in shown if a is not None)
+            + ")"
+        )
 
 
 _RESULTS = ("slots", "mean", "variance", "prior", "log_likelihood", "attention", "iterations")
@@ -121,7 +142,11 @@ class Parameters(MutableMapping):
     def _known(self, name):
         if name not in self._shapes:
             near = difflib.get_close_matches(str(name), self._shapes, 3)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(self._shapes)}"
+            hint = (
+                f"did you mean {' or '.join(near)}?"
+                if near
+                else f"there are {', '.join(self._shapes)}"
+            )
             raise KeyError(f"no parameter {name!r} in this module; {hint}")
 
     def checked(self, name, value) -> np.ndarray:
@@ -132,13 +157,17 @@ class Parameters(MutableMapping):
         if name in self._drawn_names:  # one for all slots, or one for each
             shapes.append((self._spec.num_slots, self._spec.dim))
         if value.shape not in shapes:
-            raise ValueError(f"{name} must have shape {' or '.join(map(str, shapes))}, got {value.shape}")
+            raise ValueError(
+                f"{name} must have shape {' or '.join(map(str, shapes))}, got {value.shape}"
+            )
         _check_finite(name, value)
         return np.array(value, order="C")
 
 
 def _check_array(name, value, dtype):
-    if not isinstance(value, np.ndarray) or isinstance(value, np.ma.MaskedArray):  # its mask would be lost
+    if not isinstance(value, np.ndarray) or isinstance(
+        value, np.ma.MaskedArray
+    ):  # its mask would be lost
         raise TypeError(f"{name} must be a {dtype} array, got {type(value).__name__}")
     if value.dtype != dtype:
         raise TypeError(f"{name} must be a {dtype} array, got an array of {value.dtype}")
@@ -147,7 +176,9 @@ def _check_array(name, value, dtype):
 def _shaped(name, value, shape, single):
     """The array, which has the shape, or lacks its first dimension where a single image is given."""
     if value.shape != shape and not (single and value.shape == shape[1:]):
-        raise ValueError(f"{name} must have shape {shape[1:] if single else shape}, got {value.shape}")
+        raise ValueError(
+            f"{name} must have shape {shape[1:] if single else shape}, got {value.shape}"
+        )
     return value.reshape(shape)
 
 
@@ -192,8 +223,10 @@ def _check_indices(indices, mask, inputs):
         wrong |= ~np.take_along_axis(mask, indices.clip(0, inputs - 1), axis=1)
     if wrong.any():
         at = tuple(map(int, np.argwhere(wrong)[0]))
-        raise ValueError(f"init['indices'] must be rows of real inputs, from 0 to {inputs - 1}"
-                         f"{'' if mask is None else ' and not masked'}, got {indices[at]} at index {at}")
+        raise ValueError(
+            f"init['indices'] must be rows of real inputs, from 0 to {inputs - 1}"
+            f"{'' if mask is None else ' and not masked'}, got {indices[at]} at index {at}"
+        )
 
 
 def _check_seed(seed):
@@ -212,7 +245,9 @@ class _Module:
         _check_seed(seed)
         self._spec = spec
         self._rng = np.random.default_rng([int(seed), 1])
-        self._parameters = Parameters(spec, initial_parameters(spec, np.random.default_rng([int(seed), 0])))
+        self._parameters = Parameters(
+            spec, initial_parameters(spec, np.random.default_rng([int(seed), 0]))
+        )
 
     @property
     def parameters(self) -> Parameters:
@@ -235,7 +270,9 @@ class _Module:
         return self._spec.slot_dim
 
     def __repr__(self):
-        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self._options().items())})"
+        return (
+            f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self._options().items())})"
+        )
 
     def _options(self) -> dict[str, Any]:
         values = asdict(self._spec)
@@ -243,8 +280,18 @@ class _Module:
 
     # -- calls ---------------------------------------------------------------------------------
 
-    def __call__(self, x, init=None, mask=None, slot_mask=None, num_iters=None, num_slots=None,
-                 seed=None, attention=False, grad=True) -> Output:
+    def __call__(
+        self,
+        x,
+        init=None,
+        mask=None,
+        slot_mask=None,
+        num_iters=None,
+        num_slots=None,
+        seed=None,
+        attention=False,
+        grad=True,
+    ) -> Output:
         """Slots of a batch.
 
         Parameters
@@ -295,13 +342,33 @@ class _Module:
                 _check_indices(state["indices"], mask, x.shape[1])
         arrays = self._parameters.of_core()
         first = "mean" if spec.is_mixture else "slots"
-        call = dict(x=_plain(x), params=arrays, state0=state.get(first),
-                    state1=state.get("log_std"), indices=state.get("indices"), mask=mask,
-                    slot_mask=slot_mask, iters=iters, noise=noise, single=single, spec=spec,
-                    drawn=self._parameters.of_draw())
+        call = dict(
+            x=_plain(x),
+            params=arrays,
+            state0=state.get(first),
+            state1=state.get("log_std"),
+            indices=state.get("indices"),
+            mask=mask,
+            slot_mask=slot_mask,
+            iters=iters,
+            noise=noise,
+            single=single,
+            spec=spec,
+            drawn=self._parameters.of_draw(),
+        )
         *results, call["saved"] = _core.forward(
-            core_config(spec), call["x"], arrays, call["state0"], call["state1"], call["indices"],
-            mask, slot_mask, iters, bool(attention), bool(grad))
+            core_config(spec),
+            call["x"],
+            arrays,
+            call["state0"],
+            call["state1"],
+            call["indices"],
+            mask,
+            slot_mask,
+            iters,
+            bool(attention),
+            bool(grad),
+        )
         self._check_results(results)
         if single:
             results = [a if a is None else a[0] for a in results]
@@ -328,17 +395,32 @@ class _Module:
             raise TypeError(f"out must be an Output of this module, got {type(out).__name__}")
         spec, call = self._spec, out._call
         if call["spec"] != spec:
-            raise ValueError("out must be of a call of this module, got one of a module with other options")
+            raise ValueError(
+                "out must be of a call of this module, got one of a module with other options"
+            )
         if call["saved"] is None:
-            raise ValueError("out must be of a call with grad=True, got one with grad=False, which keeps nothing for gradients")
+            raise ValueError(
+                "out must be of a call with grad=True, got one with grad=False, which keeps nothing for gradients"
+            )
         _check_array("d_slots", d_slots, spec.dtype)
         if d_slots.shape != out.slots.shape:
             raise ValueError(f"d_slots must have shape {out.slots.shape}, got {d_slots.shape}")
         _check_finite("d_slots", d_slots)
         d_slots = _plain(d_slots[None] if call["single"] else d_slots)
         dx, d_state0, d_state1, d_params = _core.backward(
-            core_config(spec), call["x"], call["params"], call["state0"], call["state1"],
-            call["indices"], call["mask"], call["slot_mask"], call["iters"], call["saved"], d_slots, None)
+            core_config(spec),
+            call["x"],
+            call["params"],
+            call["state0"],
+            call["state1"],
+            call["indices"],
+            call["mask"],
+            call["slot_mask"],
+            call["iters"],
+            call["saved"],
+            d_slots,
+            None,
+        )
         grads = dict(zip(self._core_names(), d_params))
         state = dict(zip(spec.state_names, (d_state0, d_state1)))
         grads.update(self._drawn_gradients(call, state))
@@ -350,8 +432,10 @@ class _Module:
                 grads[name] = grads[name][0]
         for name, value in grads.items():
             if _first_nonfinite(value) is not None:
-                raise ValueError(f"the gradient of {name} is not finite: the numbers are too large "
-                                 f"for {spec.dtype}")
+                raise ValueError(
+                    f"the gradient of {name} is not finite: the numbers are too large "
+                    f"for {spec.dtype}"
+                )
         return grads
 
     def _core_names(self):
@@ -364,7 +448,9 @@ class _Module:
         if x.ndim != 3 or x.shape[2] != self._spec.input_dim:
             raise ValueError(f"x must have shape (B, N, {self._spec.input_dim}), got {x.shape}")
         if 0 in x.shape:
-            raise ValueError(f"x must hold at least one image of at least one input, got shape {x.shape}")
+            raise ValueError(
+                f"x must hold at least one image of at least one input, got shape {x.shape}"
+            )
         _check_finite("x", x)
         return x.shape[0]
 
@@ -389,17 +475,23 @@ class _Module:
         names = self._spec.state_names
         wanted = [set(names), {"indices", *names[1:]}]
         if set(init) not in wanted:
-            raise KeyError(f"init must hold {' or '.join(str(sorted(w)) for w in wanted)}, got {sorted(map(str, init))}")
+            raise KeyError(
+                f"init must hold {' or '.join(str(sorted(w)) for w in wanted)}, got {sorted(map(str, init))}"
+            )
         name = "indices" if "indices" in init else names[0]
         rank = 2 if name == "indices" else 3
         if not isinstance(init[name], np.ndarray):
             raise TypeError(f"init[{name!r}] must be an array, got {type(init[name]).__name__}")
         shape = init[name].shape
         if len(shape) not in (rank, rank - single) or 0 in shape:
-            raise ValueError(f"init[{name!r}] must have {rank} dimensions, none empty, got shape {shape}")
+            raise ValueError(
+                f"init[{name!r}] must have {rank} dimensions, none empty, got shape {shape}"
+            )
         slots = shape[-1] if name == "indices" else shape[-2]
         if num_slots is not None and num_slots != slots:
-            raise ValueError(f"num_slots must agree with init, which has {slots} slots, got {num_slots}")
+            raise ValueError(
+                f"num_slots must agree with init, which has {slots} slots, got {num_slots}"
+            )
         return slots
 
     def _check_init(self, init, batch, slots, single):
@@ -417,8 +509,10 @@ class _Module:
     def _check_results(self, results):
         for name, value in zip(_RESULTS[:5], results):
             if value is not None and _first_nonfinite(value) is not None:
-                raise ValueError(f"{name} of the output is not finite: x, init, the options or the parameters hold numbers "
-                                 f"too large for {self._spec.dtype}")
+                raise ValueError(
+                    f"{name} of the output is not finite: x, init, the options or the parameters hold numbers "
+                    f"too large for {self._spec.dtype}"
+                )
 
     # -- initial states ------------------------------------------------------------------------
 
@@ -439,7 +533,9 @@ class _Module:
             if name in ("mean", "slots") and spec.start == "inputs":
                 continue
             noise[name] = rng.standard_normal(shape).astype(spec.dtype)
-            state[name] = self._location(mu, slots) + np.exp(self._location(logsigma, slots)) * noise[name]
+            state[name] = (
+                self._location(mu, slots) + np.exp(self._location(logsigma, slots)) * noise[name]
+            )
         if spec.kind == "gaussian_mixture":
             state["log_std"] = _spread(x, mask, slots)
             if "mean" not in state and "indices" not in state:
@@ -451,7 +547,9 @@ class _Module:
     def _location(self, name, slots):
         value = self._parameters[name]
         if value.ndim == 2 and value.shape[0] != slots:
-            raise ValueError(f"num_slots must be {value.shape[0]}, as {name} has one row for each slot, got {slots}")
+            raise ValueError(
+                f"num_slots must be {value.shape[0]}, as {name} has one row for each slot, got {slots}"
+            )
         return value
 
     def _draw_indices(self, rng, shape, mask, slot_mask, slots):
@@ -461,8 +559,10 @@ class _Module:
             real = np.arange(shape[1]) if mask is None else np.flatnonzero(mask[b])
             active = np.arange(slots) if slot_mask is None else np.flatnonzero(slot_mask[b])
             if len(active) > len(real):
-                raise ValueError(f"num_slots must not exceed the real inputs that means start at: {len(active)} "
-                                 f"active slots, {len(real)} real inputs in image {b}")
+                raise ValueError(
+                    f"num_slots must not exceed the real inputs that means start at: {len(active)} "
+                    f"active slots, {len(real)} real inputs in image {b}"
+                )
             indices[b] = real[0]
             indices[b, active] = rng.choice(real, len(active), replace=False)
         return indices
@@ -488,8 +588,12 @@ class _Module:
 
         ValueError if a parameter was changed in place to what `load` would refuse, such as NaN.
         """
-        arrays = {name: self._parameters.checked(name, value) for name, value in self._parameters.items()}
-        _files.write(path, arrays, {"module": type(self).__name__, "options": json.dumps(self._options())})
+        arrays = {
+            name: self._parameters.checked(name, value) for name, value in self._parameters.items()
+        }
+        _files.write(
+            path, arrays, {"module": type(self).__name__, "options": json.dumps(self._options())}
+        )
 
     @classmethod
     def load(cls, path, **options):
@@ -506,7 +610,9 @@ class _Module:
             stored = json.loads(metadata.get("options", "{}"))
             known = {name: stored[name] for name in cls._OPTIONS if name in stored}
             if len(known) < len(stored):
-                raise ValueError(f"options {', '.join(sorted(set(stored) - set(known)))} are of another version")
+                raise ValueError(
+                    f"options {', '.join(sorted(set(stored) - set(known)))} are of another version"
+                )
         except (ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"{path} does not tell a module's options: {error}") from error
         try:
@@ -527,8 +633,12 @@ class _Module:
 
 _DRAWN_FROM: dict[str, dict[str, tuple[str, str]]] = {
     "slot_attention": {"slots": ("slots_mu", "slots_logsigma")},
-    "slot_mixture": {"mean": ("mean_mu", "mean_logsigma"), "log_std": ("logstd_mu", "logstd_logsigma")},
-    "kmeans": {}, "gaussian_mixture": {},
+    "slot_mixture": {
+        "mean": ("mean_mu", "mean_logsigma"),
+        "log_std": ("logstd_mu", "logstd_logsigma"),
+    },
+    "kmeans": {},
+    "gaussian_mixture": {},
 }
 
 
@@ -538,7 +648,9 @@ def _spread(x, mask, slots):
     for b, rows in enumerate(x):
         rows = rows if mask is None else rows[mask[b]]
         mean = rows.mean(0, dtype=float)
-        parts = (np.square(rows[i:i + 4096] - mean).sum(0) for i in range(0, len(rows), 4096))  # so that no copy is large
+        parts = (
+            np.square(rows[i : i + 4096] - mean).sum(0) for i in range(0, len(rows), 4096)
+        )  # so that no copy is large
         variance[b] = sum(parts) / len(rows)
     return np.ascontiguousarray(np.repeat(0.5 * np.log(variance + 1e-4), slots, axis=1), x.dtype)
 
@@ -580,15 +692,65 @@ class SlotAttention(_Module):
     Output(slots=float32[2, 3, 16], attention=float32[2, 9, 3], iterations=int64[2])
     """
 
-    _OPTIONS = ("dim", "num_slots", "num_iters", "hidden_dim", "input_dim", "eps", "start", "gradient",
-                "dtype", "scale", "heads", "qkv_bias", "tol", "recompute", "bfloat16_inputs")
+    _OPTIONS = (
+        "dim",
+        "num_slots",
+        "num_iters",
+        "hidden_dim",
+        "input_dim",
+        "eps",
+        "start",
+        "gradient",
+        "dtype",
+        "scale",
+        "heads",
+        "qkv_bias",
+        "tol",
+        "recompute",
+        "bfloat16_inputs",
+    )
 
-    def __init__(self, dim=64, num_slots=7, num_iters=3, hidden_dim=128, input_dim=None, eps=1e-8,
-                 start="gaussian", gradient="implicit", dtype="float32", seed=0, *, scale=None,
-                 heads=1, qkv_bias=False, tol=0.0, recompute=False, bfloat16_inputs=False):
-        super().__init__(Spec("slot_attention", dim, num_slots, num_iters, hidden_dim, input_dim,
-                              eps=eps, start=start, gradient=gradient, dtype=dtype, scale=scale,
-                              heads=heads, qkv_bias=qkv_bias, tol=tol, recompute=recompute, bfloat16_inputs=bfloat16_inputs), seed)
+    def __init__(
+        self,
+        dim=64,
+        num_slots=7,
+        num_iters=3,
+        hidden_dim=128,
+        input_dim=None,
+        eps=1e-8,
+        start="gaussian",
+        gradient="implicit",
+        dtype="float32",
+        seed=0,
+        *,
+        scale=None,
+        heads=1,
+        qkv_bias=False,
+        tol=0.0,
+        recompute=False,
+        bfloat16_inputs=False,
+    ):
+        super().__init__(
+            Spec(
+                "slot_attention",
+                dim,
+                num_slots,
+                num_iters,
+                hidden_dim,
+                input_dim,
+                eps=eps,
+                start=start,
+                gradient=gradient,
+                dtype=dtype,
+                scale=scale,
+                heads=heads,
+                qkv_bias=qkv_bias,
+                tol=tol,
+                recompute=recompute,
+                bfloat16_inputs=bfloat16_inputs,
+            ),
+            seed,
+        )
 
 
 class SlotMixture(_Module):
@@ -626,19 +788,86 @@ class SlotMixture(_Module):
     ((2, 3, 16), True)
     """
 
-    _OPTIONS = ("dim", "num_slots", "num_iters", "hidden_dim", "input_dim", "variant", "slot_norm", "norm_kv",
-                "input_mlp", "prior", "temperature", "reduce", "weight_init", "start", "gradient",
-                "dtype", "eps", "scale", "qkv_bias", "tol", "recompute", "bfloat16_inputs")
+    _OPTIONS = (
+        "dim",
+        "num_slots",
+        "num_iters",
+        "hidden_dim",
+        "input_dim",
+        "variant",
+        "slot_norm",
+        "norm_kv",
+        "input_mlp",
+        "prior",
+        "temperature",
+        "reduce",
+        "weight_init",
+        "start",
+        "gradient",
+        "dtype",
+        "eps",
+        "scale",
+        "qkv_bias",
+        "tol",
+        "recompute",
+        "bfloat16_inputs",
+    )
 
-    def __init__(self, dim=64, num_slots=10, num_iters=5, hidden_dim=128, input_dim=None,
-                 variant="paper", slot_norm=False, norm_kv=False, input_mlp=True, prior="learned",
-                 temperature=1.0, reduce=True, weight_init="em", start="gaussian",
-                 gradient="implicit", dtype="float32", seed=0, *, eps=1e-8, scale=None, qkv_bias=False,
-                 tol=0.0, recompute=False, bfloat16_inputs=False):
-        super().__init__(Spec("slot_mixture", dim, num_slots, num_iters, hidden_dim, input_dim,
-                              variant, slot_norm, norm_kv, input_mlp, prior, temperature, reduce,
-                              weight_init=weight_init, start=start, gradient=gradient, dtype=dtype,
-                              eps=eps, scale=scale, qkv_bias=qkv_bias, tol=tol, recompute=recompute, bfloat16_inputs=bfloat16_inputs), seed)
+    def __init__(
+        self,
+        dim=64,
+        num_slots=10,
+        num_iters=5,
+        hidden_dim=128,
+        input_dim=None,
+        variant="paper",
+        slot_norm=False,
+        norm_kv=False,
+        input_mlp=True,
+        prior="learned",
+        temperature=1.0,
+        reduce=True,
+        weight_init="em",
+        start="gaussian",
+        gradient="implicit",
+        dtype="float32",
+        seed=0,
+        *,
+        eps=1e-8,
+        scale=None,
+        qkv_bias=False,
+        tol=0.0,
+        recompute=False,
+        bfloat16_inputs=False,
+    ):
+        super().__init__(
+            Spec(
+                "slot_mixture",
+                dim,
+                num_slots,
+                num_iters,
+                hidden_dim,
+                input_dim,
+                variant,
+                slot_norm,
+                norm_kv,
+                input_mlp,
+                prior,
+                temperature,
+                reduce,
+                weight_init=weight_init,
+                start=start,
+                gradient=gradient,
+                dtype=dtype,
+                eps=eps,
+                scale=scale,
+                qkv_bias=qkv_bias,
+                tol=tol,
+                recompute=recompute,
+                bfloat16_inputs=bfloat16_inputs,
+            ),
+            seed,
+        )
 
 
 class KMeans(_Module):
@@ -664,12 +893,53 @@ class KMeans(_Module):
     [0.0, 1.0]
     """
 
-    _OPTIONS = ("dim", "num_slots", "num_iters", "scale", "eps", "start", "gradient", "dtype", "tol", "recompute", "bfloat16_inputs")
+    _OPTIONS = (
+        "dim",
+        "num_slots",
+        "num_iters",
+        "scale",
+        "eps",
+        "start",
+        "gradient",
+        "dtype",
+        "tol",
+        "recompute",
+        "bfloat16_inputs",
+    )
 
-    def __init__(self, dim=64, num_slots=7, num_iters=10, scale=None, eps=1e-8, start="inputs",
-                 gradient="full", dtype="float32", seed=0, *, tol=0.0, recompute=False, bfloat16_inputs=False):
-        super().__init__(Spec("kmeans", dim, num_slots, num_iters, scale=scale, eps=eps, start=start,
-                              gradient=gradient, dtype=dtype, tol=tol, recompute=recompute, bfloat16_inputs=bfloat16_inputs), seed)
+    def __init__(
+        self,
+        dim=64,
+        num_slots=7,
+        num_iters=10,
+        scale=None,
+        eps=1e-8,
+        start="inputs",
+        gradient="full",
+        dtype="float32",
+        seed=0,
+        *,
+        tol=0.0,
+        recompute=False,
+        bfloat16_inputs=False,
+    ):
+        super().__init__(
+            Spec(
+                "kmeans",
+                dim,
+                num_slots,
+                num_iters,
+                scale=scale,
+                eps=eps,
+                start=start,
+                gradient=gradient,
+                dtype=dtype,
+                tol=tol,
+                recompute=recompute,
+                bfloat16_inputs=bfloat16_inputs,
+            ),
+            seed,
+        )
 
 
 class GaussianMixture(_Module):
@@ -695,10 +965,53 @@ class GaussianMixture(_Module):
     ((2, 2), 1.0)
     """
 
-    _OPTIONS = ("dim", "num_slots", "num_iters", "prior", "temperature", "eps", "start", "gradient", "dtype", "tol", "recompute", "bfloat16_inputs")
+    _OPTIONS = (
+        "dim",
+        "num_slots",
+        "num_iters",
+        "prior",
+        "temperature",
+        "eps",
+        "start",
+        "gradient",
+        "dtype",
+        "tol",
+        "recompute",
+        "bfloat16_inputs",
+    )
 
-    def __init__(self, dim=64, num_slots=10, num_iters=10, prior="learned", temperature=1.0, eps=1e-8,
-                 start="inputs", gradient="full", dtype="float32", seed=0, *, tol=0.0, recompute=False, bfloat16_inputs=False):
-        super().__init__(Spec("gaussian_mixture", dim, num_slots, num_iters, prior=prior,
-                              temperature=temperature, eps=eps, start=start, gradient=gradient,
-                              dtype=dtype, tol=tol, recompute=recompute, bfloat16_inputs=bfloat16_inputs), seed)
+    def __init__(
+        self,
+        dim=64,
+        num_slots=10,
+        num_iters=10,
+        prior="learned",
+        temperature=1.0,
+        eps=1e-8,
+        start="inputs",
+        gradient="full",
+        dtype="float32",
+        seed=0,
+        *,
+        tol=0.0,
+        recompute=False,
+        bfloat16_inputs=False,
+    ):
+        super().__init__(
+            Spec(
+                "gaussian_mixture",
+                dim,
+                num_slots,
+                num_iters,
+                prior=prior,
+                temperature=temperature,
+                eps=eps,
+                start=start,
+                gradient=gradient,
+                dtype=dtype,
+                tol=tol,
+                recompute=recompute,
+                bfloat16_inputs=bfloat16_inputs,
+            ),
+            seed,
+        )

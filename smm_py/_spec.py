@@ -62,13 +62,27 @@ class Spec:
             settle("input_dim", self.dim)
         for name in ("dim", "num_slots", "num_iters", "hidden_dim", "heads", "input_dim"):
             settle(name, count(name, getattr(self, name)))
-        for name in ("slot_norm", "norm_kv", "input_mlp", "reduce", "qkv_bias", "recompute", "bfloat16_inputs"):
+        for name in (
+            "slot_norm",
+            "norm_kv",
+            "input_mlp",
+            "reduce",
+            "qkv_bias",
+            "recompute",
+            "bfloat16_inputs",
+        ):
             if not isinstance(getattr(self, name), (bool, np.bool_)):
                 raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
             settle(name, bool(getattr(self, name)))
-        for name, choices in (("kind", KINDS), ("variant", VARIANTS), ("prior", PRIORS),
-                              ("weight_init", WEIGHT_INITS), ("start", STARTS),
-                              ("gradient", GRADIENTS), ("dtype", DTYPES)):
+        for name, choices in (
+            ("kind", KINDS),
+            ("variant", VARIANTS),
+            ("prior", PRIORS),
+            ("weight_init", WEIGHT_INITS),
+            ("start", STARTS),
+            ("gradient", GRADIENTS),
+            ("dtype", DTYPES),
+        ):
             choice(name, getattr(self, name), choices)
         if self.dim % self.heads:
             raise ValueError(f"heads must divide dim={self.dim}, got {self.heads}")
@@ -80,15 +94,25 @@ class Spec:
         least, most = limits(self.dtype)
         for name in ("temperature", "eps", "scale"):
             if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least:.2g} in {self.dtype}, got {getattr(self, name)!r}")
+                raise ValueError(
+                    f"{name} must be at least {least:.2g} in {self.dtype}, got {getattr(self, name)!r}"
+                )
             if getattr(self, name) > most:
-                raise ValueError(f"{name} must be a finite {self.dtype}, got {getattr(self, name)!r}")
+                raise ValueError(
+                    f"{name} must be a finite {self.dtype}, got {getattr(self, name)!r}"
+                )
         if not self.has_network and self.input_dim != self.dim:
             raise ValueError(f"input_dim must equal dim={self.dim} here, got {self.input_dim}")
-        if self.is_mixture and self.variant == "paper" and not self.input_mlp \
-                and self.input_dim != self.dim:
-            raise ValueError("input_dim must equal dim where input_mlp=False (the inputs are the "
-                             f"values): expected {self.dim}, got {self.input_dim}")
+        if (
+            self.is_mixture
+            and self.variant == "paper"
+            and not self.input_mlp
+            and self.input_dim != self.dim
+        ):
+            raise ValueError(
+                "input_dim must equal dim where input_mlp=False (the inputs are the "
+                f"values): expected {self.dim}, got {self.input_dim}"
+            )
 
     @property
     def is_mixture(self) -> bool:
@@ -154,11 +178,21 @@ def count(name, value) -> int:
 
 def positive(name, value, zero=False) -> float:
     """The number, if it is finite and above zero (or zero, where it may be); else an error."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+    if isinstance(value, (bool, np.bool_)) or not isinstance(
+        value, (int, float, np.integer, np.floating)
+    ):
         raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__})")
-    plain = float(value) if isinstance(value, np.floating) else int(value) if isinstance(value, np.integer) else value
+    plain = (
+        float(value)
+        if isinstance(value, np.floating)
+        else int(value)
+        if isinstance(value, np.integer)
+        else value
+    )
     if not (0 < plain or zero and plain == 0) or not plain <= sys.float_info.max:
-        raise ValueError(f"{name} must be finite and {'at least' if zero else 'greater than'} 0, got {value!r}")
+        raise ValueError(
+            f"{name} must be finite and {'at least' if zero else 'greater than'} 0, got {value!r}"
+        )
     return float(plain)
 
 
@@ -262,11 +296,11 @@ def _em_weights(spec, values):
         values[name] = np.eye(*values[name].shape)
     for name in ("gru.weight_ih", "gru.weight_hh"):
         values[name] *= 0.1
-    values["gru.weight_ih"][2 * d:] = np.eye(d)
-    values["gru.weight_hh"][2 * d:] = 0
+    values["gru.weight_ih"][2 * d :] = np.eye(d)
+    values["gru.weight_hh"][2 * d :] = 0
     for name in ("gru.bias_ih", "gru.bias_hh"):
         values[name][:] = 0
     # the update gate z is sigmoid(-2) = 0.12: seven eighths of the new mean are the candidate's
-    values["gru.bias_ih"][d:2 * d] = -2
+    values["gru.bias_ih"][d : 2 * d] = -2
     values["mlp.2.weight"] *= 0.1
     values["mlp.2.bias"] *= 0.1

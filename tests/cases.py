@@ -7,24 +7,60 @@ import smm_py
 BASE = {"num_iters": 2, "dtype": "float64", "gradient": "full"}
 CASES = {
     "sa": (smm_py.SlotAttention, dict(dim=7, hidden_dim=9, input_dim=5)),
-    "sa-heads-bias": (smm_py.SlotAttention, dict(dim=6, hidden_dim=9, input_dim=5, heads=3, qkv_bias=True,
-                                                 eps=1e-3, scale=0.7)),
-    "sa-bias": (smm_py.SlotAttention, dict(dim=7, hidden_dim=9, input_dim=9, qkv_bias=True, eps=1e-3)),
-    "sa-wide": (smm_py.SlotAttention, dict(dim=4, hidden_dim=9, input_dim=40)),  # W_k and W_v stay with the inputs
+    "sa-heads-bias": (
+        smm_py.SlotAttention,
+        dict(dim=6, hidden_dim=9, input_dim=5, heads=3, qkv_bias=True, eps=1e-3, scale=0.7),
+    ),
+    "sa-bias": (
+        smm_py.SlotAttention,
+        dict(dim=7, hidden_dim=9, input_dim=9, qkv_bias=True, eps=1e-3),
+    ),
+    "sa-wide": (
+        smm_py.SlotAttention,
+        dict(dim=4, hidden_dim=9, input_dim=40),
+    ),  # W_k and W_v stay with the inputs
     "smm": (smm_py.SlotMixture, dict(dim=7, hidden_dim=9, input_dim=5)),
-    "smm-stable": (smm_py.SlotMixture, dict(dim=7, hidden_dim=9, input_dim=5, norm_kv=True, prior="uniform",
-                                            temperature=0.4, weight_init="default")),
-    "smm-slot-norm": (smm_py.SlotMixture, dict(dim=7, hidden_dim=9, slot_norm=True, input_mlp=False,
-                                               reduce=False, temperature=0.6)),
-    "smm-bias": (smm_py.SlotMixture, dict(dim=7, hidden_dim=9, input_dim=5, qkv_bias=True, eps=1e-3)),
-    "reference": (smm_py.SlotMixture, dict(dim=7, hidden_dim=9, input_dim=5, variant="reference",
-                                           weight_init="default")),
-    "reference-bare": (smm_py.SlotMixture, dict(dim=7, hidden_dim=9, input_dim=5, variant="reference",
-                                                input_mlp=False, reduce=False)),
-    "reference-bias": (smm_py.SlotMixture, dict(dim=7, hidden_dim=9, input_dim=5, variant="reference", qkv_bias=True)),
+    "smm-stable": (
+        smm_py.SlotMixture,
+        dict(
+            dim=7,
+            hidden_dim=9,
+            input_dim=5,
+            norm_kv=True,
+            prior="uniform",
+            temperature=0.4,
+            weight_init="default",
+        ),
+    ),
+    "smm-slot-norm": (
+        smm_py.SlotMixture,
+        dict(dim=7, hidden_dim=9, slot_norm=True, input_mlp=False, reduce=False, temperature=0.6),
+    ),
+    "smm-bias": (
+        smm_py.SlotMixture,
+        dict(dim=7, hidden_dim=9, input_dim=5, qkv_bias=True, eps=1e-3),
+    ),
+    "reference": (
+        smm_py.SlotMixture,
+        dict(dim=7, hidden_dim=9, input_dim=5, variant="reference", weight_init="default"),
+    ),
+    "reference-bare": (
+        smm_py.SlotMixture,
+        dict(dim=7, hidden_dim=9, input_dim=5, variant="reference", input_mlp=False, reduce=False),
+    ),
+    "reference-bias": (
+        smm_py.SlotMixture,
+        dict(dim=7, hidden_dim=9, input_dim=5, variant="reference", qkv_bias=True),
+    ),
     "sa-recompute": (smm_py.SlotAttention, dict(dim=7, hidden_dim=9, input_dim=5, recompute=True)),
-    "smm-recompute": (smm_py.SlotMixture, dict(dim=7, hidden_dim=9, input_dim=5, norm_kv=True, recompute=True)),
-    "reference-recompute": (smm_py.SlotMixture, dict(dim=7, hidden_dim=9, input_dim=5, variant="reference", recompute=True)),
+    "smm-recompute": (
+        smm_py.SlotMixture,
+        dict(dim=7, hidden_dim=9, input_dim=5, norm_kv=True, recompute=True),
+    ),
+    "reference-recompute": (
+        smm_py.SlotMixture,
+        dict(dim=7, hidden_dim=9, input_dim=5, variant="reference", recompute=True),
+    ),
     "kmeans": (smm_py.KMeans, dict(dim=5, scale=0.5)),
     "gmm-recompute": (smm_py.GaussianMixture, dict(dim=5, temperature=0.7, recompute=True)),
     "gmm": (smm_py.GaussianMixture, dict(dim=5, temperature=0.7)),
@@ -46,8 +82,12 @@ def inputs(module, batch=2, count=37, slots=3, masks=False, indices=False, seed=
     spec = module._spec
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((batch, count, spec.input_dim)).astype(spec.dtype)
-    call = {"init": {n: rng.standard_normal((batch, slots, spec.dim)).astype(spec.dtype)
-                     for n in spec.state_names}}
+    call = {
+        "init": {
+            n: rng.standard_normal((batch, slots, spec.dim)).astype(spec.dtype)
+            for n in spec.state_names
+        }
+    }
     if "log_std" in call["init"]:
         call["init"]["log_std"] *= np.asarray(0.2, spec.dtype)
     if masks:
@@ -64,6 +104,9 @@ def everything(module, x, call, seed=1):
     """Outputs and gradients of one call, by name."""
     out = module(x, attention=True, **call)
     d_slots = np.random.default_rng(seed).standard_normal(out.slots.shape).astype(out.slots.dtype)
-    result = {n: getattr(out, n) for n in ("slots", "mean", "variance", "prior", "log_likelihood", "attention")}
+    result = {
+        n: getattr(out, n)
+        for n in ("slots", "mean", "variance", "prior", "log_likelihood", "attention")
+    }
     result = {n: v for n, v in result.items() if v is not None}
     return {**result, **{"d " + n: v for n, v in module.backward(out, d_slots).items()}}

@@ -32,5 +32,7 @@ dist.barrier()
 del parallel  # it holds the group, whose threads may abort the interpreter's end
 dist.destroy_process_group()
 gc.collect()
-threads = [Path(task, "comm").read_text().strip() for task in Path("/proc/self/task").glob("*")]  # none but on Linux
+threads = [
+    Path(task, "comm").read_text().strip() for task in Path("/proc/self/task").glob("*")
+]  # none but on Linux
 assert not any("gloo" in name for name in threads), threads

@@ -21,8 +21,18 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def start(pipeline, *options):
-    command = [sys.executable, "-m", f"examples.{pipeline}", "train", "--threads", "1", *map(str, options)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        f"examples.{pipeline}",
+        "train",
+        "--threads",
+        "1",
+        *map(str, options),
+    ]
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
 
 
 def finish(process):
@@ -60,13 +70,19 @@ def main():
                 continue
             finish(process)
             ends += 1
-            differ = [n for n in ("model.safetensors", "metrics.jsonl") if (whole / n).read_bytes() != (killed / n).read_bytes()]
+            differ = [
+                n
+                for n in ("model.safetensors", "metrics.jsonl")
+                if (whole / n).read_bytes() != (killed / n).read_bytes()
+            ]
             if differ:
                 sys.exit(f"{differ[0]} differs from the undisturbed run's after {kills} kills")
             if kills == arguments.kills:
                 break
             shutil.rmtree(killed)
-    print(f"{kills} kills, at these lines of metrics: {reached}; {ends} runs came to their end, each equal to the undisturbed one")
+    print(
+        f"{kills} kills, at these lines of metrics: {reached}; {ends} runs came to their end, each equal to the undisturbed one"
+    )
 
 
 if __name__ == "__main__":

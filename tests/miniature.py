@@ -11,7 +11,13 @@ from PIL import Image
 
 from examples.data.tfrecord import masked_crc
 
-OBJECT = {"3d_coords": [1.5, -0.75, 0.7], "size": "large", "material": "rubber", "shape": "sphere", "color": "red"}
+OBJECT = {
+    "3d_coords": [1.5, -0.75, 0.7],
+    "size": "large",
+    "material": "rubber",
+    "shape": "sphere",
+    "color": "red",
+}
 
 
 def picture(seed, height, width):
@@ -19,7 +25,9 @@ def picture(seed, height, width):
 
 
 def labels(seed, height, width, objects=3):
-    return np.random.default_rng(seed + 1000).integers(0, objects + 1, (height, width), dtype=np.uint8)
+    return np.random.default_rng(seed + 1000).integers(
+        0, objects + 1, (height, width), dtype=np.uint8
+    )
 
 
 def save(array, path, mode=None):
@@ -43,8 +51,13 @@ def clevr_mirror(root, count=6):
 
 def shapestacks(root):
     """train: two scenarios, the first with two cameras; test: one, whose list has no final newline."""
-    stacks = {"train": {"env_ccs-easy-h=2-vcom=0-vpsf=0-v=7": (3, 12), "env_blocks-hard-h=3-vcom=1-vpsf=0-v=1": (1,)},
-              "test": {"env_ccs-hard-h=2-vcom=0-vpsf=1-v=2": (5,)}}
+    stacks = {
+        "train": {
+            "env_ccs-easy-h=2-vcom=0-vpsf=0-v=7": (3, 12),
+            "env_blocks-hard-h=3-vcom=1-vpsf=0-v=1": (1,),
+        },
+        "test": {"env_ccs-hard-h=2-vcom=0-vpsf=1-v=2": (5,)},
+    }
     found = {}
     for split, scenarios in stacks.items():
         listed = root / f"splits/default/{split}.txt"
@@ -56,8 +69,12 @@ def shapestacks(root):
                 path = f"recordings/{scenario}/rgb-w=1-f=2-l=0-c=unique-cam_{camera}-mono-0.png"
                 image, mask = picture(len(found), 224, 224), labels(len(found), 224, 224, 6)
                 save(image, root / path)
-                noise = 31 * (picture(len(found), 224, 224)[..., 0] & 1)  # not always a multiple of 32
-                stored = np.stack([mask * 32 + noise, 255 - mask, mask], axis=2)  # the other channels mean nothing
+                noise = 31 * (
+                    picture(len(found), 224, 224)[..., 0] & 1
+                )  # not always a multiple of 32
+                stored = np.stack(
+                    [mask * 32 + noise, 255 - mask, mask], axis=2
+                )  # the other channels mean nothing
                 save(stored, folder / f"iseg-w=0-f=0-l=0-c=original-cam_{camera}-mono-0.map")
                 save(stored[::-1], folder / f"vseg-w=0-f=0-l=0-c=original-cam_{camera}-mono-0.map")
                 found[path] = image, mask
@@ -83,7 +100,11 @@ def coco(root, split="val"):
     sizes = {42: (20, 30), 7: (30, 20), 9: (25, 25)}
     square = [[2, 3, 12, 3, 12, 13, 2, 13]]
     two_parts = [[8, 8, 20, 8, 20, 18, 8, 18], [24, 1, 28, 1, 28, 5, 24, 5]]
-    outlines = [(5, 42, square, 0), (3, 42, two_parts, 0), (4, 7, {"size": [30, 20], "counts": [35, 10, 20, 10, 525]}, 1)]
+    outlines = [
+        (5, 42, square, 0),
+        (3, 42, two_parts, 0),
+        (4, 7, {"size": [30, 20], "counts": [35, 10, 20, 10, 525]}, 1),
+    ]
     found = {}
     for number, (height, width) in sizes.items():
         image, mask = picture(number, height, width), np.zeros((height, width), int)
@@ -96,8 +117,16 @@ def coco(root, split="val"):
     down_the_columns = np.zeros(600, int)
     down_the_columns[35:45] = down_the_columns[65:75] = 1
     found[f"{7:012d}"] = found[f"{7:012d}"][0], down_the_columns.reshape(20, 30).T
-    content = {"images": [{"id": n, "file_name": f"{n:012d}.jpg", "height": h, "width": w} for n, (h, w) in sizes.items()],
-               "annotations": [{"id": a, "image_id": n, "segmentation": s, "iscrowd": c, "category_id": 1} for a, n, s, c in outlines]}
+    content = {
+        "images": [
+            {"id": n, "file_name": f"{n:012d}.jpg", "height": h, "width": w}
+            for n, (h, w) in sizes.items()
+        ],
+        "annotations": [
+            {"id": a, "image_id": n, "segmentation": s, "iscrowd": c, "category_id": 1}
+            for a, n, s, c in outlines
+        ],
+    }
     annotations = root / f"annotations/instances_{split}2017.json"
     annotations.parent.mkdir(parents=True, exist_ok=True)
     annotations.write_text(json.dumps(content))
@@ -108,20 +137,38 @@ def clevr_with_masks(root, count=3):
     """Record i has i + 1 objects, in stripes."""
     found, contents = {}, []
     for i in range(count):
-        image, mask = picture(i, 240, 320), np.repeat(np.arange(320) * (i + 2) // 320, 240).reshape(320, 240).T
+        image, mask = (
+            picture(i, 240, 320),
+            np.repeat(np.arange(320) * (i + 2) // 320, 240).reshape(320, 240).T,
+        )
         masks = np.uint8(255) * (mask == np.arange(11)[:, None, None])
         visibility = (np.arange(11) < i + 2).astype("<f4")
-        contents.append(example({"mask": ones(masks), "visibility": packed(visibility), "image": ones(image),
-                                 "x": packed(np.zeros(11, "<f4"))}))
+        contents.append(
+            example(
+                {
+                    "mask": ones(masks),
+                    "visibility": packed(visibility),
+                    "image": ones(image),
+                    "x": packed(np.zeros(11, "<f4")),
+                }
+            )
+        )
         found[str(i)] = image, mask
     root.mkdir(exist_ok=True)
-    (root / "clevr_with_masks_train.tfrecords").write_bytes(gzip.compress(b"".join(map(record, contents)), 1))
+    (root / "clevr_with_masks_train.tfrecords").write_bytes(
+        gzip.compress(b"".join(map(record, contents)), 1)
+    )
     return found
 
 
 def record(content):
     header = len(content).to_bytes(8, "little")
-    return header + masked_crc(header).to_bytes(4, "little") + content + masked_crc(content).to_bytes(4, "little")
+    return (
+        header
+        + masked_crc(header).to_bytes(4, "little")
+        + content
+        + masked_crc(content).to_bytes(4, "little")
+    )
 
 
 def field(number, content):
@@ -133,13 +180,20 @@ def field(number, content):
 
 
 def example(features):
-    return field(1, b"".join(field(1, field(1, name.encode()) + field(2, value)) for name, value in features.items()))
+    return field(
+        1,
+        b"".join(
+            field(1, field(1, name.encode()) + field(2, value)) for name, value in features.items()
+        ),
+    )
 
 
 def ones(array):
     """A feature with a list of strings of one byte each."""
     flat = array.reshape(-1, 1)
-    return field(1, np.concatenate([np.full_like(flat, 10), np.full_like(flat, 1), flat], axis=1).tobytes())
+    return field(
+        1, np.concatenate([np.full_like(flat, 10), np.full_like(flat, 1), flat], axis=1).tobytes()
+    )
 
 
 def packed(array):

@@ -22,7 +22,13 @@ def command(name, *arguments, launcher=()):
 
 
 def run(name, *arguments, launcher=()):
-    return subprocess.run(command(name, *arguments, launcher=launcher), cwd=ROOT, capture_output=True, text=True, timeout=240)
+    return subprocess.run(
+        command(name, *arguments, launcher=launcher),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
 
 
 def run_well(name, *arguments, launcher=()):
@@ -42,16 +48,25 @@ def check_kill_and_resume(name, options, folder, steps=40, kill_after=13):
     options = ("train", "--steps", steps, "--checkpoint-every", 5, "--log-every", 1, *options)
     run_well(name, *options, "--out", folder / "whole")
     out = folder / "killed"
-    process = subprocess.Popen(command(name, *options, "--out", out), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command(name, *options, "--out", out),
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     metrics = out / "metrics.jsonl"
     deadline = time.time() + 120
-    while time.time() < deadline and (not metrics.exists() or metrics.read_text().count("\n") < kill_after):
+    while time.time() < deadline and (
+        not metrics.exists() or metrics.read_text().count("\n") < kill_after
+    ):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert kill_after <= metrics.read_text().count("\n") < steps
     run_well(name, "train", "--resume", "--out", out)
-    assert (out / "model.safetensors").read_bytes() == (folder / "whole" / "model.safetensors").read_bytes()
+    assert (out / "model.safetensors").read_bytes() == (
+        folder / "whole" / "model.safetensors"
+    ).read_bytes()
     assert metrics.read_text() == (folder / "whole" / "metrics.jsonl").read_text()
 
 
@@ -60,8 +75,16 @@ def check_two_processes(name, options, folder, steps=6, rtol=1e-3, atol=2e-4):
     options = ("train", "--steps", steps, "--seed", 3, "--log-every", 1, *options)
     run_well(name, *options, "--out", folder / "one")
     run_well(name, *options, "--out", folder / "two", launcher=TORCHRUN)
-    losses = [[json.loads(line)["loss"] for line in (folder / d / "metrics.jsonl").read_text().splitlines()] for d in ("one", "two")]
-    weights = [torch.load(folder / d / "checkpoint.pt", weights_only=True)["model"] for d in ("one", "two")]
+    losses = [
+        [
+            json.loads(line)["loss"]
+            for line in (folder / d / "metrics.jsonl").read_text().splitlines()
+        ]
+        for d in ("one", "two")
+    ]
+    weights = [
+        torch.load(folder / d / "checkpoint.pt", weights_only=True)["model"] for d in ("one", "two")
+    ]
     assert len(losses[0]) == steps and np.allclose(*losses, rtol=rtol)
     for key, value in weights[0].items():
         assert torch.allclose(value, weights[1][key], atol=atol), key

@@ -77,7 +77,9 @@ def mixture(o, p, x, mean, log_std, real, active, learned=True, eps=1e-8, floor=
         q = linear(p, "to_q", m) if learned else m
         z = (k[:, :, None] - q[:, None]) ** 2 * torch.exp(-2 * s)[:, None]
         density = -0.5 * (z + 2 * s[:, None] + math.log(2 * math.pi)).sum(-1)
-        log_prior = torch.where(active, prior, 1).log()[:, None].masked_fill(~active[:, None], -math.inf)
+        log_prior = (
+            torch.where(active, prior, 1).log()[:, None].masked_fill(~active[:, None], -math.inf)
+        )
         attention = (o.get("temperature", 1.0) * density + log_prior).softmax(-1)
         log_likelihood = (torch.logsumexp(density + log_prior, -1) * real[..., 0]).sum(1)
         if o.get("prior", "learned") == "learned":
@@ -91,8 +93,14 @@ def mixture(o, p, x, mean, log_std, real, active, learned=True, eps=1e-8, floor=
     variance = torch.exp(2 * log_std)
     slots = torch.cat([mean, variance], -1)
     slots = linear(p, "to_out", slots) if learned and o.get("reduce", True) else slots
-    return {"slots": slots, "mean": mean, "variance": variance, "prior": prior, "attention": attention,
-            "log_likelihood": log_likelihood}
+    return {
+        "slots": slots,
+        "mean": mean,
+        "variance": variance,
+        "prior": prior,
+        "attention": attention,
+        "log_likelihood": log_likelihood,
+    }
 
 
 def reference(o, p, x, mean, log_std, real, active, eps=1e-8):
@@ -106,7 +114,9 @@ def reference(o, p, x, mean, log_std, real, active, eps=1e-8):
             mean, log_std, prior = mean.detach(), log_std.detach(), prior.detach()
         m, s = norm(p, "norm_slots", torch.cat([mean, log_std], -1)).chunk(2, -1)
         q, rho = linear(p, "to_q", m), F.linear(s, p["to_q.weight"])
-        z = ((k[:, :, None] - q[:, None]) ** 2 * torch.exp(-2 * rho)[:, None]).sum(-1) * o["dim"] ** -0.5
+        z = ((k[:, :, None] - q[:, None]) ** 2 * torch.exp(-2 * rho)[:, None]).sum(-1) * o[
+            "dim"
+        ] ** -0.5
         attention = (torch.exp(-z) + eps) * prior[:, None]
         attention = attention / attention.sum(-1, keepdim=True)
         w = attention / attention.sum(1, keepdim=True)
@@ -114,8 +124,13 @@ def reference(o, p, x, mean, log_std, real, active, eps=1e-8):
         prior = w.sum(1) / (w.sum((1, 2))[:, None] + eps)
         mean = update(p, u, m)
         log_std = 0.5 * (w[..., None] * ((v[:, :, None] - mean[:, None]) ** 2 + eps)).sum(1).log()
-    return {"slots": mlp(p, "to_out", torch.cat([mean, log_std], -1)), "mean": mean,
-            "variance": torch.exp(2 * log_std), "prior": prior, "attention": attention}
+    return {
+        "slots": mlp(p, "to_out", torch.cat([mean, log_std], -1)),
+        "mean": mean,
+        "variance": torch.exp(2 * log_std),
+        "prior": prior,
+        "attention": attention,
+    }
 
 
 def run(options, parameters, x, state, mask=None, slot_mask=None):
@@ -136,12 +151,22 @@ def float32_results(file, inputs):
     """Outputs and gradients ("d name") of a vectors file's module on other inputs, in float32, as arrays."""
     arrays = np.load(file)
     options = json.loads(str(arrays["meta"]))
-    parameters = {k[2:]: torch.tensor(arrays[k]).float().requires_grad_() for k in arrays.files if k[:2] == "p/"}
+    parameters = {
+        k[2:]: torch.tensor(arrays[k]).float().requires_grad_()
+        for k in arrays.files
+        if k[:2] == "p/"
+    }
     masks = {k: torch.tensor(inputs[k]).bool() for k in ("mask", "slot_mask") if k in inputs}
     x = torch.tensor(inputs["x"]).requires_grad_()
-    state = {k: torch.tensor(inputs[k]).requires_grad_() for k in ("slots", "mean", "log_std") if k in inputs}
+    state = {
+        k: torch.tensor(inputs[k]).requires_grad_()
+        for k in ("slots", "mean", "log_std")
+        if k in inputs
+    }
     out = run(options, parameters, x, tuple(state.values()), **masks)
     (out["slots"] * torch.tensor(inputs["d_slots"])).sum().backward()
-    grads = {"d " + k: torch.zeros_like(v) if v.grad is None else v.grad
-             for k, v in {**parameters, "x": x, **state}.items()}
+    grads = {
+        "d " + k: torch.zeros_like(v) if v.grad is None else v.grad
+        for k, v in {**parameters, "x": x, **state}.items()
+    }
     return {k: v.detach().numpy() for k, v in {**out, **grads}.items()}

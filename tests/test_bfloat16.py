@@ -15,8 +15,12 @@ def test_rounding():
     """As PyTorch rounds: nearest, ties to even, infinities and NaN kept."""
     rng = np.random.default_rng(0)
     x = (rng.standard_normal(10_000) * 10.0 ** rng.integers(-38, 38, 10_000)).astype("float32")
-    ties = np.array([0x3F808000, 0x3F818000, 0x7F7FFFFF, 0x80000001, 0x00008000], np.uint32).view(np.float32)
-    x = np.concatenate([x, ties, np.array([0, -0.0, np.inf, -np.inf, 1e-45], "float32")]).reshape(5, -1)
+    ties = np.array([0x3F808000, 0x3F818000, 0x7F7FFFFF, 0x80000001, 0x00008000], np.uint32).view(
+        np.float32
+    )
+    x = np.concatenate([x, ties, np.array([0, -0.0, np.inf, -np.inf, 1e-45], "float32")]).reshape(
+        5, -1
+    )
     expected = torch.from_numpy(x).bfloat16()
     assert np.array_equal(smm_py.to_bfloat16(x), expected.view(torch.uint16).numpy())
     assert np.array_equal(smm_py.from_bfloat16(smm_py.to_bfloat16(x)), expected.float().numpy())
@@ -69,8 +73,12 @@ def test_wrong_inputs_are_named():
         st.SlotMixture(dim=8)(torch.zeros(1, 9, 8, dtype=torch.bfloat16))
 
 
-KINDS = {"sa": (st.SlotAttention, dict(input_dim=5)), "smm": (st.SlotMixture, dict(input_dim=5, norm_kv=True, start="inputs")),
-         "reference": (st.SlotMixture, dict(variant="reference")), "gmm": (st.GaussianMixture, {})}
+KINDS = {
+    "sa": (st.SlotAttention, dict(input_dim=5)),
+    "smm": (st.SlotMixture, dict(input_dim=5, norm_kv=True, start="inputs")),
+    "reference": (st.SlotMixture, dict(variant="reference")),
+    "gmm": (st.GaussianMixture, {}),
+}
 
 
 @pytest.mark.parametrize("lean", [False, True])
@@ -86,9 +94,18 @@ def test_tensors(name, lean, monkeypatch):
     x = torch.randn(2, 70, narrow._spec.input_dim).bfloat16()
     results = []
     for module, given in ((narrow, x.clone().requires_grad_()), (wide, x.float().requires_grad_())):
-        slots, attention = module(given, return_attention=True, generator=torch.Generator().manual_seed(1))
+        slots, attention = module(
+            given, return_attention=True, generator=torch.Generator().manual_seed(1)
+        )
         (slots.square().sum() + attention.square().sum()).backward()
-        results.append([slots, attention, given.grad.to(torch.bfloat16), *(p.grad for p in module.parameters() if p.grad is not None)])
+        results.append(
+            [
+                slots,
+                attention,
+                given.grad.to(torch.bfloat16),
+                *(p.grad for p in module.parameters() if p.grad is not None),
+            ]
+        )
     assert results[0][0].dtype == torch.float32
     for a, b in zip(*results, strict=True):
         assert torch.equal(a, b)
@@ -99,7 +116,9 @@ def test_tensors(name, lean, monkeypatch):
 def test_graphs():
     module = st.SlotMixture(dim=8, num_slots=3, num_iters=2, bfloat16_inputs=True)
     x, state = torch.randn(2, 20, 8).bfloat16(), torch.randn(2, 3, 8)
-    params = [p.detach() for n, p in module.named_parameters() if "mu" not in n and "sigma" not in n]
+    params = [
+        p.detach() for n, p in module.named_parameters() if "mu" not in n and "sigma" not in n
+    ]
     args = [x, params, state, 0.2 * state, None, None, None, _ops.config_text(module._spec), 2]
     torch.library.opcheck(torch.ops.smm_py.forward, (*args, True, True))
     saved = torch.ops.smm_py.forward(*args, True, True)[-1]

@@ -11,7 +11,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 CC = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
 pytestmark = pytest.mark.skipif(CC is None, reason="needs a C compiler")
-SOURCES = [str(p) for folder in ("core", "kernels") for p in sorted((ROOT / "csrc" / folder).glob("*.c"))]
+SOURCES = [
+    str(p) for folder in ("core", "kernels") for p in sorted((ROOT / "csrc" / folder).glob("*.c"))
+]
 INCLUDES = [f"-I{ROOT / 'csrc' / folder}" for folder in ("include", "kernels", "core")]
 STRICT = "-std=c99 -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror".split()
 
@@ -28,7 +30,18 @@ EXAMPLE = ROOT / "examples" / "c" / "cluster.c"
 
 def link_programs(compiler, folder, mains, *flags):
     """Programs in a folder, from one compilation of the core."""
-    run(compiler, *STRICT, "-O2", "-fno-math-errno", *flags, *INCLUDES, "-c", *SOURCES, *map(str, mains), cwd=folder)
+    run(
+        compiler,
+        *STRICT,
+        "-O2",
+        "-fno-math-errno",
+        *flags,
+        *INCLUDES,
+        "-c",
+        *SOURCES,
+        *map(str, mains),
+        cwd=folder,
+    )
     objects = {path.stem: str(path) for path in folder.glob("*.o")}
     own = [objects.pop(main.stem) for main in mains]
     for main, object in zip(mains, own):
@@ -49,13 +62,26 @@ def test_c_programs(tmp_path):
 def test_header_in_cpp(tmp_path):
     unit = tmp_path / "header.cpp"
     unit.write_text('#include "smm.h"\nint main() { return smm_status_str(SMM_OK) == nullptr; }\n')
-    run("g++", "-std=c++17", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-fsyntax-only", INCLUDES[0], str(unit))
+    run(
+        "g++",
+        "-std=c++17",
+        "-Wall",
+        "-Wextra",
+        "-Wpedantic",
+        "-Werror",
+        "-fsyntax-only",
+        INCLUDES[0],
+        str(unit),
+    )
 
 
 ARM = ("aarch64-linux-gnu-gcc", "qemu-aarch64")
 
 
-@pytest.mark.skipif(not all(map(shutil.which, ARM)), reason=f"needs {' and '.join(ARM)} (Debian: gcc-aarch64-linux-gnu, qemu-user)")
+@pytest.mark.skipif(
+    not all(map(shutil.which, ARM)),
+    reason=f"needs {' and '.join(ARM)} (Debian: gcc-aarch64-linux-gnu, qemu-user)",
+)
 def test_arm64(tmp_path):
     """The NEON kernels and the core, built by a cross compiler without OpenMP, run by an emulator."""
     compiler, emulator = ARM
@@ -67,7 +93,12 @@ def test_arm64(tmp_path):
 
 def test_instruction_counts():
     """No kernel costs more instructions than recorded (tests/c/cost.py says how they are counted)."""
-    done = subprocess.run(["make", "-s", "check-cost", f"PYTHON={sys.executable}"], capture_output=True, text=True, cwd=ROOT / "tests" / "c")
+    done = subprocess.run(
+        ["make", "-s", "check-cost", f"PYTHON={sys.executable}"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT / "tests" / "c",
+    )
     if done.stdout.startswith("skipped: "):
         pytest.skip(done.stdout.strip().removeprefix("skipped: "))
     assert done.returncode == 0, done.stdout + done.stderr

@@ -30,9 +30,14 @@ def same(one, two):
             assert a[key].dtype == b[key].dtype and np.array_equal(a[key], b[key])
 
 
-@pytest.mark.parametrize("write, options", [
-    (miniature.clevr_mirror, {"split": "all"}), (miniature.shapestacks, {"size": 16}), (miniature.clevrtex, {"split": "val"}),
-])
+@pytest.mark.parametrize(
+    "write, options",
+    [
+        (miniature.clevr_mirror, {"split": "all"}),
+        (miniature.shapestacks, {"size": 16}),
+        (miniature.clevrtex, {"split": "val"}),
+    ],
+)
 def test_a_cache_gives_the_readers_items(tmp_path, write, options):
     write(tmp_path / "data")
     dataset = data.open_dataset(tmp_path / "data", cache=tmp_path / "cache", **options)
@@ -49,7 +54,11 @@ def test_a_cache_gives_the_readers_items(tmp_path, write, options):
 def test_a_cache_is_written_once_and_anew_when_anything_changes(tmp_path, monkeypatch):
     miniature.clevrtex(tmp_path / "data")
     written = []
-    monkeypatch.setattr(cache, "_write", lambda reader, place, write=cache._write: (written.append(place), write(reader, place)))
+    monkeypatch.setattr(
+        cache,
+        "_write",
+        lambda reader, place, write=cache._write: (written.append(place), write(reader, place)),
+    )
 
     def opened(**options):
         return data.open_dataset(tmp_path / "data", cache=tmp_path / "cache", **options)
@@ -73,12 +82,19 @@ def test_pictures_that_cannot_be_read_are_left_out_and_counted(tmp_path):
     (folder / "CLEVRTEX_full_000003.png").write_bytes(b"cut")
     (folder / "CLEVRTEX_full_000004_flat.png").unlink()
     for _ in range(2):  # written, and found
-        with pytest.warns(RuntimeWarning, match="2 of 8 pictures of .*data .train. cannot be read .*; the first: .*000003.png"):
+        with pytest.warns(
+            RuntimeWarning,
+            match="2 of 8 pictures of .*data .train. cannot be read .*; the first: .*000003.png",
+        ):
             dataset = data.open_dataset(tmp_path / "data", cache=tmp_path / "cache")
-        assert [item["id"][-1] for item in dataset] == list("256789") and "000004_flat.png is missing" in dataset.skipped[1]
+        assert [item["id"][-1] for item in dataset] == list(
+            "256789"
+        ) and "000004_flat.png is missing" in dataset.skipped[1]
     for path in folder.parent.rglob("*_flat.png"):
         path.unlink()
-    with pytest.raises(ValueError, match="none of the 8 pictures of .* can be read; the first: mask .*missing"):
+    with pytest.raises(
+        ValueError, match="none of the 8 pictures of .* can be read; the first: mask .*missing"
+    ):
         data.open_dataset(tmp_path / "data", cache=tmp_path / "cache")
     assert not list((tmp_path / "cache").glob("*.partial"))
 
@@ -86,7 +102,10 @@ def test_pictures_that_cannot_be_read_are_left_out_and_counted(tmp_path):
 def test_what_no_cache_can_hold(tmp_path):
     for name, side in (("a", 5), ("b", 6)):
         miniature.save(miniature.picture(0, side, side), tmp_path / f"data/{name}.png")
-    with pytest.raises(ValueError, match=r"one shape, \(5, 5, 3\) as the first, for a cache: b has \(6, 6, 3\); give a size"):
+    with pytest.raises(
+        ValueError,
+        match=r"one shape, \(5, 5, 3\) as the first, for a cache: b has \(6, 6, 3\); give a size",
+    ):
         data.open_dataset(tmp_path / "data", cache=tmp_path / "cache")
     assert [p.suffix for p in (tmp_path / "cache").iterdir()] == [".lock"]
     assert len(data.open_dataset(tmp_path / "data", size=4, cache=tmp_path / "cache")) == 2
@@ -113,7 +132,9 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(cache._Column, "append", full)
-    with pytest.raises(OSError, match="cache .*clevrtex-train-stored.* cannot be written: .*No space left"):
+    with pytest.raises(
+        OSError, match="cache .*clevrtex-train-stored.* cannot be written: .*No space left"
+    ):
         data.open_dataset(tmp_path / "data", cache=tmp_path / "cache")
     assert [p.suffix for p in (tmp_path / "cache").iterdir()] == [".lock"]
 
@@ -133,8 +154,12 @@ print(len(data.open_dataset(sys.argv[1], cache=sys.argv[2])))
 
 
 def slowly(tmp_path):
-    return subprocess.Popen([sys.executable, "-c", SLOWLY, tmp_path / "data", tmp_path / "cache"], cwd=ROOT, text=True,
-                            stdout=subprocess.PIPE)
+    return subprocess.Popen(
+        [sys.executable, "-c", SLOWLY, tmp_path / "data", tmp_path / "cache"],
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+    )
 
 
 def test_killed_while_writing_and_two_at_once(tmp_path):
@@ -147,7 +172,10 @@ def test_killed_while_writing_and_two_at_once(tmp_path):
     assert [p.suffix for p in sorted((tmp_path / "cache").iterdir())] == [".lock", ".partial"]
     outputs = sorted((p.communicate()[0] for p in [slowly(tmp_path), slowly(tmp_path)]), key=len)
     assert outputs == ["8\n", "".join(f"{i}\n" for i in range(8)) + "8\n"]
-    same(data.open_dataset(tmp_path / "data", cache=tmp_path / "cache"), data.open_dataset(tmp_path / "data"))
+    same(
+        data.open_dataset(tmp_path / "data", cache=tmp_path / "cache"),
+        data.open_dataset(tmp_path / "data"),
+    )
 
 
 def test_a_stream_has_a_temporary_cache(tmp_path, monkeypatch):
@@ -164,7 +192,9 @@ def test_a_stream_has_a_temporary_cache(tmp_path, monkeypatch):
     assert not list((tmp_path / "temporary").iterdir())
     path = tmp_path / "data/clevr_with_masks_train.tfrecords"
     path.write_bytes(path.read_bytes()[:-2000])
-    with pytest.raises(ValueError, match="clevr_with_masks_train.tfrecords is cut or damaged at record [12]"):
+    with pytest.raises(
+        ValueError, match="clevr_with_masks_train.tfrecords is cut or damaged at record [12]"
+    ):
         data.open_dataset(tmp_path / "data")
     assert not list((tmp_path / "temporary").iterdir())
 
@@ -188,15 +218,27 @@ def test_inspect(tmp_path, capsys):
     (tmp_path / "clevrtex_full/0/CLEVRTEX_full_000002_flat.png").unlink()
     (tmp_path / "clevrtex_full/0/CLEVRTEX_full_000003.png").write_bytes(b"cut")
     out = inspect(capsys, tmp_path, "--check", "--out", tmp_path / "new/seen.png")
-    for line in ("data set    clevrtex, told by the layout", "  train     8 pictures", "  val       1 pictures", "missing     1 files",
-                 "000002_flat.png", "read        6 of 8 pictures; unreadable: 2 pictures", "000003.png cannot be read",
-                 "picture     CLEVRTEX_full_000004, 24 x 32 x 3 as stored", "masks       3 objects in this picture"):
+    for line in (
+        "data set    clevrtex, told by the layout",
+        "  train     8 pictures",
+        "  val       1 pictures",
+        "missing     1 files",
+        "000002_flat.png",
+        "read        6 of 8 pictures; unreadable: 2 pictures",
+        "000003.png cannot be read",
+        "picture     CLEVRTEX_full_000004, 24 x 32 x 3 as stored",
+        "masks       3 objects in this picture",
+    ):
         assert line in out, line
     image, mask = expected["CLEVRTEX_full_000004"]
     seen = np.array(Image.open(tmp_path / "new/seen.png"))[::10, ::10]
     assert np.array_equal(seen[:, :32], image)
     colours = [{tuple(c) for c in seen[:, 32:][mask == i]} for i in range(4)]
-    assert all(len(c) == 1 for c in colours) and len(set.union(*colours)) == 4 and (0, 0, 0) in colours[0]
+    assert (
+        all(len(c) == 1 for c in colours)
+        and len(set.union(*colours)) == 4
+        and (0, 0, 0) in colours[0]
+    )
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["seen.png"]
 
 
@@ -204,7 +246,12 @@ def test_inspect_other_sets(tmp_path, capsys):
     out = tmp_path / "seen.png"
     miniature.clevr_mirror(tmp_path / "mirror")
     text = inspect(capsys, tmp_path / "mirror", "--split", "val", "--size", "16", "--out", out)
-    assert "1 pictures" in text and "masks       none" in text and "properties  0 objects" in text and "16 x 16 x 3\n" in text
+    assert (
+        "1 pictures" in text
+        and "masks       none" in text
+        and "properties  0 objects" in text
+        and "16 x 16 x 3\n" in text
+    )
     miniature.clevr_with_masks(tmp_path / "records", 2)
     text = inspect(capsys, tmp_path / "records", "--out", out)
     assert "read        2 pictures, none damaged" in text and "masks       1 objects" in text
@@ -216,12 +263,18 @@ def test_inspect_other_sets(tmp_path, capsys):
 def test_inspect_says_what_is_wrong(tmp_path, capsys):
     assert "error: " + str(tmp_path) in inspect(capsys, tmp_path, status=2)
     assert "nowhere is missing" in inspect(capsys, tmp_path / "nowhere", status=2)
-    assert "clevr_with_masks_train.tfrecords is missing" in inspect(capsys, tmp_path, "--dataset", "clevr_with_masks", status=2)
+    assert "clevr_with_masks_train.tfrecords is missing" in inspect(
+        capsys, tmp_path, "--dataset", "clevr_with_masks", status=2
+    )
     miniature.clevrtex(tmp_path, 3)
     for size in ("0", "-3", "9" * 20):
-        assert f"size must be an int from 1 to 32768, got {size}" in inspect(capsys, tmp_path, "--size", size, status=2)
+        assert f"size must be an int from 1 to 32768, got {size}" in inspect(
+            capsys, tmp_path, "--size", size, status=2
+        )
     (tmp_path / "seen").mkdir()
-    assert "seen cannot be written" in inspect(capsys, tmp_path, "--out", tmp_path / "seen", status=2)
+    assert "seen cannot be written" in inspect(
+        capsys, tmp_path, "--out", tmp_path / "seen", status=2
+    )
     assert not list(tmp_path.glob(".*"))
     assert "split must be one of" in inspect(capsys, tmp_path, "--split", "nothing", status=2)
     for path in tmp_path.rglob("*_flat.png"):

@@ -11,7 +11,9 @@ import smm_py
 def clusters(offset=0.0, spread=0.3, dtype="float64", count=90):
     rng = np.random.default_rng(0)
     centres = np.array([[-2.0, 0, 1], [0, 2, 0], [2, 0, -1]])
-    return (offset + centres[np.arange(count) % 3] + spread * rng.standard_normal((count, 3))).astype(dtype)
+    return (
+        offset + centres[np.arange(count) % 3] + spread * rng.standard_normal((count, 3))
+    ).astype(dtype)
 
 
 def test_one_step_is_scikit_learns():
@@ -19,8 +21,15 @@ def test_one_step_is_scikit_learns():
     mixture = pytest.importorskip("sklearn.mixture")
     x = clusters()
     mean, variance = x[:3].copy(), np.full((3, 3), 0.5)
-    theirs = mixture.GaussianMixture(3, covariance_type="diag", max_iter=1, reg_covar=1e-4, means_init=mean,
-                                     precisions_init=1 / variance, weights_init=np.full(3, 1 / 3))
+    theirs = mixture.GaussianMixture(
+        3,
+        covariance_type="diag",
+        max_iter=1,
+        reg_covar=1e-4,
+        means_init=mean,
+        precisions_init=1 / variance,
+        weights_init=np.full(3, 1 / 3),
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # one step does not converge
         theirs.fit(x)
@@ -31,7 +40,11 @@ def test_one_step_is_scikit_learns():
     assert np.allclose(out.prior, theirs.weights_, rtol=1e-10)
     again = module(x, init={"mean": out.mean, "log_std": 0.5 * np.log(out.variance)})
     uniform = mixture.GaussianMixture(3, covariance_type="diag")
-    uniform.weights_, uniform.means_, uniform.covariances_ = np.full(3, 1 / 3), out.mean, out.variance
+    uniform.weights_, uniform.means_, uniform.covariances_ = (
+        np.full(3, 1 / 3),
+        out.mean,
+        out.variance,
+    )
     uniform.precisions_cholesky_ = 1 / np.sqrt(out.variance)
     assert np.allclose(again.log_likelihood, uniform.score_samples(x).sum(), rtol=1e-10)
 
@@ -42,7 +55,9 @@ def test_a_sharp_k_means_is_lloyds():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         theirs = cluster.KMeans(3, init=x[:3], n_init=1, max_iter=100).fit(x)
-    out = smm_py.KMeans(dim=3, num_slots=3, num_iters=30, scale=1e4, dtype="float64")(x, init={"slots": x[:3].copy()}, attention=True)
+    out = smm_py.KMeans(dim=3, num_slots=3, num_iters=30, scale=1e4, dtype="float64")(
+        x, init={"slots": x[:3].copy()}, attention=True
+    )
     assert np.allclose(out.slots, theirs.cluster_centers_, atol=1e-6)
     assert np.array_equal(out.attention.argmax(1), theirs.labels_)
 
@@ -61,10 +76,15 @@ def test_variance_far_from_zero(offset, spread, slots):
     """float32 keeps the variance of data at an offset; error beside that of a two-pass sum in float32."""
     x = clusters(offset, spread, "float32", 3000)
     x -= np.float32(0)
-    init = {"mean": x[:slots][None].copy(), "log_std": np.full((1, slots, 3), np.log(spread + 1), "float32")}
+    init = {
+        "mean": x[:slots][None].copy(),
+        "log_std": np.full((1, slots, 3), np.log(spread + 1), "float32"),
+    }
     exact_init = {k: v.astype(float) for k, v in init.items()}
     out = smm_py.GaussianMixture(dim=3, num_slots=slots, num_iters=4)(x[None], init=init)
-    exact = smm_py.GaussianMixture(dim=3, num_slots=slots, num_iters=4, dtype="float64")(x[None].astype(float), init=exact_init)
+    exact = smm_py.GaussianMixture(dim=3, num_slots=slots, num_iters=4, dtype="float64")(
+        x[None].astype(float), init=exact_init
+    )
     if slots == 1:  # the truth does not depend on any responsibility
         assert np.allclose(exact.variance[0, 0], x.astype(float).var(0) + 1e-4, rtol=1e-6)
         assert np.allclose(out.variance, exact.variance, rtol=2e-5)
@@ -75,26 +95,43 @@ def test_variance_far_from_zero(offset, spread, slots):
 def test_means_of_many_inputs_far_from_zero(offset, spread):
     """Sums over 100,000 inputs at an offset: K-Means keeps their means as the mixture does."""
     x = (offset + spread * clusters(count=100_000)).astype("float32")
-    for name, init in (("KMeans", {"slots": x[:3].copy()}), ("GaussianMixture", {"mean": x[:3].copy(), "log_std": np.zeros((3, 3), "float32")})):
-        found, exact = (getattr(smm_py, name)(dim=3, num_slots=3, num_iters=1, dtype=dtype)(
-            x.astype(dtype), init={k: v.astype(dtype) for k, v in init.items()}).slots[:, :3] for dtype in ("float32", "float64"))
-        assert np.abs(found - exact).max() < 0.01 * spread + 2 * np.spacing(np.float32(offset)), name
+    for name, init in (
+        ("KMeans", {"slots": x[:3].copy()}),
+        ("GaussianMixture", {"mean": x[:3].copy(), "log_std": np.zeros((3, 3), "float32")}),
+    ):
+        found, exact = (
+            getattr(smm_py, name)(dim=3, num_slots=3, num_iters=1, dtype=dtype)(
+                x.astype(dtype), init={k: v.astype(dtype) for k, v in init.items()}
+            ).slots[:, :3]
+            for dtype in ("float32", "float64")
+        )
+        assert np.abs(found - exact).max() < 0.01 * spread + 2 * np.spacing(np.float32(offset)), (
+            name
+        )
 
 
 def test_logits_that_all_overflow_are_told():
     """Nothing is left to choose by; a uniform choice would look right."""
     x = np.float32([[0], [1], [5], [6]])
-    sharp = smm_py.KMeans(dim=1, num_slots=2, num_iters=5, scale=1e30)(x, init={"slots": np.float32([[0.5], [5.5]])})
+    sharp = smm_py.KMeans(dim=1, num_slots=2, num_iters=5, scale=1e30)(
+        x, init={"slots": np.float32([[0.5], [5.5]])}
+    )
     assert np.allclose(sharp.slots[:, 0], [0.5, 5.5], atol=1e-6)
     for scale, factor in ((1e38, 1), (1.0, 1e19)):
         with pytest.raises(ValueError, match="hold numbers too large for float32"):
             smm_py.KMeans(dim=1, num_slots=2, num_iters=5, scale=scale)(
-                np.float32(factor) * x, init={"slots": np.float32(factor) * np.float32([[0.6], [5.6]])})
+                np.float32(factor) * x,
+                init={"slots": np.float32(factor) * np.float32([[0.6], [5.6]])},
+            )
 
 
 def test_outputs_beside_the_slots_are_finite_too():
     """Of a slot that is not active the released code's form gives the start's log standard deviation in the slot."""
-    x, mean, log_std = np.zeros((1, 3, 4), "float32"), np.zeros((1, 2, 4), "float32"), np.float32([[[0] * 4, [60] * 4]])
+    x, mean, log_std = (
+        np.zeros((1, 3, 4), "float32"),
+        np.zeros((1, 2, 4), "float32"),
+        np.float32([[[0] * 4, [60] * 4]]),
+    )
     module = smm_py.SlotMixture(dim=4, num_slots=2, num_iters=1, variant="reference")
     with pytest.raises(ValueError, match="variance of the output is not finite"):
         module(x, init={"mean": mean, "log_std": log_std}, slot_mask=np.array([[True, False]]))
@@ -114,7 +151,9 @@ def test_a_slot_without_any_input_recovers_the_mean_of_all():
     x = clusters(dtype="float32")
     mean = np.array([[[0, 0, 0], [1e3, 1e3, 1e3]]], "float32")
     module = smm_py.GaussianMixture(dim=3, num_slots=2, num_iters=3, gradient="full")
-    out = module(x[None], init={"mean": mean, "log_std": np.zeros((1, 2, 3), "float32")}, attention=True)
+    out = module(
+        x[None], init={"mean": mean, "log_std": np.zeros((1, 2, 3), "float32")}, attention=True
+    )
     assert (out.attention[0, :, 1] == 0).all() and out.prior[0, 1] == 0
     assert np.allclose(out.mean[0, 1], x.mean(0), atol=1e-4)
     assert all(np.isfinite(g).all() for g in module.backward(out, np.ones_like(out.slots)).values())
@@ -127,14 +166,19 @@ def test_float64_reaches_far():
     expected = np.stack([points[:10].mean(0), points[10:].mean(0)])
     for size in (1.0, 1e30, 1e100):
         x = points * size
-        slots = smm_py.KMeans(dim=2, num_slots=2, num_iters=3, dtype="float64", scale=50.0, eps=1e-30)(x, init={"slots": x[[0, 19]]}).slots
+        slots = smm_py.KMeans(
+            dim=2, num_slots=2, num_iters=3, dtype="float64", scale=50.0, eps=1e-30
+        )(x, init={"slots": x[[0, 19]]}).slots
         assert np.allclose(slots / size, expected, rtol=1e-7)
 
 
 def test_gradients_of_many_inputs_of_few_channels():
     """Forward keeps nothing of these, as its rows are padded, and backward does."""
     rng = np.random.default_rng(0)
-    x, init = rng.standard_normal((1, 310_000, 5), "float32"), {"slots": rng.standard_normal((1, 3, 5), "float32")}
+    x, init = (
+        rng.standard_normal((1, 310_000, 5), "float32"),
+        {"slots": rng.standard_normal((1, 3, 5), "float32")},
+    )
     grads = []
     for recompute in (False, True):
         module = smm_py.KMeans(dim=5, num_slots=3, num_iters=2, recompute=recompute)

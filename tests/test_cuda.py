@@ -17,11 +17,26 @@ def on_gpu(x, init):
 
 def outputs_and_gradients(module, x, init, masks):
     """Slots, attention and every gradient, on the CPU."""
-    leaves = [x, *(v for v in init.values() if v.is_floating_point()), *(p for p in module.parameters() if p.requires_grad)]
+    leaves = [
+        x,
+        *(v for v in init.values() if v.is_floating_point()),
+        *(p for p in module.parameters() if p.requires_grad),
+    ]
     slots, attention = module(x, init, *masks, return_attention=True)
-    weight = torch.linspace(-1, 1, attention.numel(), dtype=x.dtype, device=x.device).view_as(attention)
-    grads = torch.autograd.grad((slots**2).sum() + (attention * weight).sum(), leaves, allow_unused=True)
-    return [a.detach().cpu() for a in (slots, attention, *(torch.zeros(1, dtype=x.dtype) if g is None else g for g in grads))]
+    weight = torch.linspace(-1, 1, attention.numel(), dtype=x.dtype, device=x.device).view_as(
+        attention
+    )
+    grads = torch.autograd.grad(
+        (slots**2).sum() + (attention * weight).sum(), leaves, allow_unused=True
+    )
+    return [
+        a.detach().cpu()
+        for a in (
+            slots,
+            attention,
+            *(torch.zeros(1, dtype=x.dtype) if g is None else g for g in grads),
+        )
+    ]
 
 
 @pytest.mark.parametrize("gradient", ["full", "implicit", "straight-through"])
@@ -30,7 +45,10 @@ def test_equals_the_core(name, gradient):
     """In float64, and in float32 about as exactly as the core itself."""
     single = build(name, gradient=gradient)
     x, init = inputs(single)
-    masks = (torch.rand(2, 20, generator=torch.Generator().manual_seed(1)) < 0.7, torch.tensor([[True, False, True], [True, True, True]]))
+    masks = (
+        torch.rand(2, 20, generator=torch.Generator().manual_seed(1)) < 0.7,
+        torch.tensor([[True, False, True], [True, True, True]]),
+    )
 
     def results(dtype, device):
         module = build(name, gradient=gradient, dtype=dtype)
@@ -39,7 +57,12 @@ def test_equals_the_core(name, gradient):
         def moved(value):
             return value.to(device, getattr(torch, dtype)).requires_grad_()
 
-        return outputs_and_gradients(module.to(device), moved(x), {n: moved(v) for n, v in init.items()}, [m.to(device) for m in masks])
+        return outputs_and_gradients(
+            module.to(device),
+            moved(x),
+            {n: moved(v) for n, v in init.items()},
+            [m.to(device) for m in masks],
+        )
 
     exact = results("float64", "cpu")
     scale = max(1.0, *(float(a.abs().max()) for a in exact))
@@ -56,10 +79,16 @@ def test_equals_the_core(name, gradient):
 def test_a_generator_of_the_cpu_draws_the_same_state(name):
     module = build(name)
     x, _ = inputs(module)
-    states = [module.to(device).initial_state(x.to(device), generator=[torch.Generator().manual_seed(s) for s in (3, 5)])
-              for device in ("cpu", "cuda")]
+    states = [
+        module.to(device).initial_state(
+            x.to(device), generator=[torch.Generator().manual_seed(s) for s in (3, 5)]
+        )
+        for device in ("cpu", "cuda")
+    ]
     for key, value in states[0].items():
-        assert states[1][key].is_cuda and torch.allclose(value.double(), states[1][key].cpu().double(), atol=1e-6)
+        assert states[1][key].is_cuda and torch.allclose(
+            value.double(), states[1][key].cpu().double(), atol=1e-6
+        )
     own = module.initial_state(x.cuda(), generator=torch.Generator("cuda").manual_seed(3))
     assert all(v.is_cuda and v.shape == states[1][k].shape for k, v in own.items())
 
@@ -84,7 +113,9 @@ def test_wrong_values_are_told():
         module(x, {"indices": torch.tensor([[0, 1, 20]] * 2).cuda(), "log_std": init["log_std"]})
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")  # the compiler's own
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning"
+)  # the compiler's own
 @pytest.mark.parametrize("name", ["sa", "stable"])
 def test_compile(name):
     module = build(name).cuda()
@@ -99,12 +130,33 @@ def test_pipelines_train_as_on_the_cpu(pipeline, tmp_path):
     pytest.importorskip("safetensors")
     from pipelines import run_well
 
-    options = ("train", "--steps", 4, "--log-every", 1, "--pictures", 64, "--batch-size", 8, "--precision", "float32")
+    options = (
+        "train",
+        "--steps",
+        4,
+        "--log-every",
+        1,
+        "--pictures",
+        64,
+        "--batch-size",
+        8,
+        "--precision",
+        "float32",
+    )
     for device in ("cpu", "cuda"):
         run_well(pipeline, *options, "--device", device, "--out", tmp_path / device)
-    losses = [[json.loads(line)["loss"] for line in (tmp_path / device / "metrics.jsonl").read_text().splitlines()]
-              for device in ("cpu", "cuda")]
+    losses = [
+        [
+            json.loads(line)["loss"]
+            for line in (tmp_path / device / "metrics.jsonl").read_text().splitlines()
+        ]
+        for device in ("cpu", "cuda")
+    ]
     # SLATE's Gumbel noise is drawn on the device, other numbers there
-    assert len(losses[0]) == 4 and losses[1] == pytest.approx(losses[0], rel=0.1 if pipeline == "slate" else 5e-3)
+    assert len(losses[0]) == 4 and losses[1] == pytest.approx(
+        losses[0], rel=0.1 if pipeline == "slate" else 5e-3
+    )
     # what was trained on one is evaluated on the other
-    assert '"images": 5' in run_well(pipeline, "eval", "--images", 5, "--draws", 1, "--out", tmp_path / "cuda")
+    assert '"images": 5' in run_well(
+        pipeline, "eval", "--images", 5, "--draws", 1, "--out", tmp_path / "cuda"
+    )

@@ -14,16 +14,29 @@ from examples.data import properties  # noqa: E402
 from examples.data.scenes import project  # noqa: E402
 
 CLEVR = Path(__file__).resolve().parents[2] / "shared" / "clevr"
-OBJECT = {"3d_coords": [0.0, 0.0, 0.7], "size": "large", "material": "rubber", "shape": "sphere",
-          "color": "red", "rotation": 0.0}
+OBJECT = {
+    "3d_coords": [0.0, 0.0, 0.7],
+    "size": "large",
+    "material": "rubber",
+    "shape": "sphere",
+    "color": "red",
+    "rotation": 0.0,
+}
 
 
 def test_items_depend_on_seed_split_and_index_alone():
     one, two = data.open_dataset(), data.open_dataset()
     for index in (5, 0, 999_999):
         a, b = one[index], two[index]
-        assert all(np.array_equal(a[k], b[k]) for k in ("image", "mask", "target")) and a["id"] == b["id"]
-    pictures = [data.open_dataset(split=s, seed=n)[3]["image"].tobytes() for s in ("train", "val", "test") for n in (0, 1)]
+        assert (
+            all(np.array_equal(a[k], b[k]) for k in ("image", "mask", "target"))
+            and a["id"] == b["id"]
+        )
+    pictures = [
+        data.open_dataset(split=s, seed=n)[3]["image"].tobytes()
+        for s in ("train", "val", "test")
+        for n in (0, 1)
+    ]
     assert len(set(pictures)) == 6
 
 
@@ -37,18 +50,24 @@ def test_picture_mask_and_target_agree(size):
         rows = item["target"][item["target"][:, properties.REAL] == 1]
         counts.add(len(rows))
         assert set(np.unique(item["mask"])) - {0} == set(range(1, len(rows) + 1))
-        assert not item["target"][len(rows):].any()
+        assert not item["target"][len(rows) :].any()
         for i, row in enumerate(rows):
             assert [row[g].sum() for g in properties.GROUPS.values()] == [1, 1, 1, 1]
             place, _ = project(row[:3].astype(float) * 3, size)
             y, x = np.nonzero(item["mask"] == i + 1)
             reach = 0.13 * size  # a large object's, hidden in part
-            assert x.min() - reach <= place[0] <= x.max() + reach and y.min() - reach <= place[1] <= y.max() + reach
+            assert (
+                x.min() - reach <= place[0] <= x.max() + reach
+                and y.min() - reach <= place[1] <= y.max() + reach
+            )
     assert len(counts) >= 5
 
 
 def test_the_near_object_hides_the_far_one():
-    near, far = ({**OBJECT, "3d_coords": [0.0, y, 0.7], "color": c} for y, c in ((-0.7, "red"), (0.8, "cyan")))
+    near, far = (
+        {**OBJECT, "3d_coords": [0.0, y, 0.7], "color": c}
+        for y, c in ((-0.7, "red"), (0.8, "cyan"))
+    )
     image, mask = data.draw_scene([near, far], 64)
     alone = data.draw_scene([far], 64)[1]
     hidden = (alone == 1) & (mask == 1)
@@ -58,16 +77,34 @@ def test_the_near_object_hides_the_far_one():
 
 @pytest.mark.parametrize("group", ["size", "material", "shape", "color"])
 def test_every_property_can_be_seen(group):
-    names = {"size": properties.SIZES, "material": properties.MATERIALS, "shape": properties.SHAPES,
-             "color": properties.COLORS}[group]
-    drawn = {data.draw_scene([{**OBJECT, group: n, "3d_coords": [0, 0, 0.35 if n == "small" else 0.7]}], 64)[0].tobytes()
-             for n in names}
+    names = {
+        "size": properties.SIZES,
+        "material": properties.MATERIALS,
+        "shape": properties.SHAPES,
+        "color": properties.COLORS,
+    }[group]
+    drawn = {
+        data.draw_scene(
+            [{**OBJECT, group: n, "3d_coords": [0, 0, 0.35 if n == "small" else 0.7]}], 64
+        )[0].tobytes()
+        for n in names
+    }
     assert len(drawn) == len(names)
 
 
 def test_encode_by_hand():
-    row = properties.encode([{**OBJECT, "3d_coords": [3, -1.5, 0.7], "size": "small", "material": "metal",
-                              "shape": "cylinder", "color": "cyan"}])[0]
+    row = properties.encode(
+        [
+            {
+                **OBJECT,
+                "3d_coords": [3, -1.5, 0.7],
+                "size": "small",
+                "material": "metal",
+                "shape": "cylinder",
+                "color": "cyan",
+            }
+        ]
+    )[0]
     assert np.allclose(row, [1, -0.5, 0.7 / 3, 1, 0, 0, 1, 0, 0, 1, *[0] * 7, 1, 1])
     assert properties.describe(row) == "small cyan metal cylinder"
     with pytest.raises(ValueError, match="a scene may have 10 objects, got 11"):
@@ -76,12 +113,18 @@ def test_encode_by_hand():
         properties.encode([{**OBJECT, "color": "pink"}])
 
 
-@pytest.mark.parametrize("options, match", [
-    ({"split": "all"}, "split must be one of"), ({"size": 0}, "size must be"), ({"size": 8}, "size must be from 16"),
-    ({"max_objects": 11}, "max_objects must be"), ({"root": ".", "dataset": "scenes"}, "root must be None for the built-in scenes"),
-    ({"dataset": "coco"}, "root must be the folder of coco, got None"),
-    ({"dataset": "mnist"}, "dataset must be one of scenes, clevr, .*folder, got 'mnist'"),
-])
+@pytest.mark.parametrize(
+    "options, match",
+    [
+        ({"split": "all"}, "split must be one of"),
+        ({"size": 0}, "size must be"),
+        ({"size": 8}, "size must be from 16"),
+        ({"max_objects": 11}, "max_objects must be"),
+        ({"root": ".", "dataset": "scenes"}, "root must be None for the built-in scenes"),
+        ({"dataset": "coco"}, "root must be the folder of coco, got None"),
+        ({"dataset": "mnist"}, "dataset must be one of scenes, clevr, .*folder, got 'mnist'"),
+    ],
+)
 def test_bad_options(options, match):
     with pytest.raises(ValueError, match=match):
         data.open_dataset(**options)
@@ -96,27 +139,45 @@ def clevr(tmp_path):
     for i in range(3):
         name = f"CLEVR_val_{i:06d}.png"
         image, mask = data.draw_scene([OBJECT] * (i > 0), 60)
-        Image.fromarray(np.pad(image, ((0, 0), (15, 15), (0, 0)))).save(tmp_path / "images/val" / name)
+        Image.fromarray(np.pad(image, ((0, 0), (15, 15), (0, 0)))).save(
+            tmp_path / "images/val" / name
+        )
         Image.fromarray(np.pad(mask, ((0, 0), (15, 15)))).save(tmp_path / "masks/val" / name)
         scenes.append({"image_filename": name, "image_index": i, "objects": [OBJECT] * (i > 0)})
-    (tmp_path / "scenes/CLEVR_val_scenes.json").write_text(json.dumps({"info": {}, "scenes": scenes}))
+    (tmp_path / "scenes/CLEVR_val_scenes.json").write_text(
+        json.dumps({"info": {}, "scenes": scenes})
+    )
     return tmp_path
 
 
 def test_clevr(clevr):
-    stored, squashed = data.open_dataset(clevr, split="val"), data.open_dataset(clevr, "clevr", "val", 32)
-    assert len(stored) == 3 and [stored[i]["id"] for i in range(3)] == [f"CLEVR_val_{i:06d}" for i in range(3)]
+    stored, squashed = (
+        data.open_dataset(clevr, split="val"),
+        data.open_dataset(clevr, "clevr", "val", 32),
+    )
+    assert len(stored) == 3 and [stored[i]["id"] for i in range(3)] == [
+        f"CLEVR_val_{i:06d}" for i in range(3)
+    ]
     assert stored[1]["image"].shape == (60, 90, 3) and stored[1]["mask"].shape == (60, 90)
-    assert squashed[1]["image"].shape == (32, 32, 3) and set(np.unique(squashed[1]["mask"])) == {0, 1}
+    assert squashed[1]["image"].shape == (32, 32, 3) and set(np.unique(squashed[1]["mask"])) == {
+        0,
+        1,
+    }
     assert not stored[0]["target"].any() and stored[1]["target"][0, 18] == 1
-    expected = np.asarray(Image.open(clevr / "images/val/CLEVR_val_000001.png").resize((32, 32), Image.Resampling.BILINEAR))
+    expected = np.asarray(
+        Image.open(clevr / "images/val/CLEVR_val_000001.png").resize(
+            (32, 32), Image.Resampling.BILINEAR
+        )
+    )
     assert np.array_equal(squashed[1]["image"], expected)
     with pytest.raises(IndexError, match="from 0 to 2, got 3"):
         stored[3]
 
 
 def test_clevr_with_few_objects(clevr):
-    assert [item["id"][-1] for item in data.open_dataset(clevr, split="val", max_objects=0)] == ["0"]
+    assert [item["id"][-1] for item in data.open_dataset(clevr, split="val", max_objects=0)] == [
+        "0"
+    ]
     assert len(data.open_dataset(clevr, split="val", max_objects=1)) == 3
 
 
@@ -130,8 +191,10 @@ def test_clevr_masks_in_disorder(clevr):
     palette.save(path)
     dataset = data.open_dataset(clevr, split="val")
     assert stored.any() and np.array_equal(dataset[1]["mask"], stored)
-    for odd, match in ((mask.resize((1, 1)), r"must have its picture's shape \(60, 90\), got \(1, 1\)"),
-                       (mask.convert("RGB"), "cannot be read: it has mode RGB")):
+    for odd, match in (
+        (mask.resize((1, 1)), r"must have its picture's shape \(60, 90\), got \(1, 1\)"),
+        (mask.convert("RGB"), "cannot be read: it has mode RGB"),
+    ):
         odd.save(path)
         with pytest.raises(ValueError, match=f"mask .*CLEVR_val_000001.png {match}"):
             dataset[1]
@@ -150,7 +213,10 @@ def test_clevr_files_in_disorder(clevr, tmp_path_factory):
     picture.unlink()
     with pytest.raises(FileNotFoundError, match="CLEVR_val_000001.png is missing"):
         dataset[1]
-    with pytest.raises(FileNotFoundError, match="CLEVR_train_scenes.json are missing; there are CLEVR_val_scenes.json"):
+    with pytest.raises(
+        FileNotFoundError,
+        match="CLEVR_train_scenes.json are missing; there are CLEVR_val_scenes.json",
+    ):
         data.open_dataset(clevr, split="train")
     scenes = clevr / "scenes/CLEVR_val_scenes.json"
     scenes.write_text(scenes.read_text()[:100])
@@ -169,5 +235,9 @@ def test_rendered_clevr():
     assert len(dataset) == 200
     item = dataset[7]
     objects = int(item["target"][:, 18].sum())
-    assert item["image"].shape == (128, 128, 3) and 3 <= objects <= 10 and item["mask"].max() <= objects
+    assert (
+        item["image"].shape == (128, 128, 3)
+        and 3 <= objects <= 10
+        and item["mask"].max() <= objects
+    )
     assert np.abs(item["target"][:objects, :3]).max() <= 1.1

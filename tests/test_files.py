@@ -53,37 +53,75 @@ def test_damaged_files(tmp_path):
         smm_py.SlotAttention.load(tmp_path / "nothing")
 
 
-@pytest.mark.parametrize("change, match", [
-    (lambda header: 3, "is not a complete .safetensors file: its header is no JSON object but int"),
-    (lambda header: None, "its header is no JSON object but NoneType"),
-    (lambda header: {**header, "__metadata__": ["a"]}, "its __metadata__ is no JSON object but list"),
-    (lambda header: {**header, "__metadata__": {"options": "{"}}, "does not tell a module's options"),
-    (lambda header: {**header, "__metadata__": {"options": "3"}}, "does not tell a module's options"),
-    (lambda header: {**header, "__metadata__": {"options": '{"colour": 1}'}}, "options colour are of another version"),
-    (lambda header: {**header, "__metadata__": {"options": '{"dim": 0}'}}, "m.safetensors: dim must be at least 1, got 0"),
-])
+@pytest.mark.parametrize(
+    "change, match",
+    [
+        (
+            lambda header: 3,
+            "is not a complete .safetensors file: its header is no JSON object but int",
+        ),
+        (lambda header: None, "its header is no JSON object but NoneType"),
+        (
+            lambda header: {**header, "__metadata__": ["a"]},
+            "its __metadata__ is no JSON object but list",
+        ),
+        (
+            lambda header: {**header, "__metadata__": {"options": "{"}},
+            "does not tell a module's options",
+        ),
+        (
+            lambda header: {**header, "__metadata__": {"options": "3"}},
+            "does not tell a module's options",
+        ),
+        (
+            lambda header: {**header, "__metadata__": {"options": '{"colour": 1}'}},
+            "options colour are of another version",
+        ),
+        (
+            lambda header: {**header, "__metadata__": {"options": '{"dim": 0}'}},
+            "m.safetensors: dim must be at least 1, got 0",
+        ),
+    ],
+)
 def test_damaged_headers(change, match, tmp_path):
     path = tmp_path / "m.safetensors"
     build("sa").save(path)
     content = path.read_bytes()
     length = int.from_bytes(content[:8], "little")
-    header = json.dumps(change(json.loads(content[8:8 + length]))).encode()
-    path.write_bytes(len(header).to_bytes(8, "little") + header + content[8 + length:])
+    header = json.dumps(change(json.loads(content[8 : 8 + length]))).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + content[8 + length :])
     with pytest.raises(ValueError, match=match) as caught:
         smm_py.SlotAttention.load(path)
     assert "m.safetensors" in str(caught.value)
 
 
-@pytest.mark.parametrize("header, data, match", [
-    ('{"a": %s, "a": %s}' % (('{"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}',) * 2), 4, "a name stands twice in its header"),
-    ('{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}', 5, "its arrays do not fill its 5 bytes of data"),
-    ('{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}, "b": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}', 8,
-     "its arrays do not fill its 8 bytes of data one after another"),
-])
+@pytest.mark.parametrize(
+    "header, data, match",
+    [
+        (
+            '{"a": %s, "a": %s}'
+            % (('{"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}',) * 2),
+            4,
+            "a name stands twice in its header",
+        ),
+        (
+            '{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}',
+            5,
+            "its arrays do not fill its 5 bytes of data",
+        ),
+        (
+            '{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}, "b": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}',
+            8,
+            "its arrays do not fill its 8 bytes of data one after another",
+        ),
+    ],
+)
 def test_arrays_that_do_not_lie_one_after_another(header, data, match, tmp_path):
     path = tmp_path / "m.safetensors"
     path.write_bytes(len(header).to_bytes(8, "little") + header.encode() + b"\0" * data)
-    with pytest.raises(ValueError, match=f"m.safetensors is not a complete .safetensors file: {match}"):
+    with pytest.raises(
+        ValueError, match=f"m.safetensors is not a complete .safetensors file: {match}"
+    ):
         _files.read(path)
 
 

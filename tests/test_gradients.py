@@ -22,7 +22,9 @@ def compare(function, array, gradient, rng, name, scale, most=12):
     flat = rng.permutation(array.size)[:most]
     for index in zip(*np.unravel_index(flat, array.shape)):
         numeric = difference(function, array, index)
-        assert abs(numeric - gradient[index]) <= 1e-6 * scale, f"{name}{index}: {numeric} and {gradient[index]}"
+        assert abs(numeric - gradient[index]) <= 1e-6 * scale, (
+            f"{name}{index}: {numeric} and {gradient[index]}"
+        )
 
 
 @pytest.mark.parametrize("masks", [False, True], ids=["", "masks"])

@@ -16,17 +16,46 @@ def includes(path):
     return re.findall(r'^\s*#\s*include\s+[<"]([^>"]+)[>"]', path.read_text(), re.M)
 
 
-@pytest.mark.parametrize("folder, own", [
-    ("include", {"smm_typed.h"}),
-    ("kernels", {"kernels.h", "kernels_table.h", "kernels_tpl.h", "elementary.h", "sets.h"} | {p.name for p in (CSRC / "kernels").glob("vec_*.h")}),
-    ("core", {"smm.h", "kernels.h", "core.h", "parallel.h"} | {p.name for p in (CSRC / "core").glob("*_tpl.h")}),
-    ("python", {"smm.h", "binding.h"}),
-])
+@pytest.mark.parametrize(
+    "folder, own",
+    [
+        ("include", {"smm_typed.h"}),
+        (
+            "kernels",
+            {"kernels.h", "kernels_table.h", "kernels_tpl.h", "elementary.h", "sets.h"}
+            | {p.name for p in (CSRC / "kernels").glob("vec_*.h")},
+        ),
+        (
+            "core",
+            {"smm.h", "kernels.h", "core.h", "parallel.h"}
+            | {p.name for p in (CSRC / "core").glob("*_tpl.h")},
+        ),
+        ("python", {"smm.h", "binding.h"}),
+    ],
+)
 def test_c_includes(folder, own):
-    system = {"include": {"stddef.h", "stdint.h"},
-              "kernels": {"stddef.h", "stdint.h", "stdlib.h", "string.h", "math.h", "immintrin.h", "arm_neon.h"},
-              "core": {"stddef.h", "stdint.h", "stdlib.h", "string.h", "math.h", "omp.h", "sys/mman.h"},
-              "python": {"Python.h", "numpy/arrayobject.h", "stdlib.h", "string.h", "pthread.h", "unistd.h", "sched.h"}}[folder]
+    system = {
+        "include": {"stddef.h", "stdint.h"},
+        "kernels": {
+            "stddef.h",
+            "stdint.h",
+            "stdlib.h",
+            "string.h",
+            "math.h",
+            "immintrin.h",
+            "arm_neon.h",
+        },
+        "core": {"stddef.h", "stdint.h", "stdlib.h", "string.h", "math.h", "omp.h", "sys/mman.h"},
+        "python": {
+            "Python.h",
+            "numpy/arrayobject.h",
+            "stdlib.h",
+            "string.h",
+            "pthread.h",
+            "unistd.h",
+            "sched.h",
+        },
+    }[folder]
     files = list((CSRC / folder).glob("*.[ch]"))
     assert files
     for path in files:
@@ -50,25 +79,41 @@ def imported(path):
             yield "." * node.level + (node.module or "")
 
 
-@pytest.mark.parametrize("pattern, forbidden", [
-    ("smm_py/*.py", ("torch", "examples", "scipy", ".torch")),
-    ("smm_py/torch/*.py", ("examples", "scipy")),
-    ("examples/data/*.py", ("torch", "smm_py")),
-    ("examples/metrics/__init__.py", ("torch", "smm_py", ".inception")),
-    ("examples/metrics/frechet.py", ("torch", "smm_py")),
-])
+@pytest.mark.parametrize(
+    "pattern, forbidden",
+    [
+        ("smm_py/*.py", ("torch", "examples", "scipy", ".torch")),
+        ("smm_py/torch/*.py", ("examples", "scipy")),
+        ("examples/data/*.py", ("torch", "smm_py")),
+        ("examples/metrics/__init__.py", ("torch", "smm_py", ".inception")),
+        ("examples/metrics/frechet.py", ("torch", "smm_py")),
+    ],
+)
 def test_python_imports(pattern, forbidden):
     files = list(ROOT.glob(pattern))
     assert files
     for path in files:
         for name in imported(path):
-            assert not any(name == f or name.startswith(f + ".") for f in forbidden), f"{path.name} imports {name}"
+            assert not any(name == f or name.startswith(f + ".") for f in forbidden), (
+                f"{path.name} imports {name}"
+            )
 
 
 def test_mypy():
     pytest.importorskip("mypy")
-    done = subprocess.run([sys.executable, "-m", "mypy", "--ignore-missing-imports", "smm_py/__init__.py", "smm_py/_modules.py"],
-                          cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "mypy",
+            "--ignore-missing-imports",
+            "smm_py/__init__.py",
+            "smm_py/_modules.py",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout
 
 
@@ -76,5 +121,7 @@ def test_source_folder_without_a_build_says_what_to_do(tmp_path):
     (tmp_path / "smm_py").mkdir()
     for path in (ROOT / "smm_py").glob("*.py"):
         (tmp_path / "smm_py" / path.name).write_text(path.read_text())
-    done = subprocess.run([sys.executable, "-S", "-c", "import smm_py"], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", "import smm_py"], cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.returncode != 0 and "pip install" in done.stderr

@@ -11,7 +11,9 @@ from cases import build, inputs
 
 import smm_py
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from Linux's /proc")
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="memory is read from Linux's /proc"
+)
 
 
 def kibibytes(key):
@@ -35,8 +37,22 @@ def test_counts_stay_flat():
     out = core.forward(*good)
     d_slots = np.ones_like(out[0])
     held = [config, x, params, mean, log_std, d_slots, out[-1], *params, None, np.dtype("float32")]
-    bad = [(1, None), (1, x.astype(float)), (1, x[0]), (2, params[:-1]), (2, (*params[:-1], x)), (3, None), (4, mean[:, :1]),
-           (5, mean), (6, mean), (7, x), (8, 0), (8, "a"), (0, None), (9, core)]
+    bad = [
+        (1, None),
+        (1, x.astype(float)),
+        (1, x[0]),
+        (2, params[:-1]),
+        (2, (*params[:-1], x)),
+        (3, None),
+        (4, mean[:, :1]),
+        (5, mean),
+        (6, mean),
+        (7, x),
+        (8, 0),
+        (8, "a"),
+        (0, None),
+        (9, core),
+    ]
 
     def calls(count):
         for i in range(count):
@@ -44,7 +60,7 @@ def test_counts_stay_flat():
             core.backward(*good[:9], out[-1], d_slots, None)
             where, what = bad[i % len(bad)]
             try:
-                core.forward(*good[:where], what, *good[where + 1:])
+                core.forward(*good[:where], what, *good[where + 1 :])
             except (TypeError, ValueError):
                 pass
             try:
@@ -77,11 +93,24 @@ print((kibibytes("VmHWM") - before) * 1024 - sum(g.nbytes for g in grads.values(
 """
 
 
-@pytest.mark.parametrize("case", ["SlotMixture keep 8 16384", "SlotMixture recompute 1 300000", "SlotAttention keep 1 300000",
-                                  "GaussianMixture keep 1 300000", "KMeans keep 1 300000"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        "SlotMixture keep 8 16384",
+        "SlotMixture recompute 1 300000",
+        "SlotAttention keep 1 300000",
+        "GaussianMixture keep 1 300000",
+        "KMeans keep 1 300000",
+    ],
+)
 def test_peak_of_a_large_call(case):
     """Forward and backward through every step, K=11 D=64: at most 64 MiB beyond inputs, outputs and gradients."""
-    done = subprocess.run([sys.executable, "-c", MEASURE, *case.split()], capture_output=True, text=True, cwd=Path(__file__).parent)
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, *case.split()],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent,
+    )
     assert done.returncode == 0, done.stderr
     left = 4 * 2**20  # at most, by the small call before, whose memory is used again
     assert -left < int(done.stdout) <= 64 * 2**20, f"{int(done.stdout) / 2**20:.1f} MiB"
@@ -91,14 +120,22 @@ def test_peak_of_a_large_call(case):
 @pytest.mark.parametrize("norm_kv", [True, False])
 def test_gradients_do_not_tell_whether_activations_were_saved(gradient, norm_kv):
     """Two images are more than forward saves the inputs' MLP of, one is not: the same bits."""
-    module = smm_py.SlotMixture(dim=8, hidden_dim=4096, num_slots=3, num_iters=2, norm_kv=norm_kv, gradient=gradient)
+    module = smm_py.SlotMixture(
+        dim=8, hidden_dim=4096, num_slots=3, num_iters=2, norm_kv=norm_kv, gradient=gradient
+    )
     x, call = inputs(module, 2, 1400)
-    both, d_slots = module(x, **call), np.random.default_rng(1).standard_normal((2, 3, 8)).astype("float32")
-    each = [module(x[i:i + 1], init={n: v[i:i + 1] for n, v in call["init"].items()}) for i in range(2)]
+    both, d_slots = (
+        module(x, **call),
+        np.random.default_rng(1).standard_normal((2, 3, 8)).astype("float32"),
+    )
+    each = [
+        module(x[i : i + 1], init={n: v[i : i + 1] for n, v in call["init"].items()})
+        for i in range(2)
+    ]
     assert both._call["saved"].size < smm_py._core.SAVED_MOST // 2 < each[0]._call["saved"].size
     whole = module.backward(both, d_slots)
     for i, out in enumerate(each):
-        alone = module.backward(out, d_slots[i:i + 1])
+        alone = module.backward(out, d_slots[i : i + 1])
         for name in ("x", "mean", "log_std"):
             assert alone[name][0].tobytes() == whole[name][i].tobytes(), name
         assert np.abs(alone["x"]).max() > 0

@@ -9,7 +9,13 @@ import pytest
 from examples import metrics
 from examples.data.properties import encode
 
-NEAR = {"3d_coords": [0, 0, 0.7], "size": "large", "material": "metal", "shape": "cube", "color": "red"}
+NEAR = {
+    "3d_coords": [0, 0, 0.7],
+    "size": "large",
+    "material": "metal",
+    "shape": "cube",
+    "color": "red",
+}
 
 
 def scene(*objects):
@@ -44,7 +50,7 @@ def test_distance_must_be_below_the_threshold():
     for shift, expected in ((0.4999, 1), (0.5001, 0)):
         assert ap([predicted((RED, shift, 1))], [scene(NEAR)], 0.5) == expected
     exact = predicted((RED, 0, 1))
-    exact[0, 0] = 0.25 # 0.75 in CLEVR's units, without rounding
+    exact[0, 0] = 0.25  # 0.75 in CLEVR's units, without rounding
     assert ap([exact], [scene(NEAR)], 0.75) == 0 and ap([exact], [scene(NEAR)], 0.76) == 1
 
 
@@ -109,7 +115,9 @@ def test_ari_is_scikit_learns(foreground):
 
 
 def test_ari_without_foreground():
-    assert metrics.adjusted_rand_index(np.zeros((1, 5), int), np.arange(5)[None], foreground=True) == 1
+    assert (
+        metrics.adjusted_rand_index(np.zeros((1, 5), int), np.arange(5)[None], foreground=True) == 1
+    )
 
 
 def test_best_overlap_by_hand():
@@ -138,7 +146,10 @@ def test_matching_is_one_to_one_and_the_best_in_sum():
     assert metrics.mean_iou(true, guess) == pytest.approx((3 / 4 + 0) / 2)
     # object 1 (9 pixels) takes 4 of group 0 and 5 of group 1; object 2 (5 pixels) is the rest of group 1:
     # greedy gives object 1 group 1 (5/14) and object 2 nothing; the best sum is 4/9 + 5/10
-    true, guess = np.repeat([[1, 1, 2]], [4, 5, 5], axis=1), np.repeat([[0, 1, 1]], [4, 5, 5], axis=1)
+    true, guess = (
+        np.repeat([[1, 1, 2]], [4, 5, 5], axis=1),
+        np.repeat([[0, 1, 1]], [4, 5, 5], axis=1),
+    )
     assert metrics.mean_iou(true, guess) == pytest.approx((4 / 9 + 5 / 10) / 2)
     # groups without an object cost nothing, objects that are not there neither; labels may have gaps
     true, guess = np.array([[0, 0, 0, 5, 5, 9]]), np.array([[1, 2, 3, 0, 0, 4]])
@@ -162,8 +173,10 @@ def test_frechet_distance_of_gaussians_in_closed_form():
     widths1, widths2 = rng.uniform(0, 3, 50), rng.uniform(0, 3, 50)
     widths1[:10] = widths2[5:20] = 0
     mean1, mean2 = rng.normal(size=(2, 50))
-    found = metrics.frechet_distance(mean1, axes * widths1**2 @ axes.T, mean2, axes * widths2**2 @ axes.T)
-    assert abs(found - (((mean1 - mean2)**2).sum() + ((widths1 - widths2)**2).sum())) < 1e-8
+    found = metrics.frechet_distance(
+        mean1, axes * widths1**2 @ axes.T, mean2, axes * widths2**2 @ axes.T
+    )
+    assert abs(found - (((mean1 - mean2) ** 2).sum() + ((widths1 - widths2) ** 2).sum())) < 1e-8
     # the optimal map x -> A x, A symmetric: the distance between N(0, C) and N(0, A C A) is tr((A - 1) C (A - 1))
     mean, cov = gaussian(rng, 30)
     push = gaussian(rng, 30)[1] / 30
@@ -180,20 +193,55 @@ def test_feature_statistics():
     mean, cov = metrics.feature_statistics(features)
     wide = features.astype(np.float64)
     assert mean.dtype == cov.dtype == np.float64
-    assert np.abs(mean - wide.mean(0)).max() < 1e-14 and np.abs(cov - np.cov(wide, rowvar=False)).max() < 1e-14
+    assert (
+        np.abs(mean - wide.mean(0)).max() < 1e-14
+        and np.abs(cov - np.cov(wide, rowvar=False)).max() < 1e-14
+    )
 
 
 def test_frechet_errors():
     mean, cov = np.zeros(2), np.eye(2)
     for call, error, match in (
-        (lambda: metrics.frechet_distance(mean, cov, np.zeros(3), np.eye(3)), ValueError, r"mean2 must have mean1's shape \(2,\)"),
-        (lambda: metrics.frechet_distance(mean, np.eye(3), mean, cov), ValueError, r"cov1 must have shape \(2, 2\), got \(3, 3\)"),
-        (lambda: metrics.frechet_distance(mean, cov, mean, [[1, 2], [0, 1]]), ValueError, "cov2 must be symmetric"),
-        (lambda: metrics.frechet_distance(mean, cov, mean, -cov), ValueError, "cov2 must be positive semidefinite, got .* -1"),
-        (lambda: metrics.frechet_distance(mean * np.nan, cov, mean, cov), ValueError, "mean1 must be finite"),
-        (lambda: metrics.frechet_distance(mean, cov > 0, mean, cov), TypeError, "cov1 must hold numbers, got bool"),
-        (lambda: metrics.feature_statistics(np.zeros((1, 3))), ValueError, r"N at least 2, got \(1, 3\)"),
-        (lambda: metrics.feature_statistics(np.full((4, 3), np.inf)), ValueError, "features must be finite"),
+        (
+            lambda: metrics.frechet_distance(mean, cov, np.zeros(3), np.eye(3)),
+            ValueError,
+            r"mean2 must have mean1's shape \(2,\)",
+        ),
+        (
+            lambda: metrics.frechet_distance(mean, np.eye(3), mean, cov),
+            ValueError,
+            r"cov1 must have shape \(2, 2\), got \(3, 3\)",
+        ),
+        (
+            lambda: metrics.frechet_distance(mean, cov, mean, [[1, 2], [0, 1]]),
+            ValueError,
+            "cov2 must be symmetric",
+        ),
+        (
+            lambda: metrics.frechet_distance(mean, cov, mean, -cov),
+            ValueError,
+            "cov2 must be positive semidefinite, got .* -1",
+        ),
+        (
+            lambda: metrics.frechet_distance(mean * np.nan, cov, mean, cov),
+            ValueError,
+            "mean1 must be finite",
+        ),
+        (
+            lambda: metrics.frechet_distance(mean, cov > 0, mean, cov),
+            TypeError,
+            "cov1 must hold numbers, got bool",
+        ),
+        (
+            lambda: metrics.feature_statistics(np.zeros((1, 3))),
+            ValueError,
+            r"N at least 2, got \(1, 3\)",
+        ),
+        (
+            lambda: metrics.feature_statistics(np.full((4, 3), np.inf)),
+            ValueError,
+            "features must be finite",
+        ),
     ):
         with pytest.raises(error, match=match):
             call()
@@ -211,7 +259,7 @@ def inception(tmp_path):
 
         def forward(self, images, return_features: bool = False):
             assert return_features and images.dtype == torch.uint8
-            return images.double().flatten(1)[:, :self.features]
+            return images.double().flatten(1)[:, : self.features]
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyTorch deprecates TorchScript
@@ -226,13 +274,25 @@ def test_inception_features(inception):
 
     images = np.random.default_rng(0).integers(0, 256, (7, 32, 32, 3), dtype=np.uint8)
     features = inception_features(inception / "2048.pt", images, batch_size=3)
-    assert features.dtype == np.float32 and np.array_equal(features, images.transpose(0, 3, 1, 2).reshape(7, -1)[:, :2048])
+    assert features.dtype == np.float32 and np.array_equal(
+        features, images.transpose(0, 3, 1, 2).reshape(7, -1)[:, :2048]
+    )
     for name, pictures, error, match in (
-        ("192.pt", images, ValueError, r"192.pt must give features of shape \(7, 2048\), got \(7, 192\): no FID"),
+        (
+            "192.pt",
+            images,
+            ValueError,
+            r"192.pt must give features of shape \(7, 2048\), got \(7, 192\): no FID",
+        ),
         ("text.pt", images, ValueError, "text.pt is no TorchScript"),
         ("none.pt", images, FileNotFoundError, "none.pt is missing"),
         ("2048.pt", images / 255, TypeError, "images must hold uint8, got float64"),
-        ("2048.pt", images[0], ValueError, r"images must have shape \(N, H, W, 3\), got \(32, 32, 3\)"),
+        (
+            "2048.pt",
+            images[0],
+            ValueError,
+            r"images must have shape \(N, H, W, 3\), got \(32, 32, 3\)",
+        ),
     ):
         with pytest.raises(error, match=match):
             inception_features(inception / name, pictures)
@@ -241,13 +301,41 @@ def test_inception_features(inception):
 def test_errors():
     good = np.zeros((2, 3, 19))
     for call, error, match in (
-        (lambda: metrics.average_precision(good[0], good), ValueError, r"predictions must have shape"),
-        (lambda: metrics.average_precision(good, good[:1]), ValueError, "targets must be of as many images"),
-        (lambda: metrics.average_precision(good * np.nan, good), ValueError, "predictions must be finite"),
-        (lambda: metrics.adjusted_rand_index(np.zeros((2, 3)), np.zeros((2, 3), int)), TypeError, "true must hold integers"),
-        (lambda: metrics.adjusted_rand_index(np.zeros((2, 3), int), np.zeros((2, 4), int)), ValueError, "predicted must have"),
-        (lambda: metrics.mean_iou(np.zeros((2, 3), int), np.zeros((2, 4), int)), ValueError, "predicted must have"),
-        (lambda: metrics.mean_best_overlap(np.zeros((2, 3), int) - 1, np.zeros((2, 3), int)), ValueError, "at least 0, got -1"),
+        (
+            lambda: metrics.average_precision(good[0], good),
+            ValueError,
+            r"predictions must have shape",
+        ),
+        (
+            lambda: metrics.average_precision(good, good[:1]),
+            ValueError,
+            "targets must be of as many images",
+        ),
+        (
+            lambda: metrics.average_precision(good * np.nan, good),
+            ValueError,
+            "predictions must be finite",
+        ),
+        (
+            lambda: metrics.adjusted_rand_index(np.zeros((2, 3)), np.zeros((2, 3), int)),
+            TypeError,
+            "true must hold integers",
+        ),
+        (
+            lambda: metrics.adjusted_rand_index(np.zeros((2, 3), int), np.zeros((2, 4), int)),
+            ValueError,
+            "predicted must have",
+        ),
+        (
+            lambda: metrics.mean_iou(np.zeros((2, 3), int), np.zeros((2, 4), int)),
+            ValueError,
+            "predicted must have",
+        ),
+        (
+            lambda: metrics.mean_best_overlap(np.zeros((2, 3), int) - 1, np.zeros((2, 3), int)),
+            ValueError,
+            "at least 0, got -1",
+        ),
     ):
         with pytest.raises(error, match=match):
             call()

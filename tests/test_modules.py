@@ -50,7 +50,13 @@ def test_strides_and_read_only(name):
 def test_inputs_are_not_modified(name):
     module = build(name)
     x, call = inputs(module, masks=True)
-    arrays = [x, call["mask"], call["slot_mask"], *call["init"].values(), *module.parameters.values()]
+    arrays = [
+        x,
+        call["mask"],
+        call["slot_mask"],
+        *call["init"].values(),
+        *module.parameters.values(),
+    ]
     before = [a.copy() for a in arrays]
     everything(module, x, call)
     assert all(np.array_equal(a, b) for a, b in zip(arrays, before))
@@ -109,7 +115,9 @@ def test_seeds(name):
 
 
 @pytest.mark.parametrize("start", ["gaussian", "inputs"])
-@pytest.mark.parametrize("kind", [smm_py.SlotAttention, smm_py.SlotMixture, smm_py.KMeans, smm_py.GaussianMixture])
+@pytest.mark.parametrize(
+    "kind", [smm_py.SlotAttention, smm_py.SlotMixture, smm_py.KMeans, smm_py.GaussianMixture]
+)
 def test_starts_and_numbers_for_one_call(kind, start):
     module = kind(dim=8, num_slots=3, start=start)
     x = np.random.default_rng(0).standard_normal((2, 20, 8)).astype("float32")
@@ -140,7 +148,10 @@ def test_copies_and_pickles(name):
     x, call = inputs(module)
     out = module(x, **call)
     module.notes = ["a subclass may have more"]
-    assert copy.deepcopy(module).notes == module.notes and copy.deepcopy(module).notes is not module.notes
+    assert (
+        copy.deepcopy(module).notes == module.notes
+        and copy.deepcopy(module).notes is not module.notes
+    )
     module.owner = {"of": module}
     assert (twin := copy.deepcopy(module)).owner["of"] is twin
     del module.owner
@@ -206,7 +217,10 @@ def test_numbers_of_any_size(name, scale):
     """Finite, or a ValueError that says why."""
     module = build(name, dtype="float32")
     x, call = inputs(module)
-    for init in (call["init"], {k: (v * scale if k != "log_std" else v) for k, v in call["init"].items()}):
+    for init in (
+        call["init"],
+        {k: (v * scale if k != "log_std" else v) for k, v in call["init"].items()},
+    ):
         try:
             out = module(np.float32(x * scale), init=init, attention=True)
             grads = module.backward(out, np.ones_like(out.slots))
@@ -223,16 +237,27 @@ def test_simd_sets_agree(name):
     module, exact = build(name, dtype="float32"), build(name)
     x, call = inputs(exact, count=70)
     single = {"init": {k: v.astype("float32") for k, v in call["init"].items()}}
-    truth = everything(exact, x.astype("float32").astype(float), {"init": {k: v.astype(float) for k, v in single["init"].items()}})
+    truth = everything(
+        exact,
+        x.astype("float32").astype(float),
+        {"init": {k: v.astype(float) for k, v in single["init"].items()}},
+    )
     exact.parameters = {k: v.astype(float) for k, v in module.parameters.items()}
-    truth = everything(exact, x.astype("float32").astype(float), {"init": {k: v.astype(float) for k, v in single["init"].items()}})
+    truth = everything(
+        exact,
+        x.astype("float32").astype(float),
+        {"init": {k: v.astype(float) for k, v in single["init"].items()}},
+    )
     errors = {}
     try:
         for simd in [s for s, there in sets.items() if there]:
             smm_py._core.select_simd(simd)
             got = everything(module, x.astype("float32"), single)
-            errors[simd] = max(np.abs(got[k] - truth[k]).max() / (np.abs(truth[k]).max() + 1e-3) for k in truth
-                               if k != "d norm_slots.bias")
+            errors[simd] = max(
+                np.abs(got[k] - truth[k]).max() / (np.abs(truth[k]).max() + 1e-3)
+                for k in truth
+                if k != "d norm_slots.bias"
+            )
     finally:
         smm_py._core.select_simd(chosen)
     assert "scalar" in errors
@@ -254,17 +279,26 @@ def test_show_config(capsys):
 
 def test_import_is_light():
     """NumPy and the extension alone."""
-    code = ("import sys, numpy; before = set(sys.modules); import smm_py; new = set(sys.modules) - before;"
-            "print(*(m for m in new if m.split('.')[0] in ('torch', 'scipy', 'matplotlib', 'PIL', 'sklearn', 'tqdm')))")
+    code = (
+        "import sys, numpy; before = set(sys.modules); import smm_py; new = set(sys.modules) - before;"
+        "print(*(m for m in new if m.split('.')[0] in ('torch', 'scipy', 'matplotlib', 'PIL', 'sklearn', 'tqdm')))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
 
 
 def test_forced_simd():
     code = "import smm_py; print(smm_py._core.simd()[0])"
+
     def run(value):
         import os
-        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
-                              env={**os.environ, "SMM_SIMD": value})
+
+        return subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "SMM_SIMD": value},
+        )
+
     assert run("scalar").stdout.strip() == "scalar"
     assert "SMM_SIMD must name" in run("avx1024").stderr

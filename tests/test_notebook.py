@@ -13,6 +13,11 @@ FOLDER = Path(__file__).resolve().parents[1] / "docs" / "notebooks"
 def test_first_slots():
     notebook = nbformat.read(FOLDER / "first_slots.ipynb", as_version=4)
     cells = [c for c in notebook.cells if c.cell_type == "code"]
-    assert all(c.execution_count for c in cells) and sum(bool(c.outputs) for c in cells) > len(cells) / 2
+    assert (
+        all(c.execution_count for c in cells)
+        and sum(bool(c.outputs) for c in cells) > len(cells) / 2
+    )
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(FOLDER)}}).execute()
-    assert not [o for c in cells for o in c.outputs if o.output_type == "error" or o.get("name") == "stderr"]
+    assert not [
+        o for c in cells for o in c.outputs if o.output_type == "error" or o.get("name") == "stderr"
+    ]

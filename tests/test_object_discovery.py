@@ -24,8 +24,20 @@ from smm_py.torch import GaussianMixture  # noqa: E402
 from smm_py.torch._lean import Result  # noqa: E402
 
 NAME = "object_discovery"
-SMALL = ["--pictures", "40", "--batch-size", "8", "--max-objects", "3", "--threads", "1", "--evaluate-every", "1000",
-         "--precision", "float32"]
+SMALL = [
+    "--pictures",
+    "40",
+    "--batch-size",
+    "8",
+    "--max-objects",
+    "3",
+    "--threads",
+    "1",
+    "--evaluate-every",
+    "1000",
+    "--precision",
+    "float32",
+]
 
 
 def count(module):
@@ -36,27 +48,51 @@ def count(module):
 def test_the_papers_preset(model):
     """Layers and numbers of parameters of Tables 5 and 6, on a picture of 128 x 128; and a step."""
     config = Config.from_preset("paper", model=model)
-    assert (config.steps, config.batch_size, config.image_size, config.slots, config.lr) == (300_000, 64, 128, 11, 4e-4)
-    assert (config.train_iters, config.clip, Config.from_preset("paper", max_objects=6).slots) == (3, None, 7)
-    assert (Config.from_preset("tiny").temperature, Config.from_preset("tiny", variant="paper").temperature) == (0.7, None)
+    assert (config.steps, config.batch_size, config.image_size, config.slots, config.lr) == (
+        300_000,
+        64,
+        128,
+        11,
+        4e-4,
+    )
+    assert (config.train_iters, config.clip, Config.from_preset("paper", max_objects=6).slots) == (
+        3,
+        None,
+        7,
+    )
+    assert (
+        Config.from_preset("tiny").temperature,
+        Config.from_preset("tiny", variant="paper").temperature,
+    ) == (0.7, None)
     net = build_model(config)
     convolution = 64 * 64 * 25 + 64
     assert [count(m) for m in net.encoder if count(m)] == [3 * 64 * 25 + 64, *[convolution] * 3]
     assert [m.stride[0] for m in net.encoder if count(m)] == [1] * 4
-    assert [count(m) for m in (net.position, net.norm, net.mlp)] == [5 * 64, 2 * 64, 2 * (64 * 64 + 64)]
+    assert [count(m) for m in (net.position, net.norm, net.mlp)] == [
+        5 * 64,
+        2 * 64,
+        2 * (64 * 64 + 64),
+    ]
     assert count(net.decoder.position) == 5 * 64
     layers = [m for m in net.decoder.layers if count(m)]
     assert [count(m) for m in layers] == [*[convolution] * 5, 64 * 4 * 9 + 4]
     sizes = []
     for layer in layers:
-        layer.register_forward_hook(lambda module, inputs, output: sizes.append(tuple(output.shape[1:])))
+        layer.register_forward_hook(
+            lambda module, inputs, output: sizes.append(tuple(output.shape[1:]))
+        )
     image = torch.rand(1, 3, 128, 128)
     assert net.features(image).shape == (1, 128 * 128, 64)
     scene = net(image, [0])
-    assert net.decoder.grid == 8 and sizes == [*((64, s, s) for s in (16, 32, 64, 128, 128)), (4, 128, 128)]
+    assert net.decoder.grid == 8 and sizes == [
+        *((64, s, s) for s in (16, 32, 64, 128, 128)),
+        (4, 128, 128),
+    ]
     assert scene.pictures.shape == (1, 11, 3, 128, 128)
     (scene.reconstruction - image).square().mean().backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters() if p.requires_grad)
+    assert all(
+        p.grad is not None and p.grad.isfinite().all() for p in net.parameters() if p.requires_grad
+    )
 
 
 @pytest.mark.parametrize("model", ["smm", "sa", "kmeans", "gmm"])
@@ -80,13 +116,21 @@ def test_iterations_of_a_step():
 
 
 def test_the_position_embedding_starts_larger():
-    usual, larger = (build_model(Config.from_preset("tiny", position_scale=scale)).state_dict() for scale in (1.0, 4.0))
+    usual, larger = (
+        build_model(Config.from_preset("tiny", position_scale=scale)).state_dict()
+        for scale in (1.0, 4.0)
+    )
     key = "position.linear.weight"
-    assert torch.equal(larger.pop(key), 4 * usual.pop(key)) and all(torch.equal(larger[name], usual[name]) for name in usual)
+    assert torch.equal(larger.pop(key), 4 * usual.pop(key)) and all(
+        torch.equal(larger[name], usual[name]) for name in usual
+    )
 
 
 def test_configuration():
-    assert Config.from_preset("tiny", max_objects=6).slots == 7 and Config.from_preset("tiny", max_objects=6, slots=4).slots == 4
+    assert (
+        Config.from_preset("tiny", max_objects=6).slots == 7
+        and Config.from_preset("tiny", max_objects=6, slots=4).slots == 4
+    )
     assert Config.from_preset("tiny", data="somewhere").slots == 11  # CLEVR's ten objects
     with pytest.raises(ValueError, match="image_size must be a multiple of 4, got 30"):
         Config.from_preset("tiny", image_size=30)
@@ -102,28 +146,45 @@ def test_data_with_few_objects(tmp_path):
     miniature.shapestacks(tmp_path / "stacks")
     config = Config.from_preset("tiny", data=str(tmp_path / "stacks"), max_objects=3)
     with pytest.raises(ValueError, match="has no properties of objects to predict"):
-        open_pictures(Config.from_preset("tiny", data=config.data), "train", fields=("image", "target"))
-    with pytest.raises(ValueError, match="max_objects must be 10 with the data set shapestacks, .* got 3"):
+        open_pictures(
+            Config.from_preset("tiny", data=config.data), "train", fields=("image", "target")
+        )
+    with pytest.raises(
+        ValueError, match="max_objects must be 10 with the data set shapestacks, .* got 3"
+    ):
         open_pictures(config, "train")
 
 
 def test_learning_rate_of_the_papers_preset():
     config = Config.from_preset("paper")
     rate = {s: warm_up_and_decay(config, s) for s in (0, 5_000, 10_000, 100_000, 300_000)}
-    assert rate[0] == 0 and rate[5_000] == pytest.approx(2e-4 * 0.5**0.05) and rate[10_000] == pytest.approx(4e-4 * 0.5**0.1)
+    assert (
+        rate[0] == 0
+        and rate[5_000] == pytest.approx(2e-4 * 0.5**0.05)
+        and rate[10_000] == pytest.approx(4e-4 * 0.5**0.1)
+    )
     assert rate[100_000] == pytest.approx(2e-4) and rate[300_000] == pytest.approx(5e-5)
 
 
 def test_groups_have_rates_and_clipping_of_their_own():
     """A group's steps are those of a run without the other group."""
+
     def trained(which, folder="."):
         torch.manual_seed(0)
         net = torch.nn.ModuleDict({"a": torch.nn.Linear(2, 1), "b": torch.nn.Linear(2, 1)})
         config = Config.from_preset("tiny", steps=4, clip=0.1)
         rates = {"a": lambda config, step: 0.1, "b": lambda config, step: 0.01 * (step + 1)}
         x = torch.ones(3, 2)
-        loop = Loop(net, config, folder, lambda model, step, indices: sum(50.0 ** (n == "b") * net[n](x).square().mean() for n in which),
-                    None, [(list(net[n].parameters()), rates[n]) for n in which])
+        loop = Loop(
+            net,
+            config,
+            folder,
+            lambda model, step, indices: sum(
+                50.0 ** (n == "b") * net[n](x).square().mean() for n in which
+            ),
+            None,
+            [(list(net[n].parameters()), rates[n]) for n in which],
+        )
         for _ in range(4):
             loop.one_step()
         return {n: net[n].weight.detach() for n in which}
@@ -145,7 +206,11 @@ class Drawn:
 
     def model(self, found):
         net = torch.nn.Linear(1, 1)
-        masks = torch.nn.functional.one_hot(torch.from_numpy(found), 3).permute(0, 3, 1, 2)[:, :, None].float()
+        masks = (
+            torch.nn.functional.one_hot(torch.from_numpy(found), 3)
+            .permute(0, 3, 1, 2)[:, :, None]
+            .float()
+        )
         net.forward = lambda images, seeds, iters: Scene(images * 0 + 0.5, None, masks, None)
         return net
 
@@ -154,26 +219,67 @@ def test_figures_of_known_masks():
     data = Drawn()
     pictures = Pictures(data, ("image", "mask"), quiet=True)
     config = SimpleNamespace(eval_iters=3)
-    right = figures(data.model((data.truth + 1) % 3), pictures, config)  # which slot has which object is free
+    right = figures(
+        data.model((data.truth + 1) % 3), pictures, config
+    )  # which slot has which object is free
     assert right == {"mse": 0.25, "ari": 1.0, "fg_ari": 1.0, "mbo": 1.0, "miou": 1.0}
-    merged = figures(data.model(np.minimum(data.truth, 1)), pictures, config)  # the second picture's objects are one
+    merged = figures(
+        data.model(np.minimum(data.truth, 1)), pictures, config
+    )  # the second picture's objects are one
     assert merged["fg_ari"] == 0.5 and 0 < merged["ari"] < 1
-    assert merged["mbo"] == pytest.approx((1 + 0.5) / 2) and merged["miou"] == pytest.approx((1 + 0.25) / 2)
-    assert figures(data.model(data.truth), Pictures(data, ("image",), quiet=True), config) == {"mse": 0.25}  # without true masks
+    assert merged["mbo"] == pytest.approx((1 + 0.5) / 2) and merged["miou"] == pytest.approx(
+        (1 + 0.25) / 2
+    )
+    assert figures(data.model(data.truth), Pictures(data, ("image",), quiet=True), config) == {
+        "mse": 0.25
+    }  # without true masks
 
 
 def test_pictures_without_masks(tmp_path):
     """A folder of one's own: trained on, and measured by the error alone."""
     for i in range(3):
         miniature.save(miniature.picture(i, 20, 30), tmp_path / "data" / f"{i}.png")
-    short = ["--steps", "2", "--batch-size", "2", "--image-size", "16", "--evaluate-every", "1", "--draws", "1", "--precision", "float32"]
-    found = run(PIPELINE, ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "run"), *short])
-    assert found["images"] == 3 and found["mse"] > 0 and not {"ari", "fg_ari", "mbo", "miou"} & set(found)
+    short = [
+        "--steps",
+        "2",
+        "--batch-size",
+        "2",
+        "--image-size",
+        "16",
+        "--evaluate-every",
+        "1",
+        "--draws",
+        "1",
+        "--precision",
+        "float32",
+    ]
+    found = run(
+        PIPELINE, ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "run"), *short]
+    )
+    assert (
+        found["images"] == 3
+        and found["mse"] > 0
+        and not {"ari", "fg_ari", "mbo", "miou"} & set(found)
+    )
     assert (tmp_path / "run" / "discovery.png").stat().st_size > 1000
     # what was trained on scenes of four objects reads all pictures of other data
     run(PIPELINE, ["train", "--out", str(tmp_path / "scenes"), "--pictures", "4", *short])
     miniature.clevr_mirror(tmp_path / "mirror")
-    assert run(PIPELINE, ["eval", "--out", str(tmp_path / "scenes"), "--data", str(tmp_path / "mirror"), "--split", "all"])["images"] == 6
+    assert (
+        run(
+            PIPELINE,
+            [
+                "eval",
+                "--out",
+                str(tmp_path / "scenes"),
+                "--data",
+                str(tmp_path / "mirror"),
+                "--split",
+                "all",
+            ],
+        )["images"]
+        == 6
+    )
 
 
 def test_a_process_reads_its_own_next_batch_ahead(monkeypatch):
@@ -191,7 +297,9 @@ def test_a_process_reads_its_own_next_batch_ahead(monkeypatch):
 
     pictures = Pictures(Numbers())
     read.clear()
-    for step in range(3):  # the second of two processes, which take two pictures of a batch of four each
+    for step in range(
+        3
+    ):  # the second of two processes, which take two pictures of a batch of four each
         pictures.train_batch(0, range(4 * step + 2, 4 * step + 4), 4)
     next(iter(pictures.ahead.values())).result()
     assert len(read) == 8  # those of three steps, and of the fourth
@@ -211,14 +319,33 @@ def test_diagnosis_by_hand():
     share = torch.tensor([[[1.0, 0, 0, 0], [1.0, 0, 0, 0], [0, 0.5, 0.25, 0.25]]])
     variance = torch.tensor([[[1e-4, 1.0]] * 4])
     prior = torch.tensor([[0.625, 0.125, 0.125, 0.125]])
-    module = SimpleNamespace(run=lambda x, init, num_iters, return_attention: Result(
-        slots, slots, variance, prior, torch.tensor([3.0 * num_iters]), share if return_attention else None))
+    module = SimpleNamespace(
+        run=lambda x, init, num_iters, return_attention: Result(
+            slots,
+            slots,
+            variance,
+            prior,
+            torch.tensor([3.0 * num_iters]),
+            share if return_attention else None,
+        )
+    )
     found = diagnose(module, torch.zeros(1, 3, 2), None, 2)
-    assert found == {"slots": 4, "used": 2.0, "duplicates": 2.0, "entropy": pytest.approx(0.25), "prior": 0.625, "floor": 0.5,
-                     "log_likelihood": [1.0, 2.0]}
+    assert found == {
+        "slots": 4,
+        "used": 2.0,
+        "duplicates": 2.0,
+        "entropy": pytest.approx(0.25),
+        "prior": 0.625,
+        "floor": 0.5,
+        "log_likelihood": [1.0, 2.0],
+    }
     assert collapse(found) is None
-    for change, words in ((dict(used=1.0), "one slot of 4 holds nearly everything"), (dict(duplicates=3.0), "slots are the same"),
-                          (dict(entropy=0.99), "belongs to all slots alike"), (dict(floor=0.95), "variances are at their floor")):
+    for change, words in (
+        (dict(used=1.0), "one slot of 4 holds nearly everything"),
+        (dict(duplicates=3.0), "slots are the same"),
+        (dict(entropy=0.99), "belongs to all slots alike"),
+        (dict(floor=0.95), "variances are at their floor"),
+    ):
         assert words in collapse({**found, **change})
 
 
@@ -226,7 +353,9 @@ def test_log_likelihood_rises_as_em_must():
     torch.manual_seed(0)
     x = torch.randn(4, 50, 3) * torch.tensor([1.0, 2.0, 0.5]) + (torch.arange(50) % 3)[:, None]
     module = GaussianMixture(dim=3, num_slots=3)
-    found = diagnose(module, x, module.initial_state(x, generator=torch.Generator().manual_seed(0)), 8)["log_likelihood"]
+    found = diagnose(
+        module, x, module.initial_state(x, generator=torch.Generator().manual_seed(0)), 8
+    )["log_likelihood"]
     assert len(found) == 8 and all(b > a for a, b in zip(found, found[1:]))
 
 
@@ -238,9 +367,19 @@ def test_train_then_eval(tmp_path):
     assert first["images"] == 20 and set(first["seeds"]) == {"0", "1"}
     for key in ("mse", "ari", "fg_ari", "mbo", "miou"):
         values = [run[key] for run in first["seeds"].values()]
-        assert first[key] == pytest.approx(np.mean(values)) and first["std"][key] == pytest.approx(np.std(values))
+        assert first[key] == pytest.approx(np.mean(values)) and first["std"][key] == pytest.approx(
+            np.std(values)
+        )
     assert first["seeds"]["0"]["mse"] != first["seeds"]["1"]["mse"]
-    for name in ("config.json", "metrics.jsonl", "model.safetensors", "checkpoint.pt", "curves.png", "discovery.png", "attention.png"):
+    for name in (
+        "config.json",
+        "metrics.jsonl",
+        "model.safetensors",
+        "checkpoint.pt",
+        "curves.png",
+        "discovery.png",
+        "attention.png",
+    ):
         assert (out / "seed-1" / name).stat().st_size > 0, name
     again = result(run_well(NAME, "eval", *options, "--threads", 1))
     assert again["seeds"] == first["seeds"]
@@ -251,16 +390,27 @@ def test_kill_and_resume(tmp_path):
 
 
 def test_two_processes_train_the_same_model(tmp_path):
-    check_two_processes(NAME, [*SMALL, "--temperature", "0.5"], tmp_path)  # where rounding grows less than at 0.7
+    check_two_processes(
+        NAME, [*SMALL, "--temperature", "0.5"], tmp_path
+    )  # where rounding grows less than at 0.7
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (("train", "--image-size", "30"), "image_size must be a multiple of 4, got 30"),
-    (("train", "--max-objects", "11"), "max_objects must be in order and from 1 to 10, got 2 and 11"),
-    (("train", "--least-iters", "4"), "least_iters must be from 1 to train_iters=3, got 4"),
-    (("train", "--position-scale", "0"), "position_scale must be more than 0 and finite, got 0.0"),
-    (("train", "--seeds", "0"), "seeds must be from 1 to 2147483647, got 0"),
-    (("eval",), "eval needs --weights or a trained run"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("train", "--image-size", "30"), "image_size must be a multiple of 4, got 30"),
+        (
+            ("train", "--max-objects", "11"),
+            "max_objects must be in order and from 1 to 10, got 2 and 11",
+        ),
+        (("train", "--least-iters", "4"), "least_iters must be from 1 to train_iters=3, got 4"),
+        (
+            ("train", "--position-scale", "0"),
+            "position_scale must be more than 0 and finite, got 0.0",
+        ),
+        (("train", "--seeds", "0"), "seeds must be from 1 to 2147483647, got 0"),
+        (("eval",), "eval needs --weights or a trained run"),
+    ],
+)
 def test_errors_are_one_line(arguments, message, tmp_path, capsys):
     check_error(NAME, arguments, message, tmp_path, capsys)

@@ -62,7 +62,10 @@ def test_records(tmp_path, pack):
     path = tmp_path / "some.tfrecords"
     path.write_bytes(pack(b"".join(map(miniature.record, contents))))
     assert list(tfrecord.records(path)) == list(enumerate(contents))
-    assert list(tfrecord.records(path, 1, 2)) == [(1, b"one")] and list(tfrecord.records(path, 3)) == []
+    assert (
+        list(tfrecord.records(path, 1, 2)) == [(1, b"one")]
+        and list(tfrecord.records(path, 3)) == []
+    )
 
 
 def test_a_record_as_written_by_hand(tmp_path):
@@ -71,7 +74,9 @@ def test_a_record_as_written_by_hand(tmp_path):
 
     def masked(data):
         crc = plain_crc32c(data)
-        return ((crc >> 15 | crc << 17 & 0xFFFFFFFF) + 0xA282EAD8 & 0xFFFFFFFF).to_bytes(4, "little")
+        return ((crc >> 15 | crc << 17 & 0xFFFFFFFF) + 0xA282EAD8 & 0xFFFFFFFF).to_bytes(
+            4, "little"
+        )
 
     path = tmp_path / "some.tfrecords"
     path.write_bytes(length + masked(length) + b"abc" + masked(b"abc"))
@@ -87,11 +92,15 @@ def test_a_cut_file(tmp_path, pack, at):
     with pytest.raises(ValueError, match=r"some\.tfrecords is cut or damaged at record [012]: "):
         list(tfrecord.records(path))
     if pack is bytes and at < 0:  # also where the record is one that is passed over
-        with pytest.raises(ValueError, match=f"at record 1: it should have 104 bytes, got {104 + at}"):
+        with pytest.raises(
+            ValueError, match=f"at record 1: it should have 104 bytes, got {104 + at}"
+        ):
             list(tfrecord.records(path, 2))
 
 
-@pytest.mark.parametrize("at, what", [(0, "length"), (9, "length"), (13, "content"), (-1, "content")])
+@pytest.mark.parametrize(
+    "at, what", [(0, "length"), (9, "length"), (13, "content"), (-1, "content")]
+)
 def test_wrong_checksums(tmp_path, at, what):
     damaged = bytearray(miniature.record(b"something"))
     damaged[at] ^= 1
@@ -105,9 +114,16 @@ def test_examples():
     pixels = np.array([3, 0, 10, 1, 0], np.uint8)
     floats = np.array([1.5, -2, 0], "<f4")
     one_by_one = miniature.field(2, b"".join(b"\x0d" + f.tobytes() for f in floats))
-    content = miniature.example({"ones": miniature.ones(pixels), "other": miniature.field(3, b""), "packed": miniature.packed(floats),
-                                 "strings": miniature.field(1, miniature.field(1, b"ab\0") + miniature.field(1, b"c")),
-                                 "floats": one_by_one, "triple": miniature.field(1, miniature.field(1, b"\n"))})
+    content = miniature.example(
+        {
+            "ones": miniature.ones(pixels),
+            "other": miniature.field(3, b""),
+            "packed": miniature.packed(floats),
+            "strings": miniature.field(1, miniature.field(1, b"ab\0") + miniature.field(1, b"c")),
+            "floats": one_by_one,
+            "triple": miniature.field(1, miniature.field(1, b"\n")),
+        }
+    )
     found = tfrecord.parse_example(content, ("floats", "packed", "strings", "ones", "triple"))
     assert found["ones"].dtype == np.uint8 and np.array_equal(found["ones"], pixels)
     assert found["strings"].tobytes() == b"ab\0c" and found["triple"].tobytes() == b"\n"
@@ -124,14 +140,23 @@ def test_examples():
 
 def test_clevr_with_masks(tmp_path, monkeypatch):
     expected = miniature.clevr_with_masks(tmp_path, 3)
-    monkeypatch.setattr(clevr_with_masks, "SPLITS", {"train": (0, 2), "val": (2, 9), "test": (9, None), "all": (0, None)})
+    monkeypatch.setattr(
+        clevr_with_masks,
+        "SPLITS",
+        {"train": (0, 2), "val": (2, 9), "test": (9, None), "all": (0, None)},
+    )
     check(data.open_dataset(tmp_path, split="all"), expected)
     check(data.open_dataset(tmp_path), dict(list(expected.items())[:2]))
     check(data.open_dataset(tmp_path, "clevr_with_masks", "val"), {"2": expected["2"]})
     assert len(data.open_dataset(tmp_path, split="test")) == 0
     check(data.open_dataset(tmp_path, split="all", max_objects=2), dict(list(expected.items())[:2]))
-    cropped = {number: (resized(image[29:221, 64:256], 32), resized(mask[29:221, 64:256].astype(np.uint8), 32, Image.Resampling.NEAREST))
-               for number, (image, mask) in expected.items()}
+    cropped = {
+        number: (
+            resized(image[29:221, 64:256], 32),
+            resized(mask[29:221, 64:256].astype(np.uint8), 32, Image.Resampling.NEAREST),
+        )
+        for number, (image, mask) in expected.items()
+    }
     check(data.open_dataset(tmp_path, split="all", size=32), cropped)
 
 
@@ -139,11 +164,20 @@ def test_clevr_with_masks_in_disorder(tmp_path):
     path = tmp_path / "clevr_with_masks_train.tfrecords"
     with pytest.raises(FileNotFoundError, match="clevr_with_masks_train.tfrecords is missing"):
         data.open_dataset(tmp_path, "clevr_with_masks")
-    path.write_bytes(miniature.record(miniature.example({"image": miniature.ones(np.zeros(9, np.uint8))})))
-    with pytest.raises(ValueError, match="record 0 of .*clevr_with_masks_train.tfrecords cannot be read: no feature mask, visibility"):
+    path.write_bytes(
+        miniature.record(miniature.example({"image": miniature.ones(np.zeros(9, np.uint8))}))
+    )
+    with pytest.raises(
+        ValueError,
+        match="record 0 of .*clevr_with_masks_train.tfrecords cannot be read: no feature mask, visibility",
+    ):
         data.open_dataset(tmp_path)
-    with pytest.raises(ValueError, match=r"feature image must have shape \(240, 320, 3\), got 9 numbers"):
-        clevr_with_masks.decode(miniature.example({"image": miniature.ones(np.zeros(9, np.uint8))}), ("image",))
+    with pytest.raises(
+        ValueError, match=r"feature image must have shape \(240, 320, 3\), got 9 numbers"
+    ):
+        clevr_with_masks.decode(
+            miniature.example({"image": miniature.ones(np.zeros(9, np.uint8))}), ("image",)
+        )
     with pytest.raises(ValueError, match="split must be one of train, val, test, all, got 'eval'"):
         data.open_dataset(tmp_path, split="eval")
 
@@ -180,8 +214,13 @@ def test_shapestacks(tmp_path):
     test = {path: pair for path, pair in expected.items() if path not in train}
     check(data.open_dataset(tmp_path, split="test"), test)
     index = np.floor(np.arange(32) * (196 / 32)).astype(int) + 14
-    check(data.open_dataset(tmp_path, size=32), {path: (resized(image[14:210, 14:210], 32), mask[np.ix_(index, index)])
-                                                 for path, (image, mask) in train.items()})
+    check(
+        data.open_dataset(tmp_path, size=32),
+        {
+            path: (resized(image[14:210, 14:210], 32), mask[np.ix_(index, index)])
+            for path, (image, mask) in train.items()
+        },
+    )
     assert [is_unstable(path) for path in expected] == [False, False, True, True]
     with pytest.raises(FileNotFoundError, match="eval.txt is missing"):
         data.open_dataset(tmp_path, split="val")
@@ -204,7 +243,9 @@ def test_shapestacks_maps(tmp_path):
     assert "mask" not in data.open_dataset(tmp_path)[0]
     for path in (tmp_path / "recordings").glob("env_blocks*/*"):
         path.unlink()
-    with pytest.raises(FileNotFoundError, match="env_blocks.* of .*train.txt is missing or has no picture"):
+    with pytest.raises(
+        FileNotFoundError, match="env_blocks.* of .*train.txt is missing or has no picture"
+    ):
         data.open_dataset(tmp_path)
 
 
@@ -214,9 +255,16 @@ def test_clevrtex(tmp_path):
         check(data.open_dataset(tmp_path, split=split), dict(part))
     assert len(data.open_dataset(tmp_path / "clevrtex_full")) == 12
     # the central 19 of 24 x 32
-    check(data.open_dataset(tmp_path, "clevrtex", size=8), {
-        name: (resized(image[2:21, 6:25], 8), resized(mask[2:21, 6:25], 8, Image.Resampling.NEAREST))
-        for name, (image, mask) in expected[3:]})
+    check(
+        data.open_dataset(tmp_path, "clevrtex", size=8),
+        {
+            name: (
+                resized(image[2:21, 6:25], 8),
+                resized(mask[2:21, 6:25], 8, Image.Resampling.NEAREST),
+            )
+            for name, (image, mask) in expected[3:]
+        },
+    )
     miniature.clevrtex(tmp_path, 2, "outd")
     assert len(data.open_dataset(tmp_path, split="test", variant="outd")) == 2
     with pytest.raises(ValueError, match="variant must be one of full, outd, got None"):
@@ -228,7 +276,10 @@ def test_clevrtex(tmp_path):
     with pytest.raises(FileNotFoundError, match="mask .*CLEVRTEX_full_000003_flat.png is missing"):
         data.open_dataset(tmp_path, variant="full")[0]
     (tmp_path / "clevrtex_full/0/CLEVRTEX_full_000004.png").unlink()
-    with pytest.raises(FileNotFoundError, match="1 pictures are missing in .*clevrtex_full, the first is CLEVRTEX_full_000004.png"):
+    with pytest.raises(
+        FileNotFoundError,
+        match="1 pictures are missing in .*clevrtex_full, the first is CLEVRTEX_full_000004.png",
+    ):
         data.open_dataset(tmp_path, variant="full")
 
 
@@ -239,7 +290,10 @@ def test_coco(tmp_path):
     # 20 x 30 has its shorter side brought to 10, and 5 columns cut off
     image, mask = expected[f"{42:012d}"]
     item = data.open_dataset(tmp_path, "coco", "val", 10)[0]
-    assert np.array_equal(item["image"], np.array(Image.fromarray(image).resize((15, 10), Image.Resampling.BILINEAR))[:, 2:12])
+    assert np.array_equal(
+        item["image"],
+        np.array(Image.fromarray(image).resize((15, 10), Image.Resampling.BILINEAR))[:, 2:12],
+    )
     assert np.array_equal(item["mask"], mask[1::2, 1::2][:, 2:12])
     (tmp_path / "val2017").rename(tmp_path / "pictures")
     with pytest.raises(FileNotFoundError, match="val2017 is missing"):
@@ -247,16 +301,31 @@ def test_coco(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "pictures").rename(tmp_path / "images/val2017")
     check(data.open_dataset(tmp_path, split="val"), expected)
-    with pytest.raises(FileNotFoundError, match="instances_train2017.json is missing; there are instances_val2017.json"):
+    with pytest.raises(
+        FileNotFoundError,
+        match="instances_train2017.json is missing; there are instances_val2017.json",
+    ):
         data.open_dataset(tmp_path)
 
 
-@pytest.mark.parametrize("change, match", [
-    (lambda c: c["annotations"][0].update(segmentation={"size": [1, 1], "counts": [1]}), "annotation 5 .* must be 20 x 30, got"),
-    (lambda c: c["annotations"][0].update(segmentation=[]), "annotation 5 of .*instances_val2017.json cannot be drawn"),
-    (lambda c: c["images"][0].update(height=7), "000000000042.jpg must be 7 x 30 as .*instances_val2017.json says"),
-    (lambda c: c["images"][0].pop("height"), "instances_val2017.json cannot be read: KeyError"),
-])
+@pytest.mark.parametrize(
+    "change, match",
+    [
+        (
+            lambda c: c["annotations"][0].update(segmentation={"size": [1, 1], "counts": [1]}),
+            "annotation 5 .* must be 20 x 30, got",
+        ),
+        (
+            lambda c: c["annotations"][0].update(segmentation=[]),
+            "annotation 5 of .*instances_val2017.json cannot be drawn",
+        ),
+        (
+            lambda c: c["images"][0].update(height=7),
+            "000000000042.jpg must be 7 x 30 as .*instances_val2017.json says",
+        ),
+        (lambda c: c["images"][0].pop("height"), "instances_val2017.json cannot be read: KeyError"),
+    ],
+)
 def test_coco_annotations_in_disorder(tmp_path, change, match):
     pytest.importorskip("pycocotools")
     miniature.coco(tmp_path)
@@ -283,7 +352,12 @@ def test_folder(tmp_path):
     assert [item["id"] for item in stored] == ["a", "b", "c"] and set(stored[1]) == {"image", "id"}
     assert np.array_equal(stored[1]["image"], miniature.picture(1, 20, 30))
     small = data.open_dataset(tmp_path, "folder", "val", 10)[1]["image"]
-    assert np.array_equal(small, np.array(Image.fromarray(stored[1]["image"]).resize((15, 10), Image.Resampling.BILINEAR))[:, 2:12])
+    assert np.array_equal(
+        small,
+        np.array(Image.fromarray(stored[1]["image"]).resize((15, 10), Image.Resampling.BILINEAR))[
+            :, 2:12
+        ],
+    )
     miniature.save(miniature.picture(1, 5, 5), tmp_path / "val/only.png")
     assert [item["id"] for item in data.open_dataset(tmp_path, split="val")] == ["only"]
     assert len(data.open_dataset(tmp_path, split="train")) == 3
@@ -316,10 +390,14 @@ def test_odd_pictures(tmp_path):
         assert found.dtype == np.uint8
         assert np.array_equal(found, expected), name
     palette.save(tmp_path / "seen_through.png", transparency=bytes([0, 128] + 6 * [255]))
-    assert np.array_equal(data.load_image(tmp_path / "seen_through.png"), np.array(palette.convert("RGB")))
+    assert np.array_equal(
+        data.load_image(tmp_path / "seen_through.png"), np.array(palette.convert("RGB"))
+    )
     Image.fromarray(grey).save(tmp_path / "grey.jpg")
     stored = np.array(Image.open(tmp_path / "grey.jpg"))
-    assert np.array_equal(data.load_image(tmp_path / "grey.jpg"), np.repeat(stored[..., None], 3, 2))
+    assert np.array_equal(
+        data.load_image(tmp_path / "grey.jpg"), np.repeat(stored[..., None], 3, 2)
+    )
     (tmp_path / "only").mkdir()
     Image.fromarray(colours[:1, :1]).save(tmp_path / "only/pixel.png")
     assert (data.open_dataset(tmp_path / "only", size=16)[0]["image"] == colours[0, 0]).all()
@@ -346,7 +424,9 @@ def test_label_maps(tmp_path):
     assert np.array_equal(load_labels(tmp_path / "grey.png", image), mask)
     miniature.save(mask > 1, tmp_path / "bits.png")
     assert np.array_equal(load_labels(tmp_path / "bits.png", image), mask > 1)
-    with pytest.raises(ValueError, match=r"mask .*grey.png must have its picture's shape \(5, 7\), got \(6, 7\)"):
+    with pytest.raises(
+        ValueError, match=r"mask .*grey.png must have its picture's shape \(5, 7\), got \(6, 7\)"
+    ):
         load_labels(tmp_path / "grey.png", image[1:])
     miniature.save(image, tmp_path / "colours.png")
     with pytest.raises(ValueError, match="mask .*colours.png cannot be read: it has mode RGB"):
@@ -362,11 +442,16 @@ def test_pictures_too_small_for_the_crop(tmp_path):
     miniature.clevrtex(tmp_path / "tex")
     for path in (tmp_path / "tex").rglob("*_000002*.png"):
         miniature.save(miniature.picture(0, 1, 1)[..., 0], path)
-    with pytest.raises(ValueError, match="CLEVRTEX_full_000002.png is too small for its data set's crop: 1 x 1"):
+    with pytest.raises(
+        ValueError, match="CLEVRTEX_full_000002.png is too small for its data set's crop: 1 x 1"
+    ):
         data.open_dataset(tmp_path / "tex", size=32)[0]
 
 
-@pytest.mark.parametrize("dataset", ["clevr", "clevr_with_masks", "clevr_mirror", "shapestacks", "clevrtex", "coco", "folder"])
+@pytest.mark.parametrize(
+    "dataset",
+    ["clevr", "clevr_with_masks", "clevr_mirror", "shapestacks", "clevrtex", "coco", "folder"],
+)
 def test_an_empty_folder_names_what_is_missing(tmp_path, dataset):
     if dataset == "coco":
         pytest.importorskip("pycocotools")
@@ -393,7 +478,10 @@ def column(dataset, key):
 
 def test_clevr_with_masks_as_read_officially():
     folder, expected = shared("clevr_with_masks")
-    features = [clevr_with_masks.decode(content) for _, content in tfrecord.records(folder / clevr_with_masks.FILE)]
+    features = [
+        clevr_with_masks.decode(content)
+        for _, content in tfrecord.records(folder / clevr_with_masks.FILE)
+    ]
     for name, values in expected.items():
         ours = np.stack([f[name] for f in features])
         assert ours.dtype == values.dtype and np.array_equal(ours, values), name
@@ -421,12 +509,19 @@ def test_shapestacks_as_read_officially():
     folder, expected = shared("shapestacks")
     for split in ("train", "eval", "test"):
         rows = expected["split"] == split
-        dataset, small = data.open_dataset(folder, split=split), data.open_dataset(folder, split=split, size=128)
+        dataset, small = (
+            data.open_dataset(folder, split=split),
+            data.open_dataset(folder, split=split, size=128),
+        )
         assert [item["id"] for item in dataset] == list(expected["path"][rows])
-        assert np.array_equal([is_unstable(item["id"]) for item in dataset], expected["unstable"][rows])
+        assert np.array_equal(
+            [is_unstable(item["id"]) for item in dataset], expected["unstable"][rows]
+        )
         assert np.array_equal(column(dataset, "image"), expected["image"][rows])
         assert np.array_equal(column(dataset, "mask"), expected["label"][rows])
-        assert np.array_equal(column(small, "image").transpose(0, 3, 1, 2), expected["image_crop128"][rows])
+        assert np.array_equal(
+            column(small, "image").transpose(0, 3, 1, 2), expected["image_crop128"][rows]
+        )
         assert np.array_equal(column(small, "mask"), expected["label_crop128"][rows])
 
 
@@ -434,7 +529,10 @@ def test_clevrtex_as_read_officially():
     folder, expected = shared("clevrtex")
     for split in ("train", "val", "test"):
         rows = expected[f"split_{split}"]
-        dataset, small = data.open_dataset(folder, split=split), data.open_dataset(folder, split=split, size=128)
+        dataset, small = (
+            data.open_dataset(folder, split=split),
+            data.open_dataset(folder, split=split, size=128),
+        )
         assert [item["id"] for item in dataset] == [f"CLEVRTEX_full_{i:06d}" for i in rows]
         for i, stored, cropped in zip(rows, dataset, small):
             assert np.array_equal(stored["image"].transpose(2, 0, 1), expected["image"][i])

@@ -17,12 +17,33 @@ from examples.reproduce.items import ITEMS, layers  # noqa: E402
 from examples.reproduce.trainings import TRAININGS, Result, load, obtain  # noqa: E402
 from examples.set_prediction.config import Config  # noqa: E402
 
-SHORT = ("--steps", "2", "--pictures", "12", "--batch-size", "4", "--image-size", "16", "--images", "4", "--draws", "1", "--log-every", "1",
-         "--evaluate-every", "1", "--slots", "6")
+SHORT = (
+    "--steps",
+    "2",
+    "--pictures",
+    "12",
+    "--batch-size",
+    "4",
+    "--image-size",
+    "16",
+    "--images",
+    "4",
+    "--draws",
+    "1",
+    "--log-every",
+    "1",
+    "--evaluate-every",
+    "1",
+    "--slots",
+    "6",
+)
 
 
 def test_every_table_and_figure_is_there():
-    assert list(ITEMS) == [*(f"table{i}" for i in range(1, 8)), *(f"figure{i}" for i in range(1, 7))]
+    assert list(ITEMS) == [
+        *(f"table{i}" for i in range(1, 8)),
+        *(f"figure{i}" for i in range(1, 7)),
+    ]
     assert {name for item in ITEMS.values() for name in item.trainings} == set(TRAININGS)
 
 
@@ -34,26 +55,59 @@ def test_trainings_are_made_once_and_shown(tmp_path, capsys, monkeypatch):
     for result in results:
         assert len(result.seconds) == 2 and min(result.seconds) > 0
         values = [run["ap"]["inf"] for run in result.figures["seeds"].values()]
-        assert f"| {result.label}, `tiny`, scenes | {np.mean(values):.1f} ± {np.std(values):.1f} |" in shown
-        row = next(line for line in shown.splitlines() if line.startswith(f"| {result.label}, `tiny`"))
+        assert (
+            f"| {result.label}, `tiny`, scenes | {np.mean(values):.1f} ± {np.std(values):.1f} |"
+            in shown
+        )
+        row = next(
+            line for line in shown.splitlines() if line.startswith(f"| {result.label}, `tiny`")
+        )
         assert "| - |" not in row and row.count("±") == 6  # at every threshold
     written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
     assert len(written) == 4
-    work(["table4", "--seeds", "2", "--out", str(tmp_path), *SHORT, "--page", str(tmp_path / "page.md")])
+    work(
+        [
+            "table4",
+            "--seeds",
+            "2",
+            "--out",
+            str(tmp_path),
+            *SHORT,
+            "--page",
+            str(tmp_path / "page.md"),
+        ]
+    )
     assert written == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
     page = (tmp_path / "page.md").read_text()
-    assert all(f"`{result.command}`" in page for result in results) and page.count("Not run yet.") == 9
+    assert (
+        all(f"`{result.command}`" in page for result in results) and page.count("Not run yet.") == 9
+    )
     with pytest.raises(ValueError, match="result of another command"):
         work(["table4", "--seeds", "1", "--out", str(tmp_path), *SHORT])
-    monkeypatch.setitem(Config.PRESETS, "tiny", {"lr": 0.5})  # of the preset, which the command does not tell
-    with pytest.raises(ValueError, match=f"result of other settings: lr {results[0].settings['lr']} instead of 0.5"):
+    monkeypatch.setitem(
+        Config.PRESETS, "tiny", {"lr": 0.5}
+    )  # of the preset, which the command does not tell
+    with pytest.raises(
+        ValueError, match=f"result of other settings: lr {results[0].settings['lr']} instead of 0.5"
+    ):
         work(["table4", "--seeds", "2", "--out", str(tmp_path), *SHORT])
 
 
 def test_figures_link_to_pictures_that_are_there(tmp_path):
     """SLATE's and object discovery's, from runs of two steps."""
     names = ["table2", "table3", "figure2", "figure3", "figure4", "figure5", "figure6"]
-    work([*names, "--seeds", "1", "--out", str(tmp_path), *SHORT, "--page", str(tmp_path / "page.md")])
+    work(
+        [
+            *names,
+            "--seeds",
+            "1",
+            "--out",
+            str(tmp_path),
+            *SHORT,
+            "--page",
+            str(tmp_path / "page.md"),
+        ]
+    )
     page = (tmp_path / "page.md").read_text()
     links = re.findall(r"\]\((.*?)\)", page)
     assert len(links) == 5 and all((tmp_path / link).stat().st_size > 1000 for link in links)
@@ -69,26 +123,49 @@ def test_figures_link_to_pictures_that_are_there(tmp_path):
 
 def test_a_model_that_is_not_trained_yet_leaves_its_cells_empty(tmp_path):
     figures = {"mse": 178.9, "cross_entropy": 98.4, "frechet_dvae": 5.5}
-    result = Result("slate-smm", "tiny", "scenes", "", {**figures, "std": figures}, "", [], {}, [], tmp_path)
-    row = next(line for line in ITEMS["table2"].make([result], tmp_path).splitlines() if line.startswith("| `tiny`"))
-    assert [cell.strip().split(" ")[0] for cell in row.split("|")[2:-1]] == ["-", "-", "-", "178.90", "-", "98.40", "-", "5.50"]
+    result = Result(
+        "slate-smm", "tiny", "scenes", "", {**figures, "std": figures}, "", [], {}, [], tmp_path
+    )
+    row = next(
+        line
+        for line in ITEMS["table2"].make([result], tmp_path).splitlines()
+        if line.startswith("| `tiny`")
+    )
+    assert [cell.strip().split(" ")[0] for cell in row.split("|")[2:-1]] == [
+        "-",
+        "-",
+        "-",
+        "178.90",
+        "-",
+        "98.40",
+        "-",
+        "5.50",
+    ]
 
 
 def test_layers_are_told_as_they_are():
     import torch
-    net = torch.nn.Sequential(torch.nn.Conv2d(3, 5, 3, 2), torch.nn.ReLU(), torch.nn.Conv2d(5, 2, 1))
-    assert layers(net, lambda: net(torch.zeros(1, 3, 9, 9))) == [["`0`", "Conv2d 3x3, 5, stride 2", "5x4x4", "140"],
-                                                                   ["`2`", "Conv2d 1x1, 2, stride 1", "2x4x4", "12"]]
+
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 5, 3, 2), torch.nn.ReLU(), torch.nn.Conv2d(5, 2, 1)
+    )
+    assert layers(net, lambda: net(torch.zeros(1, 3, 9, 9))) == [
+        ["`0`", "Conv2d 3x3, 5, stride 2", "5x4x4", "140"],
+        ["`2`", "Conv2d 1x1, 2, stride 1", "2x4x4", "12"],
+    ]
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (["table8"], "ITEM must be one of table1, "),
-    ([], "name a table or figure"),
-    (["table5", "--bogus", "1"], "--bogus 1"),
-    (["table4", "--seeds", "0"], "seeds must be from 1 to 2147483647, got 0"),
-    (["table1", "--preset", "paper"], "table1 needs --data with the folder of clevr, got none"),
-    (["figure2", "--preset", "paper", "--data", "nowhere"], "folder nowhere is missing"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["table8"], "ITEM must be one of table1, "),
+        ([], "name a table or figure"),
+        (["table5", "--bogus", "1"], "--bogus 1"),
+        (["table4", "--seeds", "0"], "seeds must be from 1 to 2147483647, got 0"),
+        (["table1", "--preset", "paper"], "table1 needs --data with the folder of clevr, got none"),
+        (["figure2", "--preset", "paper", "--data", "nowhere"], "folder nowhere is missing"),
+    ],
+)
 def test_errors_are_one_line(arguments, message, tmp_path, capsys):
     assert tell(lambda: work([*arguments, "--out", str(tmp_path)])) == 2
     line = capsys.readouterr().err
@@ -98,14 +175,19 @@ def test_errors_are_one_line(arguments, message, tmp_path, capsys):
 def test_a_damaged_result_is_named(tmp_path):
     folder = tmp_path / "tiny" / "scenes" / "sets-smm"
     folder.mkdir(parents=True)
-    whole = json.loads((Path(__file__).parents[1] / "docs/results/tiny/scenes/sets-smm/result.json").read_text())
+    whole = json.loads(
+        (Path(__file__).parents[1] / "docs/results/tiny/scenes/sets-smm/result.json").read_text()
+    )
     for damage in ({"training": "sets-smm"}, {**whole, "settings": 5}, {**whole, "figures": {}}):
         (folder / "result.json").write_text(json.dumps(damage))
-        with pytest.raises(ValueError, match=f"{re.escape(str(folder / 'result.json'))} is not a training's result"):
+        with pytest.raises(
+            ValueError, match=f"{re.escape(str(folder / 'result.json'))} is not a training's result"
+        ):
             obtain("sets-smm", tmp_path, "tiny", None, 1)
 
 
 def test_the_page_in_docs_is_of_these_items():
     page = (Path(__file__).resolve().parents[1] / "docs" / "results.md").read_text()
-    assert [line for line in page.splitlines() if line.startswith("## ")][:len(ITEMS)] == [
-        f"## {name[:-1].capitalize()} {name[-1]}. {item.title}" for name, item in ITEMS.items()]
+    assert [line for line in page.splitlines() if line.startswith("## ")][: len(ITEMS)] == [
+        f"## {name[:-1].capitalize()} {name[-1]}. {item.title}" for name, item in ITEMS.items()
+    ]

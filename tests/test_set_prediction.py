@@ -23,12 +23,35 @@ from examples.set_prediction.matching import match, set_loss  # noqa: E402
 from examples.set_prediction.model import SetPredictor, pairwise_huber, squash  # noqa: E402
 from examples.set_prediction.train import build_model  # noqa: E402
 from examples.training import Loop  # noqa: E402
-from pipelines import ROOT, check_error, check_kill_and_resume, check_two_processes, result, run_well  # noqa: E402
+from pipelines import (
+    ROOT,
+    check_error,
+    check_kill_and_resume,
+    check_two_processes,
+    result,
+    run_well,
+)  # noqa: E402
 
 SHARED = ROOT.parent / "shared"
 NAME = "set_prediction"
-SMALL = ["--image-size", "32", "--pictures", "40", "--batch-size", "8", "--max-objects", "3", "--slots", "4", "--threads", "1",
-         "--evaluate-every", "1000", "--precision", "float32"]
+SMALL = [
+    "--image-size",
+    "32",
+    "--pictures",
+    "40",
+    "--batch-size",
+    "8",
+    "--max-objects",
+    "3",
+    "--slots",
+    "4",
+    "--threads",
+    "1",
+    "--evaluate-every",
+    "1000",
+    "--precision",
+    "float32",
+]
 
 
 def targets(batch, objects, rows=4):
@@ -80,7 +103,9 @@ def test_squash():
 @pytest.mark.parametrize("model", ["smm", "sa", "kmeans", "gmm"])
 def test_a_pictures_slots_depend_on_its_seed_alone(model):
     """In any batch: what makes several processes train the same model."""
-    net = SetPredictor(Config.from_preset("tiny", model=model, image_size=32, slots=3, precision="float32"))
+    net = SetPredictor(
+        Config.from_preset("tiny", model=model, image_size=32, slots=3, precision="float32")
+    )
     x = torch.rand(4, 3, 32, 32)
     whole = net(x, [5, 6, 7, 8])
     assert torch.allclose(net(x[1:3], [6, 7]), whole[1:3], atol=1e-5)
@@ -93,7 +118,13 @@ def test_a_pictures_slots_depend_on_its_seed_alone(model):
 def test_the_papers_preset(model):
     """Table 1's settings, and the encoder of Table 5 at 128 x 128: 1024 vectors of 64."""
     config = Config.from_preset("paper", model=model)
-    assert (config.steps, config.batch_size, config.image_size, config.slots, config.lr) == (150_000, 512, 128, 10, 4e-4)
+    assert (config.steps, config.batch_size, config.image_size, config.slots, config.lr) == (
+        150_000,
+        512,
+        128,
+        10,
+        4e-4,
+    )
     net = build_model(config)
     x = torch.rand(2, 3, 128, 128)
     assert net.features(x).shape == (2, 1024, 64)
@@ -103,11 +134,15 @@ def test_the_papers_preset(model):
 
 def test_order_is_a_permutation_of_each_epoch():
     assert sorted(order(range(10), 0, range(10, 20))) == list(range(10))
-    assert order(range(10), 0, range(20)) == order(range(10), 0, range(7)) + order(range(10), 0, range(7, 20))
+    assert order(range(10), 0, range(20)) == order(range(10), 0, range(7)) + order(
+        range(10), 0, range(7, 20)
+    )
     assert order(range(10), 0, range(10)) != order(range(10), 1, range(10))
 
 
-@pytest.mark.parametrize("changes, expected", [({}, 0.125), ({"temperature": 0.5}, 0.5), ({"variant": "paper"}, 1.0)])
+@pytest.mark.parametrize(
+    "changes, expected", [({}, 0.125), ({"temperature": 0.5}, 0.5), ({"variant": "paper"}, 1.0)]
+)
 def test_temperature(changes, expected):
     assert make_slots(Config.from_preset("tiny", **changes))._spec.temperature == expected
 
@@ -119,12 +154,21 @@ def test_configuration(tmp_path):
     (tmp_path / "c.json").write_text('{"speed": 1}')
     with pytest.raises(ValueError, match="unknown settings speed"):
         Config.load(tmp_path / "c.json")
-    for bad, match_ in ((dict(model="rnn"), "model must be one of"), (dict(steps=0), "steps must be at least 1"),
-                        (dict(minutes=-1.0), "minutes must be more than 0"), (dict(temperature=0.0), "temperature must be more than 0"),
-                        (dict(temperature=0.5, variant="paper"), "temperature must be left out with variant 'paper', where it is 1, got 0.5"),
-                        (dict(lr=0.0), "lr must be more than 0"), (dict(clip=0.0), "clip must be more than 0"),
-                        (dict(warmup=1.0), "warmup must be a share of the steps"), (dict(seed=-1), "seed must be from 0"),
-                        (dict(min_objects=5, max_objects=3), "min_objects and max_objects must be in order")):
+    for bad, match_ in (
+        (dict(model="rnn"), "model must be one of"),
+        (dict(steps=0), "steps must be at least 1"),
+        (dict(minutes=-1.0), "minutes must be more than 0"),
+        (dict(temperature=0.0), "temperature must be more than 0"),
+        (
+            dict(temperature=0.5, variant="paper"),
+            "temperature must be left out with variant 'paper', where it is 1, got 0.5",
+        ),
+        (dict(lr=0.0), "lr must be more than 0"),
+        (dict(clip=0.0), "clip must be more than 0"),
+        (dict(warmup=1.0), "warmup must be a share of the steps"),
+        (dict(seed=-1), "seed must be from 0"),
+        (dict(min_objects=5, max_objects=3), "min_objects and max_objects must be in order"),
+    ):
         with pytest.raises(ValueError, match=match_):
             Config.from_preset("tiny", **bad)
 
@@ -133,9 +177,17 @@ def test_learning_rate_is_one_cycle():
     config = Config.from_preset("tiny", steps=1000, lr=1.0)
     loop = Loop(torch.nn.Linear(1, 1), config, ".", None, None)
     rates = [loop.learning_rate(s) for s in range(1001)]
-    assert rates[0] == pytest.approx(0.04) and max(rates) == pytest.approx(1, abs=1e-3) and rates[1000] < 1e-9
+    assert (
+        rates[0] == pytest.approx(0.04)
+        and max(rates) == pytest.approx(1, abs=1e-3)
+        and rates[1000] < 1e-9
+    )
     top = int(np.argmax(rates))
-    assert 45 <= top <= 55 and np.all(np.diff(rates[:top]) > 0) and np.all(np.diff(rates[top + 1:]) < 0)
+    assert (
+        45 <= top <= 55
+        and np.all(np.diff(rates[:top]) > 0)
+        and np.all(np.diff(rates[top + 1 :]) < 0)
+    )
 
 
 def test_atomic_writes(tmp_path):
@@ -146,9 +198,12 @@ def test_atomic_writes(tmp_path):
         def write(p):
             Path(p).write_text("half")
             raise error
+
         return write
 
-    with pytest.raises(OSError, match="a cannot be written: disk is full$"):  # whatever the writer raises
+    with pytest.raises(
+        OSError, match="a cannot be written: disk is full$"
+    ):  # whatever the writer raises
         write_atomically(path, failing(RuntimeError("disk is full\nframe 0: ...")))
     with pytest.raises(KeyboardInterrupt):
         write_atomically(path, failing(KeyboardInterrupt()))
@@ -173,13 +228,33 @@ def test_train_then_eval(tmp_path, capsys):
     """The whole path: the files that are promised, and one JSON object at the end; then eval on its own."""
     out = tmp_path / "run"
     first = result(run_well(NAME, "--steps", 3, "--out", out, "--images", 20, "--draws", 2, *SMALL))
-    assert set(first["ap"]) == {"inf", "1", "0.5", "0.25", "0.125", "0.0625"} and first["images"] == 20
-    for name in ("config.json", "metrics.jsonl", "model.safetensors", "checkpoint.pt", "curves.png", "predictions.png", "attention.png"):
+    assert (
+        set(first["ap"]) == {"inf", "1", "0.5", "0.25", "0.125", "0.0625"} and first["images"] == 20
+    )
+    for name in (
+        "config.json",
+        "metrics.jsonl",
+        "model.safetensors",
+        "checkpoint.pt",
+        "curves.png",
+        "predictions.png",
+        "attention.png",
+    ):
         assert (out / name).stat().st_size > 0, name
-    again = result(run_well(NAME, "eval", "--out", out, "--images", 20, "--draws", 2, "--threads", 1))
+    again = result(
+        run_well(NAME, "eval", "--out", out, "--images", 20, "--draws", 2, "--threads", 1)
+    )
     assert again["ap"] == first["ap"]
-    check_error(NAME, ("train", "--steps", 3, "--out", out, *SMALL), "holds a run already", tmp_path, capsys)
-    check_error(NAME, ("eval", "--model", "sa", "--out", out), "model differs from the run in", tmp_path, capsys)
+    check_error(
+        NAME, ("train", "--steps", 3, "--out", out, *SMALL), "holds a run already", tmp_path, capsys
+    )
+    check_error(
+        NAME,
+        ("eval", "--model", "sa", "--out", out),
+        "model differs from the run in",
+        tmp_path,
+        capsys,
+    )
 
 
 def test_kill_and_resume(tmp_path):
@@ -192,8 +267,34 @@ def test_two_processes_train_the_same_model(tmp_path):
 
 def train(out, *more):
     """A few steps in this process; its status."""
-    return main(PIPELINE, list(map(str, ("train", "--out", out, "--pictures", 12, "--batch-size", 4, "--image-size", 32, "--slots", 3,
-                                         "--max-objects", 3, "--log-every", 1, "--precision", "float32", *more))))
+    return main(
+        PIPELINE,
+        list(
+            map(
+                str,
+                (
+                    "train",
+                    "--out",
+                    out,
+                    "--pictures",
+                    12,
+                    "--batch-size",
+                    4,
+                    "--image-size",
+                    32,
+                    "--slots",
+                    3,
+                    "--max-objects",
+                    3,
+                    "--log-every",
+                    1,
+                    "--precision",
+                    "float32",
+                    *more,
+                ),
+            )
+        ),
+    )
 
 
 def test_a_run_is_not_mixed_with_an_earlier_one(tmp_path, capsys):
@@ -206,10 +307,19 @@ def test_a_run_is_not_mixed_with_an_earlier_one(tmp_path, capsys):
 
 @pytest.mark.parametrize("log_every", [1, 100])
 def test_weights_that_are_not_finite_are_never_kept(log_every, tmp_path, capsys):
-    assert train(tmp_path, "--steps", 20, "--lr", 1e9, "--checkpoint-every", 5, "--log-every", log_every) == 2
+    assert (
+        train(
+            tmp_path, "--steps", 20, "--lr", 1e9, "--checkpoint-every", 5, "--log-every", log_every
+        )
+        == 2
+    )
     error = capsys.readouterr().err
-    assert ("the loss is nan at step" if log_every == 1 else "is not finite after step 5") in error and "has no checkpoint" in error
-    assert not (tmp_path / "checkpoint.pt").exists() and not (tmp_path / "model.safetensors").exists()
+    assert (
+        "the loss is nan at step" if log_every == 1 else "is not finite after step 5"
+    ) in error and "has no checkpoint" in error
+    assert (
+        not (tmp_path / "checkpoint.pt").exists() and not (tmp_path / "model.safetensors").exists()
+    )
 
 
 def test_killed_between_weights_and_checkpoint(tmp_path, monkeypatch):
@@ -237,7 +347,9 @@ def test_a_finished_run_draws_no_picture_to_train_on(tmp_path, monkeypatch):
     assert train(tmp_path, "--steps", 2) == 0
     first = run(PIPELINE, ["eval", "--out", str(tmp_path), "--images", "4"])
     drawn, read = [], Pictures.read
-    monkeypatch.setattr(Pictures, "read", lambda self, indices: drawn.append(len(self)) or read(self, indices))
+    monkeypatch.setattr(
+        Pictures, "read", lambda self, indices: drawn.append(len(self)) or read(self, indices)
+    )
     assert run(PIPELINE, ["--resume", "--out", str(tmp_path), "--images", "4"]) == first
     assert drawn and set(drawn) == {4}
 
@@ -249,31 +361,53 @@ def test_resuming_needs_the_checkpoint_alone(tmp_path, capsys):
     weights.unlink()
     resume = ["train", "--resume", "--out", str(tmp_path / "run")]
     assert main(PIPELINE, resume) == 0
-    assert configure(PIPELINE, make_parser(PIPELINE).parse_args([*resume, "--cache", "elsewhere"])).cache == "elsewhere"
+    assert (
+        configure(
+            PIPELINE, make_parser(PIPELINE).parse_args([*resume, "--cache", "elsewhere"])
+        ).cache
+        == "elsewhere"
+    )
     metrics, checkpoint = tmp_path / "run" / "metrics.jsonl", tmp_path / "run" / "checkpoint.pt"
     line = metrics.read_text()
-    for path, content, message in ((metrics, "{}\n", f"{metrics} has a damaged line"), (checkpoint, "cut", f"checkpoint {checkpoint} cannot be read")):
+    for path, content, message in (
+        (metrics, "{}\n", f"{metrics} has a damaged line"),
+        (checkpoint, "cut", f"checkpoint {checkpoint} cannot be read"),
+    ):
         path.write_text(content)
         assert main(PIPELINE, resume) == 2
         assert message in capsys.readouterr().err
         metrics.write_text(line)
 
 
-@pytest.mark.parametrize("name, value, message", [
-    ("seed", 1.5, "seed must be of type int, got 1.5"), ("threads", "x", "threads must be of type int, got 'x'"),
-    ("steps", 2.5, "steps must be of type int, got 2.5"), ("data", 5, "data must be of type str, got 5"),
-    ("strides", "abc", "strides must be a list of int, got 'abc'"), ("strides", [0], "strides must be of numbers of at least 1, got [0]"),
-    ("lr", "fast", "lr must be of type float, got 'fast'")])
+@pytest.mark.parametrize(
+    "name, value, message",
+    [
+        ("seed", 1.5, "seed must be of type int, got 1.5"),
+        ("threads", "x", "threads must be of type int, got 'x'"),
+        ("steps", 2.5, "steps must be of type int, got 2.5"),
+        ("data", 5, "data must be of type str, got 5"),
+        ("strides", "abc", "strides must be a list of int, got 'abc'"),
+        ("strides", [0], "strides must be of numbers of at least 1, got [0]"),
+        ("lr", "fast", "lr must be of type float, got 'fast'"),
+    ],
+)
 def test_an_edited_configuration(name, value, message, tmp_path, capsys):
     path = tmp_path / "config.json"
     Config.from_preset("tiny").save(path)
     path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
     assert main(PIPELINE, ["train", "--resume", "--out", str(tmp_path)]) == 2
-    assert capsys.readouterr().err == f"error: {path} is not the configuration of a run: {message}\n"
+    assert (
+        capsys.readouterr().err == f"error: {path} is not the configuration of a run: {message}\n"
+    )
 
 
-@pytest.mark.parametrize("state, message", [([1], "checkpoint.pt is not the checkpoint of a run"),
-                                            ({"model": {}, "optimizer": {}, "step": 1, "seconds": 1.0}, "is of another model")])
+@pytest.mark.parametrize(
+    "state, message",
+    [
+        ([1], "checkpoint.pt is not the checkpoint of a run"),
+        ({"model": {}, "optimizer": {}, "step": 1, "seconds": 1.0}, "is of another model"),
+    ],
+)
 def test_another_checkpoint(state, message, tmp_path, capsys):
     assert train(tmp_path, "--steps", 1) == 0
     torch.save(state, tmp_path / "checkpoint.pt")
@@ -285,7 +419,9 @@ def test_an_empty_name_is_no_folder(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit):
         main(PIPELINE, ["train", "--steps", "1", "--out", ""])
-    assert "argument --out: the folder's name is empty" in capsys.readouterr().err and not list(tmp_path.iterdir())
+    assert "argument --out: the folder's name is empty" in capsys.readouterr().err and not list(
+        tmp_path.iterdir()
+    )
 
 
 def test_weights_bring_their_settings(tmp_path, capsys):
@@ -297,29 +433,47 @@ def test_weights_bring_their_settings(tmp_path, capsys):
     figures = run(PIPELINE, ["eval", "--weights", str(moved), "--images", "5", "--draws", "1"])
     assert figures["protocol"]["image_size"] == 32 and figures["protocol"]["iterations"] == 2
     capsys.readouterr()
-    check_error(NAME, ("eval", "--weights", moved, "--slots", 4), "slots differs from the run of", tmp_path, capsys)
+    check_error(
+        NAME,
+        ("eval", "--weights", moved, "--slots", 4),
+        "slots differs from the run of",
+        tmp_path,
+        capsys,
+    )
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (("eval",), "eval needs --weights or a trained run"),
-    (("train", "--resume", "--out", "nowhere"), "there is no run to resume in nowhere"),
-    (("train", "--data", "nowhere"), "folder nowhere is missing"),
-    (("eval", "--weights", "nothing.safetensors"), "weights nothing.safetensors are missing"),
-    (("train", "--steps", "0"), "steps must be at least 1, got 0"),
-    (("eval", "--draws", "0"), "draws must be from 1 to 2147483647, got 0"),
-    (("--split", "valid"), "split must be one of train, val, test, got 'valid'"),
-    (("train", "--device", "abacus"), "device abacus cannot be used"),
-    (("train", "--device", "meta"), "device meta cannot be used"),
-    (("train", "--minutes", "inf"), "minutes must be a number of at most 1e+09, got inf"),
-    (("train", "--lr", "1e308"), "lr must be a number of at most 1e+09, got 1e+308"),
-    (("train", "--lr", "nan"), "lr must be a number of at most 1e+09, got nan"),
-    (("train", "--pictures", "99999999999999999999"), "pictures must be at most 2147483647, got 99999999999999999999"),
-    (("train", "--eval-iters", "1048576"), "eval_iters must be at most 1048575, got 1048576"),
-    (("train", "--threads", "5000"), "threads must be from 1 to 4096, got 5000"),
-    (("--images", "99999999999999999999"), "images must be from 1 to 2147483647, got 99999999999999999999"),
-    (("train", "--seeds", "2", "--seed", "2147483647"), "seeds must leave every seed at most 2147483647, got 2 from 2147483647 on"),
-    (("train", "--clip-norm", "-1"), "clip_norm must be more than 0, got -1.0"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("eval",), "eval needs --weights or a trained run"),
+        (("train", "--resume", "--out", "nowhere"), "there is no run to resume in nowhere"),
+        (("train", "--data", "nowhere"), "folder nowhere is missing"),
+        (("eval", "--weights", "nothing.safetensors"), "weights nothing.safetensors are missing"),
+        (("train", "--steps", "0"), "steps must be at least 1, got 0"),
+        (("eval", "--draws", "0"), "draws must be from 1 to 2147483647, got 0"),
+        (("--split", "valid"), "split must be one of train, val, test, got 'valid'"),
+        (("train", "--device", "abacus"), "device abacus cannot be used"),
+        (("train", "--device", "meta"), "device meta cannot be used"),
+        (("train", "--minutes", "inf"), "minutes must be a number of at most 1e+09, got inf"),
+        (("train", "--lr", "1e308"), "lr must be a number of at most 1e+09, got 1e+308"),
+        (("train", "--lr", "nan"), "lr must be a number of at most 1e+09, got nan"),
+        (
+            ("train", "--pictures", "99999999999999999999"),
+            "pictures must be at most 2147483647, got 99999999999999999999",
+        ),
+        (("train", "--eval-iters", "1048576"), "eval_iters must be at most 1048575, got 1048576"),
+        (("train", "--threads", "5000"), "threads must be from 1 to 4096, got 5000"),
+        (
+            ("--images", "99999999999999999999"),
+            "images must be from 1 to 2147483647, got 99999999999999999999",
+        ),
+        (
+            ("train", "--seeds", "2", "--seed", "2147483647"),
+            "seeds must leave every seed at most 2147483647, got 2 from 2147483647 on",
+        ),
+        (("train", "--clip-norm", "-1"), "clip_norm must be more than 0, got -1.0"),
+    ],
+)
 def test_errors_are_one_line(arguments, message, tmp_path, capsys):
     check_error(NAME, arguments, message, tmp_path, capsys)
 
@@ -336,7 +490,9 @@ def test_weights_of_another_model(tmp_path):
         load_weights(model, tmp_path / "w.safetensors")
 
 
-@pytest.mark.skipif(not (SHARED / "released").is_dir(), reason="needs ../shared/released beside the checkout")
+@pytest.mark.skipif(
+    not (SHARED / "released").is_dir(), reason="needs ../shared/released beside the checkout"
+)
 def test_released_weights():
     """The authors' weights through the core, on pictures whose results their own code gave."""
     from examples.set_prediction.reference import ReleasedPredictor
@@ -346,7 +502,9 @@ def test_released_weights():
     z = np.load(SHARED / "released" / "expected.npz")
     with torch.no_grad():
         mean, log_std = (p.contiguous() for p in torch.tensor(z["slots_init"]).chunk(2, -1))
-        slots = model.slot_attention.mixture(torch.tensor(z["module_input"]), {"mean": mean, "log_std": log_std})
+        slots = model.slot_attention.mixture(
+            torch.tensor(z["module_input"]), {"mean": mean, "log_std": log_std}
+        )
         assert (slots - torch.tensor(z["slots"])).abs().max() < 1e-3
         images = torch.tensor(z["images"]).permute(0, 3, 1, 2).float() / 127.5 - 1
         prediction = model(images, noise=torch.tensor(z["noise"]))

@@ -20,16 +20,39 @@ from examples.slate.config import Config  # noqa: E402
 from examples.slate.dvae import DVAE, gumbel_noise, squared_error, temperature_at  # noqa: E402
 from examples.slate.model import Slate  # noqa: E402
 from examples.slate.plots import mix  # noqa: E402
-from examples.slate.train import build_model, dvae_rate, figures, frechet, slots_rate, to_pixels, train  # noqa: E402
+from examples.slate.train import (
+    build_model,
+    dvae_rate,
+    figures,
+    frechet,
+    slots_rate,
+    to_pixels,
+    train,
+)  # noqa: E402
 from examples.slate.transformer import ImageGPT, sinusoids  # noqa: E402
 from examples.training import Loop  # noqa: E402
 from smm_py._spec import initial_state_names  # noqa: E402
 from pipelines import check_error, check_kill_and_resume, check_two_processes, result, run_well  # noqa: E402
 
 NAME = "slate"
-MINIATURE = dict(image_size=16, pictures=40, batch_size=8, max_objects=3, slots=3, dim=16, hidden=16, heads=2, blocks=2,
-                 vocabulary=12, channels=8)
-SMALL = [part for name, value in MINIATURE.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+MINIATURE = dict(
+    image_size=16,
+    pictures=40,
+    batch_size=8,
+    max_objects=3,
+    slots=3,
+    dim=16,
+    hidden=16,
+    heads=2,
+    blocks=2,
+    vocabulary=12,
+    channels=8,
+)
+SMALL = [
+    part
+    for name, value in MINIATURE.items()
+    for part in (f"--{name.replace('_', '-')}", str(value))
+]
 SMALL += ["--threads", "1", "--evaluate-every", "1000"]
 
 
@@ -45,38 +68,66 @@ def count(module):
 def test_the_papers_preset(model):
     """Table 7, and the layers of SLATE's code, on pictures of 96 x 96; and three steps at full size."""
     config = Config.from_preset("paper", model=model)
-    assert (config.image_size, config.vocabulary, config.cooldown, config.dvae_lr) == (96, 4096, 30_000, 3e-4)
-    assert (config.blocks, config.heads, config.dim, config.slots, config.train_iters) == (8, 8, 192, 12, 7)
-    assert (config.batch_size, config.steps, config.warmup * config.steps, config.lr) == (64, 250_000, 30_000, 1e-4)
+    assert (config.image_size, config.vocabulary, config.cooldown, config.dvae_lr) == (
+        96,
+        4096,
+        30_000,
+        3e-4,
+    )
+    assert (config.blocks, config.heads, config.dim, config.slots, config.train_iters) == (
+        8,
+        8,
+        192,
+        12,
+        7,
+    )
+    assert (config.batch_size, config.steps, config.warmup * config.steps, config.lr) == (
+        64,
+        250_000,
+        30_000,
+        1e-4,
+    )
     net = build_model(config)
     v, c, d = 4096, 64, 192
-    up = 9 * c * c + 2 * c * c + 4 * c * c + 2 * (3 * c + 4 * c)  # 3 x 3, two of 1 x 1, one to 4 c channels; norms
+    up = (
+        9 * c * c + 2 * c * c + 4 * c * c + 2 * (3 * c + 4 * c)
+    )  # 3 x 3, two of 1 x 1, one to 4 c channels; norms
     assert count(net.dvae.encoder) == (48 * c + 2 * c) + 6 * (c * c + 2 * c) + (c * v + v)
     assert count(net.dvae.decoder) == (v * c + 2 * c) + 2 * up + (3 * c + 3)
     block = 8 * d * d + 8 * d * d + 5 * d + 3 * 2 * d  # two attentions, MLP with biases, norms
     assert [count(b) for b in net.writer.blocks] == [block - 2 * d, *[block] * 7]
-    assert count(net.writer) == 8 * block - 2 * d + (v + 1) * d + 577 * d + 2 * 2 * d + d * d + v * d
+    assert (
+        count(net.writer) == 8 * block - 2 * d + (v + 1) * d + 577 * d + 2 * 2 * d + d * d + v * d
+    )
     assert count(net.slots) == {"smm": 14 * d * d + 19 * d, "sa": 11 * d * d + 16 * d}[model]
     assert count(net.before_slots) == {"smm": 0, "sa": 2 * d * d + 4 * d}[model]
     optimizer = torch.optim.Adam(net.parameters(), config.lr)
     before = {name: p.detach().clone() for name, p in net.named_parameters()}
     for step in range(3):
-        error, cross_entropy = net(torch.rand(1, 3, 96, 96), [step], [step], temperature_at(step, 1, 0.1, config.cooldown))
+        error, cross_entropy = net(
+            torch.rand(1, 3, 96, 96), [step], [step], temperature_at(step, 1, 0.1, config.cooldown)
+        )
         optimizer.zero_grad()
         (error + cross_entropy).backward()
         optimizer.step()
     assert cross_entropy.isfinite() and 0 < cross_entropy < 2 * 576 * np.log(v)
     assert all(p.isfinite().all() for p in net.parameters())
     still = {name for name, p in net.named_parameters() if torch.equal(p, before[name])}
-    assert still == {f"slots.{name}" for name in initial_state_names(net.slots._spec)}  # the implicit gradient ends before these
+    assert still == {
+        f"slots.{name}" for name in initial_state_names(net.slots._spec)
+    }  # the implicit gradient ends before these
 
 
 def test_schedules_of_the_papers_preset():
     config = Config.from_preset("paper")
-    temperature = [temperature_at(s, 1.0, 0.1, config.cooldown) for s in (0, 15_000, 30_000, 100_000)]
+    temperature = [
+        temperature_at(s, 1.0, 0.1, config.cooldown) for s in (0, 15_000, 30_000, 100_000)
+    ]
     assert temperature == pytest.approx([1.0, 0.55, 0.1, 0.1])
     assert [dvae_rate(config, s) for s in (0, 200_000)] == [3e-4, 3e-4]
-    assert [warm_up_and_decay(config, s) for s in (0, 15_000, 30_000, 200_000)] == pytest.approx([0, 5e-5, 1e-4, 1e-4])
+    assert [warm_up_and_decay(config, s) for s in (0, 15_000, 30_000, 200_000)] == pytest.approx(
+        [0, 5e-5, 1e-4, 1e-4]
+    )
     assert halved(30, 10) == 0.125 and halved(30, None) == 1
 
 
@@ -90,14 +141,20 @@ def test_sinusoids_tell_places_apart_and_near_ones_are_alike():
             at, axis = channel // 4, channel // 2 % 2
             wavelength = 2 * side * (2 / (2 * side)) ** (at / 2)
             angle = 2 * np.pi * (place // side, place % side)[axis] / wavelength
-            assert waves[place, channel] == pytest.approx((np.sin, np.cos)[channel % 2](angle), abs=1e-5)
+            assert waves[place, channel] == pytest.approx(
+                (np.sin, np.cos)[channel % 2](angle), abs=1e-5
+            )
     alike = sinusoids(16, 64) @ sinusoids(16, 64).T
     assert alike[0, 0] > alike[0, 1] > alike[0, 2] and alike[0, 0] > alike[0, 16] > alike[0, 17]
     net = build_model(small())
     assert torch.equal(net.writer.positions[1:], sinusoids(4, 16))
-    assert not torch.equal(build_model(small(positions="normal")).writer.positions[1:], sinusoids(4, 16))
+    assert not torch.equal(
+        build_model(small(positions="normal")).writer.positions[1:], sinusoids(4, 16)
+    )
     # the tokens' vectors are the same ones at the size that is asked for
-    half, whole = (build_model(small(token_std=std)).writer.embedding.weight.detach() for std in (0.5, 1.0))
+    half, whole = (
+        build_model(small(token_std=std)).writer.embedding.weight.detach() for std in (0.5, 1.0)
+    )
     assert torch.equal(2 * half, whole) and abs(float(whole.std()) - 1) < 0.1
 
 
@@ -105,11 +162,23 @@ def test_dvae():
     torch.manual_seed(0)
     dvae, image = DVAE(6, channels=8), torch.rand(3, 3, 16, 16) * 2 - 1
     tokens = dvae.tokens(image)
-    assert tokens.shape == (3, 16) and dvae.picture(tokens).shape == image.shape and dvae.summary(image).shape == (3, 8)
+    assert (
+        tokens.shape == (3, 16)
+        and dvae.picture(tokens).shape == image.shape
+        and dvae.summary(image).shape == (3, 8)
+    )
     error, drawn, likeliest = dvae(image, [1, 2, 3], 0.5)
     alone, drawn_alone, _ = dvae(image[1:2], [2], 0.5)  # a picture's noise is its own
-    assert torch.equal(likeliest, tokens) and not torch.equal(drawn, tokens) and torch.allclose(error[1:2], alone) and torch.equal(drawn[1:2], drawn_alone) and drawn.max() < 6
-    assert squared_error(torch.ones(1, 3, 2, 2), -torch.ones(1, 3, 2, 2)) == 12  # 1 apart in [0, 1], 12 numbers
+    assert (
+        torch.equal(likeliest, tokens)
+        and not torch.equal(drawn, tokens)
+        and torch.allclose(error[1:2], alone)
+        and torch.equal(drawn[1:2], drawn_alone)
+        and drawn.max() < 6
+    )
+    assert (
+        squared_error(torch.ones(1, 3, 2, 2), -torch.ones(1, 3, 2, 2)) == 12
+    )  # 1 apart in [0, 1], 12 numbers
     scores = torch.tensor([2.0, 0.0, 1.0]).log_softmax(0)
     noisy = scores + gumbel_noise(torch.empty(1, 20_000, 3), [0])
     share = torch.bincount(noisy.argmax(2)[0], minlength=3) / 20_000
@@ -131,7 +200,11 @@ def test_kept_keys_and_values_change_nothing():
 
 def test_a_token_knows_those_before_it_alone():
     torch.manual_seed(0)
-    writer, slots, tokens = ImageGPT(9, 16, 16, 2, 2, 8), torch.randn(1, 3, 8), torch.randint(9, (1, 16))
+    writer, slots, tokens = (
+        ImageGPT(9, 16, 16, 2, 2, 8),
+        torch.randn(1, 3, 8),
+        torch.randint(9, (1, 16)),
+    )
     other = tokens.clone()
     other[0, 7] = (other[0, 7] + 1) % 9
     same = torch.isclose(writer(tokens, slots), writer(other, slots), atol=1e-6).all(2)[0]
@@ -156,7 +229,9 @@ def test_gradients_are_blocked():
 def test_a_pictures_slots_and_tokens_depend_on_its_seeds_alone(model):
     net, x = build_model(small(model=model)), torch.rand(3, 3, 16, 16)
     tokens, slots, attention = net.encode(x, [1, 2, 3])
-    assert attention.shape == (3, 16, 3) and torch.allclose(net.encode(x[1:2], [2])[1], slots[1:2], atol=1e-5)
+    assert attention.shape == (3, 16, 3) and torch.allclose(
+        net.encode(x[1:2], [2])[1], slots[1:2], atol=1e-5
+    )
     assert net.generate(slots).shape == x.shape
     assert torch.allclose(net.features(x), net.before_slots(net.writer.embed(tokens)))
 
@@ -172,32 +247,67 @@ def test_the_dvae_is_the_same_beside_any_slot_module(tmp_path):
         trained[model, steps] = load_file(out / "model.safetensors")
     first = {k: v for k, v in trained["smm", 6].items() if k.startswith("dvae.")}
     assert len(first) > 50 and all(torch.equal(v, trained["sa", 6][k]) for k, v in first.items())
-    assert not torch.equal(trained["smm", 6]["writer.positions"], trained["sa", 6]["writer.positions"])
-    errors = [[json.loads(line)["dvae_mse"] for line in (tmp_path / d / "metrics.jsonl").read_text().splitlines()]
-              for d in ("smm6", "sa6", "smm12")]
+    assert not torch.equal(
+        trained["smm", 6]["writer.positions"], trained["sa", 6]["writer.positions"]
+    )
+    errors = [
+        [
+            json.loads(line)["dvae_mse"]
+            for line in (tmp_path / d / "metrics.jsonl").read_text().splitlines()
+        ]
+        for d in ("smm6", "sa6", "smm12")
+    ]
     assert errors[0] == errors[1] == errors[2][:1] and errors[2][1] != errors[2][0]
     start = [build_model(small(model=model)) for model in ("smm", "sa")]
-    assert all(torch.equal(a, b) for a, b in zip(start[0].writer.parameters(), start[1].writer.parameters()))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(start[0].writer.parameters(), start[1].writer.parameters())
+    )
 
 
 def test_the_dvae_learns_alone_at_first(tmp_path):
     """In the share of the steps that is asked for, all else stands still; the dVAE is the same with and without."""
     trained = {}
-    for name, run, share in (("first half", train_and_stop, 0.5), ("whole", train, 0.5), ("together", train, 0.0)):
+    for name, run, share in (
+        ("first half", train_and_stop, 0.5),
+        ("whole", train, 0.5),
+        ("together", train, 0.0),
+    ):
         out = tmp_path / name
         out.mkdir()
-        run(small(steps=6, dvae_alone=share, checkpoint_every=1, log_every=1, evaluate_every=1), out, "cpu")
+        run(
+            small(steps=6, dvae_alone=share, checkpoint_every=1, log_every=1, evaluate_every=1),
+            out,
+            "cpu",
+        )
         trained[name] = load_file(out / "model.safetensors")
     start = build_model(small()).state_dict()
-    learned = {name: [k for k, v in weights.items() if not torch.equal(v, start[k])] for name, weights in trained.items()}
+    learned = {
+        name: [k for k, v in weights.items() if not torch.equal(v, start[k])]
+        for name, weights in trained.items()
+    }
     assert learned["first half"] and all(k.startswith("dvae.") for k in learned["first half"])
-    assert any(k.startswith("writer.") for k in learned["whole"]) and any(k.startswith("slots.") for k in learned["whole"])
-    assert all(torch.equal(v, trained["together"][k]) for k, v in trained["whole"].items() if k.startswith("dvae."))
-    logged = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    assert any(k.startswith("writer.") for k in learned["whole"]) and any(
+        k.startswith("slots.") for k in learned["whole"]
+    )
+    assert all(
+        torch.equal(v, trained["together"][k])
+        for k, v in trained["whole"].items()
+        if k.startswith("dvae.")
+    )
+    logged = [
+        json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()
+    ]
     assert [line["step"] for line in logged if "dvae_mse" in line] == [1, 2, 3, 4, 5, 6]
-    assert [line["step"] for line in logged if "cross_entropy" in line and "slots" in line] == [4, 5, 6]
+    assert [line["step"] for line in logged if "cross_entropy" in line and "slots" in line] == [
+        4,
+        5,
+        6,
+    ]
     config = Config.from_preset("tiny", steps=1000, dvae_alone=0.4)
-    assert [slots_rate(config, s) for s in (0, 399)] == [0, 0] and slots_rate(config, 430) == config.lr
+    assert [slots_rate(config, s) for s in (0, 399)] == [0, 0] and slots_rate(
+        config, 430
+    ) == config.lr
     assert slots_rate(config, 400) == one_cycle(Config.from_preset("tiny", steps=600), 0) > 0
 
 
@@ -245,8 +355,12 @@ class Drawn:
 
 def test_figures_by_hand(monkeypatch):
     net = build_model(small(image_size=8))
-    monkeypatch.setattr(net.dvae, "picture", lambda tokens: torch.full((len(tokens), 3, 8, 8), 50 / 127.5 - 1))
-    found = figures(net, Pictures(Drawn(), quiet=True), SimpleNamespace(eval_iters=2), generate=True)
+    monkeypatch.setattr(
+        net.dvae, "picture", lambda tokens: torch.full((len(tokens), 3, 8, 8), 50 / 127.5 - 1)
+    )
+    found = figures(
+        net, Pictures(Drawn(), quiet=True), SimpleNamespace(eval_iters=2), generate=True
+    )
     expected = 192 * (50 / 255) ** 2 * 2 / 3  # two of three are 50 of 255 off
     assert found["mse"] == pytest.approx(expected, rel=1e-5) and found["dvae_mse"] == found["mse"]
     assert set(found) == {"mse", "dvae_mse", "cross_entropy", "frechet_dvae"}
@@ -256,7 +370,10 @@ def test_figures_by_hand(monkeypatch):
 
 def test_frechet_distance_of_pictures():
     """Of features in one dimension, by hand: squared difference of means and of standard deviations."""
-    first, second = np.zeros((4, 1, 1, 1), np.uint8), np.array([1, 5, 1, 5], np.uint8).reshape(4, 1, 1, 1)
+    first, second = (
+        np.zeros((4, 1, 1, 1), np.uint8),
+        np.array([1, 5, 1, 5], np.uint8).reshape(4, 1, 1, 1),
+    )
     assert frechet(lambda images: images.reshape(4, 1), first, second) == pytest.approx(9 + 16 / 3)
 
 
@@ -267,7 +384,12 @@ def test_fid_is_of_the_users_file(monkeypatch):
 
     net, pictures = build_model(small(image_size=8)), Pictures(Drawn(), quiet=True)
     monkeypatch.setattr("examples.slate.train.inception_features", features)
-    assert figures(net, pictures, SimpleNamespace(eval_iters=2), generate=True, inception="file.pt")["fid"] > 0
+    assert (
+        figures(net, pictures, SimpleNamespace(eval_iters=2), generate=True, inception="file.pt")[
+            "fid"
+        ]
+        > 0
+    )
     monkeypatch.undo()
     with pytest.raises(FileNotFoundError, match="Inception file nowhere is missing"):
         figures(net, pictures, SimpleNamespace(eval_iters=2), generate=True, inception="nowhere")
@@ -288,7 +410,9 @@ def test_a_resumed_run_drops_the_same_numbers(tmp_path):
     train(config, whole, "cpu")
     train_and_stop(config, stopped, "cpu", 4)
     train(config, stopped, "cpu")
-    assert (whole / "model.safetensors").read_bytes() == (stopped / "model.safetensors").read_bytes()
+    assert (whole / "model.safetensors").read_bytes() == (
+        stopped / "model.safetensors"
+    ).read_bytes()
     assert build_model(config).train().writer.drop.p == 0.5
 
 
@@ -296,11 +420,27 @@ def test_train_eval_sample(tmp_path):
     """The whole path: the files that are promised, and one JSON object at the end; then eval and sample on their own."""
     out = tmp_path / "run"
     first = result(run_well(NAME, "--steps", 3, "--out", out, "--images", 20, "--draws", 2, *SMALL))
-    assert first["images"] == 20 and {"mse", "cross_entropy", "dvae_mse", "frechet_dvae"} <= set(first) and "fid" not in first
-    again = result(run_well(NAME, "eval", "--out", out, "--images", 20, "--draws", 2, "--threads", 1))
+    assert (
+        first["images"] == 20
+        and {"mse", "cross_entropy", "dvae_mse", "frechet_dvae"} <= set(first)
+        and "fid" not in first
+    )
+    again = result(
+        run_well(NAME, "eval", "--out", out, "--images", 20, "--draws", 2, "--threads", 1)
+    )
     assert again == first
-    assert result(run_well(NAME, "sample", "--out", out, "--images", 5, "--threads", 1))["images"] == 5
-    for name in ("config.json", "metrics.jsonl", "model.safetensors", "checkpoint.pt", "curves.png", "samples.png", "mixed.png"):
+    assert (
+        result(run_well(NAME, "sample", "--out", out, "--images", 5, "--threads", 1))["images"] == 5
+    )
+    for name in (
+        "config.json",
+        "metrics.jsonl",
+        "model.safetensors",
+        "checkpoint.pt",
+        "curves.png",
+        "samples.png",
+        "mixed.png",
+    ):
         assert (out / name).stat().st_size > 0, name
 
 
@@ -320,15 +460,18 @@ def test_an_inception_file_is_looked_at_before_all(tmp_path, capsys):
         assert message in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (("train", "--image-size", "30"), "image_size must be a multiple of 4, got 30"),
-    (("train", "--heads", "5"), "heads must divide dim=64, got 5"),
-    (("train", "--dvae-alone", "1"), "dvae_alone must be from 0 to less than 1, got 1.0"),
-    (("train", "--token-std", "0"), "token_std must be more than 0, got 0.0"),
-    (("train", "--dropout", "1"), "dropout must be from 0 to less than 1, got 1.0"),
-    (("train", "--vocabulary", "0"), "vocabulary must be at least 1, got 0"),
-    (("eval",), "eval needs --weights or a trained run"),
-    (("sample",), "sample needs --weights or a trained run"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("train", "--image-size", "30"), "image_size must be a multiple of 4, got 30"),
+        (("train", "--heads", "5"), "heads must divide dim=64, got 5"),
+        (("train", "--dvae-alone", "1"), "dvae_alone must be from 0 to less than 1, got 1.0"),
+        (("train", "--token-std", "0"), "token_std must be more than 0, got 0.0"),
+        (("train", "--dropout", "1"), "dropout must be from 0 to less than 1, got 1.0"),
+        (("train", "--vocabulary", "0"), "vocabulary must be at least 1, got 0"),
+        (("eval",), "eval needs --weights or a trained run"),
+        (("sample",), "sample needs --weights or a trained run"),
+    ],
+)
 def test_errors_are_one_line(arguments, message, tmp_path, capsys):
     check_error(NAME, arguments, message, tmp_path, capsys)

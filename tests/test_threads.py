@@ -38,7 +38,14 @@ def test_same_bits(name, shape, dtype):
 
 
 @pytest.mark.parametrize("masks", [False, True], ids=["all", "masked"])
-@pytest.mark.parametrize("name", [name for name, (kind, _) in CASES.items() if kind in (smm_py.SlotAttention, smm_py.SlotMixture)])
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        for name, (kind, _) in CASES.items()
+        if kind in (smm_py.SlotAttention, smm_py.SlotMixture)
+    ],
+)
 def test_same_bits_where_slots_are_shared_out(name, masks):
     """Modules so wide that an image's threads share its slots too; the mixtures' first steps are made twice, about better points."""
     wide = {"input_dim": 90} if name == "sa-wide" else {}
@@ -72,7 +79,13 @@ def test_first_nonfinite_in_shares(dtype):
 def test_number_of_threads():
     smm_py.set_num_threads(np.int64(3))
     assert smm_py.get_num_threads() == 3
-    for bad, error in ((0, ValueError), (-1, ValueError), (2**70, ValueError), (1.0, TypeError), (True, TypeError)):
+    for bad, error in (
+        (0, ValueError),
+        (-1, ValueError),
+        (2**70, ValueError),
+        (1.0, TypeError),
+        (True, TypeError),
+    ):
         with pytest.raises(error, match="n must be"):
             smm_py.set_num_threads(bad)
     assert smm_py.get_num_threads() == 3
@@ -104,7 +117,9 @@ def _child(connection):
     connection.send((module(x, **call).slots, smm_py.get_num_threads()))
 
 
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # this process has threads on purpose
+@pytest.mark.filterwarnings(
+    "ignore:.*fork.*:DeprecationWarning"
+)  # this process has threads on purpose
 def test_forked_child():
     """A child forked after the parent has used its threads computes with one, and does not hang."""
     smm_py.set_num_threads(2)

@@ -8,7 +8,10 @@ STEPS = 12
 
 
 def one_image(call, b):
-    return {name: {n: a[b:b + 1] for n, a in value.items()} if name == "init" else value[b:b + 1] for name, value in call.items()}
+    return {
+        name: {n: a[b : b + 1] for n, a in value.items()} if name == "init" else value[b : b + 1]
+        for name, value in call.items()
+    }
 
 
 def movements(module, x, call):
@@ -16,7 +19,7 @@ def movements(module, x, call):
     states = [call["init"][module._spec.state_names[0]]]
     for steps in range(1, STEPS):
         out = module(x, num_iters=steps, **call)
-        states.append(out.slots[..., :module._spec.dim] if out.mean is None else out.mean)
+        states.append(out.slots[..., : module._spec.dim] if out.mean is None else out.mean)
     moved = np.sqrt(np.square(np.diff(states, axis=0)).mean(-1))
     return np.where(call["slot_mask"], moved, 0).max(-1)
 
@@ -33,7 +36,9 @@ def test_stops_where_it_has_settled(name, gradient):
     module = build(name, gradient=gradient, num_iters=STEPS)
     x, call = inputs(module, batch=4, masks=True)
     moved = movements(module, x, call)
-    tol = 1.01 * float(np.median(moved[3]))  # amid the images' movements, so that they stop at different steps
+    tol = 1.01 * float(
+        np.median(moved[3])
+    )  # amid the images' movements, so that they stop at different steps
     stopping = type(module)(**{**module._options(), "tol": tol})
     stopping.parameters = dict(module.parameters)
     out = stopping(x, **call)
@@ -43,12 +48,12 @@ def test_stops_where_it_has_settled(name, gradient):
     grads = stopping.backward(out, d_slots)
     total = {n: np.zeros_like(p) for n, p in module.parameters.items()}
     for b, steps in enumerate(out.iterations.tolist()):
-        alone = module(x[b:b + 1], num_iters=steps, **one_image(call, b))
-        assert alone.slots.tobytes() == out.slots[b:b + 1].tobytes()
+        alone = module(x[b : b + 1], num_iters=steps, **one_image(call, b))
+        assert alone.slots.tobytes() == out.slots[b : b + 1].tobytes()
         if out.log_likelihood is not None:
             assert alone.log_likelihood[0] == out.log_likelihood[b]
-        found = module.backward(alone, d_slots[b:b + 1])
-        assert found["x"].tobytes() == grads["x"][b:b + 1].tobytes()
+        found = module.backward(alone, d_slots[b : b + 1])
+        assert found["x"].tobytes() == grads["x"][b : b + 1].tobytes()
         for n in total:
             total[n] += found[n]
     for n, value in total.items():
@@ -65,8 +70,8 @@ def test_attention_and_masked_inputs(name):
     out = stopping(x, attention=True, **call)
     assert out.iterations.min() < STEPS
     for b, steps in enumerate(out.iterations.tolist()):
-        alone = module(x[b:b + 1], num_iters=steps, attention=True, **one_image(call, b))
-        assert alone.attention.tobytes() == out.attention[b:b + 1].tobytes()
+        alone = module(x[b : b + 1], num_iters=steps, attention=True, **one_image(call, b))
+        assert alone.attention.tobytes() == out.attention[b : b + 1].tobytes()
 
 
 def test_without_tolerance_every_step_is_done():
@@ -75,7 +80,10 @@ def test_without_tolerance_every_step_is_done():
     assert module(x, **call).iterations.tolist() == [5, 5]
 
 
-@pytest.mark.parametrize("bad, error", [(-1.0, ValueError), (float("nan"), ValueError), ("a", TypeError), (True, TypeError)])
+@pytest.mark.parametrize(
+    "bad, error",
+    [(-1.0, ValueError), (float("nan"), ValueError), ("a", TypeError), (True, TypeError)],
+)
 def test_bad_tolerance(bad, error):
     with pytest.raises(error, match="tol must be"):
         build("smm", tol=bad)
@@ -104,8 +112,15 @@ def test_lean_form_stops_alike(name, gradient):
         else:
             result = twin.run(leaf, init, **masks, return_attention=True)
         (result.slots.square().sum() + result.attention.square().sum()).backward()
-        found.append([result.iterations, result.slots, result.attention, leaf.grad,
-                      *(p.grad for p in twin.parameters() if p.grad is not None)])
+        found.append(
+            [
+                result.iterations,
+                result.slots,
+                result.attention,
+                leaf.grad,
+                *(p.grad for p in twin.parameters() if p.grad is not None),
+            ]
+        )
     assert found[0][0].min() < STEPS
     for core, lean in zip(*found, strict=True):
         torch.testing.assert_close(core, lean, rtol=1e-8, atol=1e-8)

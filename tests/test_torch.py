@@ -25,9 +25,22 @@ KINDS = {
     "sa": (st.SlotAttention, dict(dim=8, hidden_dim=9, input_dim=5)),
     "sa-heads": (st.SlotAttention, dict(dim=8, hidden_dim=9, input_dim=5, heads=2, qkv_bias=True)),
     "smm": (st.SlotMixture, dict(dim=8, hidden_dim=9, input_dim=5)),
-    "stable": (st.SlotMixture, dict(dim=8, hidden_dim=9, input_dim=5, norm_kv=True, prior="uniform",
-                                    temperature=0.4, start="inputs")),
-    "slot-norm": (st.SlotMixture, dict(dim=8, hidden_dim=9, input_mlp=False, slot_norm=True, reduce=False)),
+    "stable": (
+        st.SlotMixture,
+        dict(
+            dim=8,
+            hidden_dim=9,
+            input_dim=5,
+            norm_kv=True,
+            prior="uniform",
+            temperature=0.4,
+            start="inputs",
+        ),
+    ),
+    "slot-norm": (
+        st.SlotMixture,
+        dict(dim=8, hidden_dim=9, input_mlp=False, slot_norm=True, reduce=False),
+    ),
     "reference": (st.SlotMixture, dict(dim=8, hidden_dim=9, input_dim=5, variant="reference")),
     "kmeans": (st.KMeans, dict(dim=5)),
     "gmm": (st.GaussianMixture, dict(dim=5)),
@@ -45,7 +58,10 @@ def inputs(module, batch=2, count=20, slots=3, seed=0):
     g = torch.Generator().manual_seed(seed)
     dtype = _modules.DTYPES[spec.dtype]
     x = torch.randn(batch, count, spec.input_dim, dtype=dtype, generator=g)
-    init = {n: 0.5 * torch.randn(batch, slots, spec.dim, dtype=dtype, generator=g) for n in spec.state_names}
+    init = {
+        n: 0.5 * torch.randn(batch, slots, spec.dim, dtype=dtype, generator=g)
+        for n in spec.state_names
+    }
     return x, init
 
 
@@ -71,8 +87,11 @@ def test_vectors(file, lean):
     with path(lean):
         result = module.run(x, init, return_attention=True, **masks)
     (result.slots * given["d_slots"]).sum().backward()
-    grads = {"x": x.grad, **{n: v.grad for n, v in init.items()},
-             **{n: p.grad for n, p in module.named_parameters()}}
+    grads = {
+        "x": x.grad,
+        **{n: v.grad for n, v in init.items()},
+        **{n: p.grad for n, p in module.named_parameters()},
+    }
     for name in z.files:
         if name[:4] == "out/":
             ours, expected = getattr(result, name[4:]).detach(), z[name]
@@ -81,7 +100,9 @@ def test_vectors(file, lean):
             ours = torch.zeros(expected.shape) if ours is None else ours
         else:
             continue
-        size = max(np.abs(expected).max(), 1e-3)  # norm_slots.bias of Slot Attention has a gradient of 0
+        size = max(
+            np.abs(expected).max(), 1e-3
+        )  # norm_slots.bias of Slot Attention has a gradient of 0
         assert np.abs(ours.numpy() - expected).max() <= 1e-9 * size, name
 
 
@@ -99,16 +120,31 @@ def test_lean_equals_core(name, gradient):
         state = {n: v.clone().requires_grad_() for n, v in init.items()}
         if indices:
             state[first] = None
-            state = {"indices": torch.tensor([[0, 1, 2], [4, 3, 1]]), **{n: v for n, v in state.items() if n != first}}
+            state = {
+                "indices": torch.tensor([[0, 1, 2], [4, 3, 1]]),
+                **{n: v for n, v in state.items() if n != first},
+            }
         results = []
         for lean in (False, True):
-            leaves = [x.clone().requires_grad_(), *(v for n, v in state.items() if n != "indices"), *module.parameters()]
+            leaves = [
+                x.clone().requires_grad_(),
+                *(v for n, v in state.items() if n != "indices"),
+                *module.parameters(),
+            ]
             with path(lean):
                 slots, attention = module(leaves[0], state, mask, slot_mask, return_attention=True)
             weight = torch.linspace(-1, 1, attention.numel()).view_as(attention)
             loss = (slots**2).sum() + (attention * weight).sum()
-            grads = torch.autograd.grad(loss, [p for p in leaves if p.requires_grad], allow_unused=True)
-            results.append([slots.detach(), attention.detach(), *(torch.zeros(()) if g is None else g for g in grads)])
+            grads = torch.autograd.grad(
+                loss, [p for p in leaves if p.requires_grad], allow_unused=True
+            )
+            results.append(
+                [
+                    slots.detach(),
+                    attention.detach(),
+                    *(torch.zeros(()) if g is None else g for g in grads),
+                ]
+            )
         scale = max(float(a.abs().max()) for a in results[0])
         for a, b in zip(*results):
             assert float((a - b).abs().max()) <= 1e-5 * max(scale, 1), (name, indices)
@@ -123,7 +159,9 @@ def test_gradients_of_attention_alone(name):
         leaf = x.clone().requires_grad_()
         slots, attention = module(leaf, init, return_attention=True)
         loss = (attention * torch.linspace(-1, 1, attention.numel()).view_as(attention)).sum()
-        grads.append(torch.autograd.grad(loss if part is None else loss + part * slots.sum(), leaf)[0])
+        grads.append(
+            torch.autograd.grad(loss if part is None else loss + part * slots.sum(), leaf)[0]
+        )
     assert torch.equal(*grads) and grads[0].abs().max() > 0
 
 
@@ -131,8 +169,19 @@ def test_gradients_of_attention_alone(name):
 def test_gradcheck(name):
     module = build(name, dtype="float64", gradient="full")
     x, init = inputs(module, count=7)
-    params = [p for n, p in module.named_parameters() if n not in ("mean_mu", "mean_logsigma", "logstd_mu",
-                                                                   "logstd_logsigma", "slots_mu", "slots_logsigma")]
+    params = [
+        p
+        for n, p in module.named_parameters()
+        if n
+        not in (
+            "mean_mu",
+            "mean_logsigma",
+            "logstd_mu",
+            "logstd_logsigma",
+            "slots_mu",
+            "slots_logsigma",
+        )
+    ]
 
     def function(x, *rest):
         state = dict(zip(init, rest))
@@ -147,22 +196,39 @@ def test_opcheck(name):
     module = build(name)
     x, init = inputs(module)
     names = module._spec.state_names
-    params = [p.detach() for n, p in module.named_parameters() if "mu" not in n and "sigma" not in n]
-    args = [x, params, init[names[0]], init.get("log_std"), None, None, None, _ops.config_text(module._spec), 2]
+    params = [
+        p.detach() for n, p in module.named_parameters() if "mu" not in n and "sigma" not in n
+    ]
+    args = [
+        x,
+        params,
+        init[names[0]],
+        init.get("log_std"),
+        None,
+        None,
+        None,
+        _ops.config_text(module._spec),
+        2,
+    ]
     torch.library.opcheck(torch.ops.smm_py.forward, (*args, True, True))
     saved = torch.ops.smm_py.forward(*args, True, True)[-1]
     d_slots = torch.ones(2, 3, module._spec.slot_dim)
     torch.library.opcheck(torch.ops.smm_py.backward, (*args, saved, d_slots, None))
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")  # the compiler's own
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning"
+)  # the compiler's own
 def test_compile():
     """Without graph breaks, with dynamic shapes, forward and backward."""
     module = build("stable")
     compiled = torch.compile(module, fullgraph=True, dynamic=True)
     for batch, count in ((2, 20), (3, 25)):
         x, _ = inputs(module, batch, count)
-        init = {"indices": torch.arange(3).expand(batch, 3).contiguous(), "log_std": torch.zeros(batch, 3, 8)}
+        init = {
+            "indices": torch.arange(3).expand(batch, 3).contiguous(),
+            "log_std": torch.zeros(batch, 3, 8),
+        }
         expected, got = module(x, init), compiled(x, init)
         assert torch.equal(expected, got)
         for slots in (expected, got):
@@ -184,7 +250,9 @@ def test_graphs_of_another_core_are_not_taken_for_ours(monkeypatch):
     assert _ops.config_text(spec) != text and _ops._spec(_ops.config_text(spec)) == spec
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")  # the exporter's own
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning"
+)  # the exporter's own
 def test_export():
     module = build("sa").eval()
     x, init = inputs(module)
@@ -192,12 +260,30 @@ def test_export():
     assert torch.equal(program.module()(x, init), module(x, init))
 
 
-@pytest.mark.parametrize("name, options", [("smm", {}), ("smm", {"recompute": True}), ("slot-norm", {}), ("reference", {}),
-                                           ("sa-heads", {}), ("kmeans", {})])
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("smm", {}),
+        ("smm", {"recompute": True}),
+        ("slot-norm", {}),
+        ("reference", {}),
+        ("sa-heads", {}),
+        ("kmeans", {}),
+    ],
+)
 def test_shapes_of_what_is_saved(name, options):
     """What torch.compile is told of an operator's output is what the core says, on both sides of what it saves at most."""
     spec = build(name, **options)._spec
-    for sizes in ((1, 1, 3), (5, 64, 3), (2, 65, 20), (1, 300_000, 5), (4, 80_000, 5), (1, 500_000, 5), (2_000, 1_000, 5), (20_000, 1_000, 5)):
+    for sizes in (
+        (1, 1, 3),
+        (5, 64, 3),
+        (2, 65, 20),
+        (1, 300_000, 5),
+        (4, 80_000, 5),
+        (1, 500_000, 5),
+        (2_000, 1_000, 5),
+        (20_000, 1_000, 5),
+    ):
         expected = smm_py._core.saved_size(_ops.core_config(spec), *sizes, 4)
         assert _ops._saved_size(spec, *sizes, 4) == expected > 0
 
@@ -207,7 +293,9 @@ def test_shapes_of_what_is_saved_of_wide_layers(hidden_dim):
     """So wide that two blocks of inputs, or one, are more than is saved."""
     spec = build("smm", hidden_dim=hidden_dim)._spec
     for sizes in ((1, 9, 3), (2, 9, 3), (1, 65, 3)):
-        assert _ops._saved_size(spec, *sizes, 4) == smm_py._core.saved_size(_ops.core_config(spec), *sizes, 4)
+        assert _ops._saved_size(spec, *sizes, 4) == smm_py._core.saved_size(
+            _ops.core_config(spec), *sizes, 4
+        )
 
 
 def test_functional_call():
@@ -226,10 +314,14 @@ def test_autocast_runs_in_float32():
     expected = module(x.bfloat16().float(), init)
     with torch.autocast("cpu", torch.bfloat16):
         got = module(x.bfloat16(), init)
-        assert torch.equal(module(x.bfloat16().float(), {n: v.bfloat16() for n, v in init.items()}),
-                           module(x.bfloat16(), {n: v.bfloat16().float() for n, v in init.items()}))
+        assert torch.equal(
+            module(x.bfloat16().float(), {n: v.bfloat16() for n, v in init.items()}),
+            module(x.bfloat16(), {n: v.bfloat16().float() for n, v in init.items()}),
+        )
         for other in (x.long(), x > 0, x.double()):
-            with pytest.raises(TypeError, match=f"x must be a torch.float32 tensor, got {other.dtype}"):
+            with pytest.raises(
+                TypeError, match=f"x must be a torch.float32 tensor, got {other.dtype}"
+            ):
                 module(other, init)
     assert got.dtype == torch.float32 and torch.equal(got, expected)
     with pytest.raises(TypeError, match="x must be a torch.float32 tensor, got torch.bfloat16"):
@@ -265,7 +357,9 @@ def test_slots_on_meta_have_shapes_alone():
         assert next(module.parameters()).device.type == "meta"
     x, init = inputs(build("smm"))
     assert module(x.to("meta"), {n: v.to("meta") for n, v in init.items()}).shape == (2, 3, 8)
-    with pytest.raises(ValueError, match="x must be on meta as the parameter norm_input.weight is, got cpu"):
+    with pytest.raises(
+        ValueError, match="x must be on meta as the parameter norm_input.weight is, got cpu"
+    ):
         module(x, init)
     with pytest.raises(ValueError, match=r"init\['mean'\] must be on cpu as x is, got meta"):
         build("smm")(x, {**init, "mean": init["mean"].to("meta")})
@@ -283,7 +377,9 @@ def test_states_of_each_slot_come_from_files(tmp_path):
     module.load_state_dict(safetensors.load_file(tmp_path / "m.safetensors"))
     drawn = module.initial_state(torch.zeros(2, 9, 8))["slots"].detach()
     assert np.allclose(drawn, rows, atol=1e-6) and module.slots_mu.requires_grad
-    with pytest.raises(ValueError, match="num_slots must be 3, as slots_mu has one row for each slot, got 4"):
+    with pytest.raises(
+        ValueError, match="num_slots must be 3, as slots_mu has one row for each slot, got 4"
+    ):
         module(torch.zeros(2, 9, 8), num_slots=4)
     before = module.slots_mu.detach().clone()
     for wrong in (torch.zeros(8, device="meta"), [0.0] * 8):
@@ -299,11 +395,16 @@ def test_parameters_of_another_shape_or_type_are_named():
     for shape in ((1,), (2, 3, 8), (3, 1)):
         module = st.SlotAttention(dim=8, num_slots=3)
         module.slots_mu = torch.nn.Parameter(torch.zeros(shape))
-        with pytest.raises(ValueError, match=r"slots_mu must have shape \(8,\) or \(3, 8\), got \(" + str(shape[0])):
+        with pytest.raises(
+            ValueError, match=r"slots_mu must have shape \(8,\) or \(3, 8\), got \(" + str(shape[0])
+        ):
             module(x)
     module = st.SlotAttention(dim=8, num_slots=3)
     module.to_q.double()
-    with pytest.raises(TypeError, match="the parameter to_q.weight must be a torch.float32 tensor as the others are, got torch.float64"):
+    with pytest.raises(
+        TypeError,
+        match="the parameter to_q.weight must be a torch.float32 tensor as the others are, got torch.float64",
+    ):
         module(x)
 
 
@@ -311,7 +412,9 @@ def test_options_of_one_precision():
     module = st.KMeans(dim=4, eps=1e-40, dtype="float64")
     assert module(torch.rand(1, 9, 4, dtype=torch.float64)).isfinite().all()
     mixture = st.SlotMixture(dim=4, temperature=1e-40, dtype="float64").float()
-    with pytest.raises(TypeError, match="the module must be of float64, its parameters are torch.float32"):
+    with pytest.raises(
+        TypeError, match="the module must be of float64, its parameters are torch.float32"
+    ):
         mixture(torch.rand(1, 11, 4))
 
 
@@ -329,8 +432,12 @@ def test_initial_states_are_those_of_a_call(name):
         state = module.initial_state(low, generator=generator())
         assert all(value.dtype in (torch.float32, torch.int64) for value in state.values())
         assert torch.equal(module(low, generator=generator()), module(low, state))
-    for wrong, error, match in ((x[0], ValueError, "x must have shape"), (x[:, :0], ValueError, "at least one image of at least one input"),
-                                (x.double(), TypeError, "x must be a torch.float32 tensor"), (x[..., 1:], ValueError, "x must have shape")):
+    for wrong, error, match in (
+        (x[0], ValueError, "x must have shape"),
+        (x[:, :0], ValueError, "at least one image of at least one input"),
+        (x.double(), TypeError, "x must be a torch.float32 tensor"),
+        (x[..., 1:], ValueError, "x must have shape"),
+    ):
         with pytest.raises(error, match=match):
             module.initial_state(wrong)
     with pytest.raises(TypeError, match="generator must be a torch.Generator"):
@@ -353,8 +460,12 @@ def test_copies_and_files(name, tmp_path):
     assert torch.equal(fresh(x, init), expected)
     if name in ("kmeans", "gmm"):  # no parameter tells them another dtype
         return
-    assert torch.equal(module.double()(x.double(), {n: v.double() for n, v in init.items()}).float().round(decimals=3),
-                       expected.round(decimals=3))
+    assert torch.equal(
+        module.double()(x.double(), {n: v.double() for n, v in init.items()})
+        .float()
+        .round(decimals=3),
+        expected.round(decimals=3),
+    )
 
 
 @pytest.mark.parametrize("name", [k for k in KINDS if k not in ("kmeans", "gmm")])
@@ -411,20 +522,52 @@ def test_errors_name_the_argument():
 
     for error, match, call in (
         (TypeError, "x must be a tensor", lambda: module(x.numpy())),
-        (TypeError, "x must be a torch.float32 tensor, got torch.float64", lambda: module(x.double())),
-        (ValueError, r"x must have shape \(B, N, 5\), got \(2, 20, 4\)", lambda: module(x[..., :4])),
+        (
+            TypeError,
+            "x must be a torch.float32 tensor, got torch.float64",
+            lambda: module(x.double()),
+        ),
+        (
+            ValueError,
+            r"x must have shape \(B, N, 5\), got \(2, 20, 4\)",
+            lambda: module(x[..., :4]),
+        ),
         (ValueError, "num_iters must be at least 1, got 0", lambda: module(x, num_iters=0)),
         (KeyError, "init must hold", lambda: module(x, {"slots": init["mean"]})),
-        (ValueError, "must have shape", lambda: module(x, {**init, "log_std": init["log_std"][:, :2]})),
-        (ValueError, "real input, got none in image 1", lambda: module(x, mask=torch.tensor([[True] * 20, [False] * 20]))),
+        (
+            ValueError,
+            "must have shape",
+            lambda: module(x, {**init, "log_std": init["log_std"][:, :2]}),
+        ),
+        (
+            ValueError,
+            "real input, got none in image 1",
+            lambda: module(x, mask=torch.tensor([[True] * 20, [False] * 20])),
+        ),
         (TypeError, "mask must be a torch.bool tensor", lambda: module(x, mask=torch.ones(2, 20))),
         (ValueError, "num_slots must not exceed", lambda: module(x, num_slots=21)),
         (ValueError, "num_slots must agree with init", lambda: module(x, init, num_slots=4)),
-        (ValueError, r"slot_mask must have shape \(2, 3\), got \(2, 1\)", lambda: module(x, slot_mask=torch.ones(2, 1) > 0)),
+        (
+            ValueError,
+            r"slot_mask must have shape \(2, 3\), got \(2, 1\)",
+            lambda: module(x, slot_mask=torch.ones(2, 1) > 0),
+        ),
         (ValueError, "x must hold at least one image of at least one input", lambda: module(x[:0])),
-        (ValueError, "rows of real inputs, from 0 to 19, got 20 at index .1, 2.", lambda: module(x, rows([[0, 1, 2], [3, 4, 20]]))),
-        (ValueError, "and not masked, got 4 at index .0, 1.", lambda: module(x, rows([[0, 4, 2]] * 2), torch.arange(20).expand(2, -1) != 4)),
-        (TypeError, "return_attention must be True or False, got 1", lambda: module(x, return_attention=1)),
+        (
+            ValueError,
+            "rows of real inputs, from 0 to 19, got 20 at index .1, 2.",
+            lambda: module(x, rows([[0, 1, 2], [3, 4, 20]])),
+        ),
+        (
+            ValueError,
+            "and not masked, got 4 at index .0, 1.",
+            lambda: module(x, rows([[0, 4, 2]] * 2), torch.arange(20).expand(2, -1) != 4),
+        ),
+        (
+            TypeError,
+            "return_attention must be True or False, got 1",
+            lambda: module(x, return_attention=1),
+        ),
         (TypeError, "seed must be an int, got 1.7", lambda: st.SlotAttention(seed=1.7)),
         (ValueError, "seed must be at least 0, got -1", lambda: st.SlotAttention(seed=-1)),
     ):
@@ -462,11 +605,16 @@ def test_each_image_may_have_a_generator(name):
     assert torch.equal(slots, module(x, state))
     with pytest.raises(ValueError, match="generator must hold one for each of the 3 images, got 2"):
         module(x, generator=generators((1, 2)))
-    with pytest.raises(TypeError, match="generator must be a torch.Generator, or a list of one for each image, got int"):
+    with pytest.raises(
+        TypeError,
+        match="generator must be a torch.Generator, or a list of one for each image, got int",
+    ):
         module(x, generator=7)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # of PyTorch's own forward mode
+@pytest.mark.filterwarnings(
+    "ignore:.*torch.jit.script:DeprecationWarning"
+)  # of PyTorch's own forward mode
 @pytest.mark.parametrize("frozen", [False, True])
 def test_forward_mode_is_refused(frozen):
     """Tangents are not dropped where nothing else would stop them."""
@@ -479,8 +627,13 @@ def test_forward_mode_is_refused(frozen):
 def test_a_dead_slot_stays_dead_on_every_device():
     """Its prior is exactly 0, and a point nearer to it than to all others does not bring it back."""
     rng = np.random.default_rng(0)
-    x = np.concatenate([0.01 * rng.standard_normal(1000), 100 + 0.01 * rng.standard_normal(1000), [10.0]])[None, :, None]
-    init = {"mean": torch.tensor([[[0.0], [100.0], [1e4]]], dtype=torch.float64), "log_std": torch.zeros(1, 3, 1, dtype=torch.float64)}
+    x = np.concatenate(
+        [0.01 * rng.standard_normal(1000), 100 + 0.01 * rng.standard_normal(1000), [10.0]]
+    )[None, :, None]
+    init = {
+        "mean": torch.tensor([[[0.0], [100.0], [1e4]]], dtype=torch.float64),
+        "log_std": torch.zeros(1, 3, 1, dtype=torch.float64),
+    }
     module = st.GaussianMixture(dim=1, num_slots=3, num_iters=4, dtype="float64")
     core = module(torch.tensor(x), init)
     with _modules.force_lean():
@@ -488,20 +641,33 @@ def test_a_dead_slot_stays_dead_on_every_device():
     assert torch.allclose(core, lean, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("name, options", [("smm", {}), ("reference", {}), ("sa", {}), ("sa-heads", {"qkv_bias": False})])
+@pytest.mark.parametrize(
+    "name, options", [("smm", {}), ("reference", {}), ("sa", {}), ("sa-heads", {"qkv_bias": False})]
+)
 def test_widths_whose_rows_the_core_spaces(name, options):
     """256 channels, where rows of weights would share a few sets of the cache; means start at inputs, the maps' other use."""
     module = build(name, **options, dim=256, input_dim=256, hidden_dim=256, dtype="float64")
     x, init = inputs(module, batch=2, count=70)
-    init = {n: v for n, v in init.items() if n == "log_std"} | {"indices": torch.tensor([[0, 3, 69], [64, 1, 2]])}
+    init = {n: v for n, v in init.items() if n == "log_std"} | {
+        "indices": torch.tensor([[0, 3, 69], [64, 1, 2]])
+    }
     found = []
     for lean in (False, True):
         with path(lean):
             own = x.clone().requires_grad_()
             slots = module(own, init)
-            found.append((slots, *torch.autograd.grad(slots.sin().sum(), [own, *module.parameters()], allow_unused=True)))
+            found.append(
+                (
+                    slots,
+                    *torch.autograd.grad(
+                        slots.sin().sum(), [own, *module.parameters()], allow_unused=True
+                    ),
+                )
+            )
     for core, other in zip(*found):
-        assert (core is None and other is None) or torch.allclose(core, other, rtol=1e-8, atol=1e-10)
+        assert (core is None and other is None) or torch.allclose(
+            core, other, rtol=1e-8, atol=1e-10
+        )
 
 
 def test_a_picture_of_nan_has_no_likelihood():
@@ -516,9 +682,14 @@ def test_loading_a_start_of_each_slot_keeps_the_optimizer():
     module = build("smm")
     optimizer = torch.optim.SGD(module.parameters(), lr=1.0)
     state = module.state_dict()
-    state["mean_mu"] = torch.zeros(module._spec.num_slots, module._spec.dim, dtype=state["mean_mu"].dtype)
+    state["mean_mu"] = torch.zeros(
+        module._spec.num_slots, module._spec.dim, dtype=state["mean_mu"].dtype
+    )
     module.load_state_dict(state)
-    assert any(p is module.mean_mu for p in optimizer.param_groups[0]["params"]) and module.mean_mu.shape == state["mean_mu"].shape
+    assert (
+        any(p is module.mean_mu for p in optimizer.param_groups[0]["params"])
+        and module.mean_mu.shape == state["mean_mu"].shape
+    )
 
 
 def test_memory_format_and_zero_copy():
@@ -534,7 +705,10 @@ def test_memory_format_and_zero_copy():
 def test_compat():
     """The other package's names and shapes load; its formula is Slot Attention with biases."""
     module = compat.SlotAttention(num_slots=3, dim=8, iters=2, hidden_dim=16)
-    state = {n.replace("norm_mlp", "norm_pre_ff"): p.detach().clone() + 0.1 for n, p in module.named_parameters()}
+    state = {
+        n.replace("norm_mlp", "norm_pre_ff"): p.detach().clone() + 0.1
+        for n, p in module.named_parameters()
+    }
     for name in ("slots_mu", "slots_logsigma"):
         state[name] = state[name][None, None]
     module.load_state_dict(state)
@@ -552,9 +726,23 @@ def test_distributed():
     """Two processes, half the batch each: the gradients of the whole batch."""
     pytest.importorskip("torch.distributed")
     script = Path(__file__).with_name("ddp_check.py")
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)],
-                          capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0 and done.stdout.count("same gradients") == 2, done.stdout + done.stderr
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            "2",
+            str(script),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0 and done.stdout.count("same gradients") == 2, (
+        done.stdout + done.stderr
+    )
 
 
 def test_docstrings():

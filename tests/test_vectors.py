@@ -24,8 +24,10 @@ def build(file, dtype):
         options.pop("hidden_dim")
         options.pop("input_dim")
     module = getattr(smm_py, kind)(**options, dtype=dtype)
-    groups = {g: {k[len(g) + 1:]: arrays[k] for k in arrays.files if k.startswith(g + "/")}
-              for g in ("p", "in", "out", "g")}
+    groups = {
+        g: {k[len(g) + 1 :]: arrays[k] for k in arrays.files if k.startswith(g + "/")}
+        for g in ("p", "in", "out", "g")
+    }
     for name, value in groups["p"].items():
         module.parameters[name] = value.astype(dtype)
     call = {"init": {k: groups["in"][k].astype(dtype) for k in STATES if k in groups["in"]}}
@@ -84,7 +86,10 @@ def results(file, dtype, inputs):
     call["init"] = {k: inputs[k].astype(dtype) for k in call["init"]}
     out = module(inputs["x"].astype(dtype), attention=True, **call)
     grads = module.backward(out, inputs["d_slots"].astype(dtype))
-    return {**{k: getattr(out, k) for k in groups["out"]}, **{"d " + k: grads[k] for k in groups["g"]}}
+    return {
+        **{k: getattr(out, k) for k in groups["out"]},
+        **{"d " + k: grads[k] for k in groups["g"]},
+    }
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
@@ -104,11 +109,14 @@ def test_float32_is_as_exact_as_pytorch(file):
         peer = float32_results(file, inputs)
         for name, value in exact.items():
             errors = [np.sqrt(np.mean((a[name] - value) ** 2)) for a in (ours, peer)]
-            floor = np.finfo(np.float32).eps / 4 * np.abs(value).max()  # PyTorch may hit a value exactly
+            floor = (
+                np.finfo(np.float32).eps / 4 * np.abs(value).max()
+            )  # PyTorch may hit a value exactly
             if np.isfinite(errors[1]) and name != "d norm_slots.bias":
                 ratios.setdefault(name, []).append(errors[0] / max(errors[1], floor, 1e-30))
     assert len(ratios) >= 3
     for name, ratio in ratios.items():
         # PyTorch's gradient is NaN where a prior has underflowed to 0: then there is little to compare with
         assert len(ratio) < 4 or np.median(ratio) <= 3, (
-            f"{name}: {np.median(ratio):.2f} times PyTorch's error")
+            f"{name}: {np.median(ratio):.2f} times PyTorch's error"
+        )

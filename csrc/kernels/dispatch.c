@@ -15,9 +15,10 @@ static int always(void) { return 1; }
 
 #ifdef SMM_HAVE_AVX2
 /* These builtins ask the operating system too, whether it saves the wide registers. */
-static int has_avx2(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
-static int has_avx512(void)
-{
+static int has_avx2(void) {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+}
+static int has_avx512(void) {
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
 }
@@ -38,8 +39,7 @@ static const kernel_set sets[] = {
 
 static const kernel_set *chosen;
 
-static const kernel_set *find(const char *name)
-{
+static const kernel_set *find(const char *name) {
     const kernel_set *found = NULL;
     const int any = !name || !*name;
     for (size_t i = 0; i < SETS; i++)
@@ -47,8 +47,7 @@ static const kernel_set *find(const char *name)
     return found;
 }
 
-static const kernel_set *current(void)
-{
+static const kernel_set *current(void) {
     if (!chosen) {
         const kernel_set *asked = find(getenv("SMM_SIMD"));
         chosen = asked ? asked : find(NULL);
@@ -60,15 +59,13 @@ const smm_kernels_f32 *smm_kernels_f32_get(void) { return current()->f32; }
 const smm_kernels_f64 *smm_kernels_f64_get(void) { return current()->f64; }
 const char *smm_simd_chosen(void) { return current()->name; }
 
-const char *smm_simd_built(size_t i, int *supported)
-{
+const char *smm_simd_built(size_t i, int *supported) {
     if (i >= SETS) return NULL;
     if (supported) *supported = sets[i].supported();
     return sets[i].name;
 }
 
-int smm_simd_select(const char *name)
-{
+int smm_simd_select(const char *name) {
     const kernel_set *asked = find(name);
     if (!asked) return -1;
     chosen = asked;

@@ -23,10 +23,21 @@
 #define LOG_TERMS 6
 #endif
 
-static inline vec vec_exp(vec x)
-{
-    static const double inverse_factorial[] = {1, 1, 1.0 / 2, 1.0 / 6, 1.0 / 24, 1.0 / 120, 1.0 / 720, 1.0 / 5040, 1.0 / 40320,
-                                               1.0 / 362880, 1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800};
+static inline vec vec_exp(vec x) {
+    static const double inverse_factorial[] = {1,
+                                               1,
+                                               1.0 / 2,
+                                               1.0 / 6,
+                                               1.0 / 24,
+                                               1.0 / 120,
+                                               1.0 / 720,
+                                               1.0 / 5040,
+                                               1.0 / 40320,
+                                               1.0 / 362880,
+                                               1.0 / 3628800,
+                                               1.0 / 39916800,
+                                               1.0 / 479001600,
+                                               1.0 / 6227020800};
     x = vec_min(vec_set(EXP_HIGH), vec_max(vec_set(EXP_LOW), x)); /* in this order a NaN stays */
     const vec n = vec_round(vec_mul(x, vec_set((real)1.44269504088896340736)));
     const vec r = vec_fma(n, vec_set(-LN2_LOW), vec_fma(n, vec_set(-LN2_HIGH), x));
@@ -37,9 +48,9 @@ static inline vec vec_exp(vec x)
 }
 
 /* For normal x > 0. */
-static inline vec vec_log_normal(vec x)
-{
-    const vec root = vec_set((real)1.41421356237309504880), half = vec_set((real)0.5), one = vec_set(1);
+static inline vec vec_log_normal(vec x) {
+    const vec root = vec_set((real)1.41421356237309504880), half = vec_set((real)0.5),
+              one = vec_set(1);
     vec m = vec_mantissa(x), n = vec_exponent(x);
     n = vec_greater(m, root, vec_add(n, one), n);
     m = vec_greater(m, root, vec_mul(m, half), m);
@@ -48,17 +59,20 @@ static inline vec vec_log_normal(vec x)
     UNROLL
     for (int i = LOG_TERMS - 2; i >= 1; i--) p = vec_fma(p, z, vec_set((real)(2.0 / (2 * i + 1))));
     const vec tail = vec_mul(vec_mul(s, z), p); /* log m = 2 s + tail */
-    return vec_fma(n, vec_set(LN2_HIGH), vec_fma(vec_set(2), s, vec_fma(n, vec_set(LN2_LOW), tail)));
+    return vec_fma(n, vec_set(LN2_HIGH),
+                   vec_fma(vec_set(2), s, vec_fma(n, vec_set(LN2_LOW), tail)));
 }
 
-static inline vec vec_tanh(vec x)
-{
-    const vec z = vec_mul(x, x), magnitude = vec_max(vec_sub(vec_set(0), x), x), one = vec_set(1), two = vec_set(2);
+static inline vec vec_tanh(vec x) {
+    const vec z = vec_mul(x, x), magnitude = vec_max(vec_sub(vec_set(0), x), x), one = vec_set(1),
+              two = vec_set(2);
 #ifdef REAL_IS_DOUBLE
-    vec p = vec_fma(vec_fma(vec_set(-9.64399179425052238628e-1), z, vec_set(-9.92877231001918586564e1)), z,
-                    vec_set(-1.61468768441708447952e3));
-    const vec q = vec_fma(vec_fma(vec_add(z, vec_set(1.12811678491632931402e2)), z, vec_set(2.23548839060100448583e3)), z,
-                          vec_set(4.84406305325125486048e3));
+    vec p =
+        vec_fma(vec_fma(vec_set(-9.64399179425052238628e-1), z, vec_set(-9.92877231001918586564e1)),
+                z, vec_set(-1.61468768441708447952e3));
+    const vec q = vec_fma(vec_fma(vec_add(z, vec_set(1.12811678491632931402e2)), z,
+                                  vec_set(2.23548839060100448583e3)),
+                          z, vec_set(4.84406305325125486048e3));
     p = vec_div(p, q);
 #else
     vec p = vec_fma(vec_set(-5.70498872745e-3f), z, vec_set(2.06390887954e-2f));

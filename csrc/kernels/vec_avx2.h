@@ -5,33 +5,41 @@ typedef __m256d vec;
 #define VEC_WIDTH 4
 #define VEC_ALL 0xf
 /* 2^n for integers n that fit: n + 1.5 2^52 has n in its low bits */
-#define vec_power2(n) \
-    _mm256_castsi256_pd(_mm256_slli_epi64( \
-        _mm256_add_epi64(_mm256_castpd_si256(_mm256_add_pd((n), _mm256_set1_pd(0x1.8p52))), _mm256_set1_epi64x(1023)), 52))
+#define vec_power2(n)                                                                       \
+    _mm256_castsi256_pd(_mm256_slli_epi64(                                                  \
+        _mm256_add_epi64(_mm256_castpd_si256(_mm256_add_pd((n), _mm256_set1_pd(0x1.8p52))), \
+                         _mm256_set1_epi64x(1023)),                                         \
+        52))
 /* the biased exponent beside the bits of 2^52 is the number 2^52 + exponent */
-#define vec_exponent(a) \
-    _mm256_sub_pd(_mm256_castsi256_pd(_mm256_or_si256(_mm256_srli_epi64(_mm256_castpd_si256(a), 52), \
-                                                      _mm256_castpd_si256(_mm256_set1_pd(0x1p52)))), \
-                  _mm256_set1_pd(0x1p52 + 1023))
-#define vec_mantissa(a) \
-    _mm256_or_pd(_mm256_and_pd((a), _mm256_castsi256_pd(_mm256_set1_epi64x(0x000fffffffffffff))), _mm256_set1_pd(1))
+#define vec_exponent(a)                                                                    \
+    _mm256_sub_pd(                                                                         \
+        _mm256_castsi256_pd(_mm256_or_si256(_mm256_srli_epi64(_mm256_castpd_si256(a), 52), \
+                                            _mm256_castpd_si256(_mm256_set1_pd(0x1p52)))), \
+        _mm256_set1_pd(0x1p52 + 1023))
+#define vec_mantissa(a)                                                                           \
+    _mm256_or_pd(_mm256_and_pd((a), _mm256_castsi256_pd(_mm256_set1_epi64x(0x000fffffffffffff))), \
+                 _mm256_set1_pd(1))
 #else
 typedef __m256 vec;
 #define VEC_OP(name) _mm256_##name##_ps
 #define VEC_WIDTH 8
 #define VEC_ALL 0xff
-#define vec_power2(n) \
-    _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23))
+#define vec_power2(n)    \
+    _mm256_castsi256_ps( \
+        _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23))
 #define vec_exponent(a) \
-    _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_srli_epi32(_mm256_castps_si256(a), 23), _mm256_set1_epi32(127)))
-#define vec_mantissa(a) \
-    _mm256_or_ps(_mm256_and_ps((a), _mm256_castsi256_ps(_mm256_set1_epi32(0x007fffff))), _mm256_set1_ps(1))
+    _mm256_cvtepi32_ps( \
+        _mm256_sub_epi32(_mm256_srli_epi32(_mm256_castps_si256(a), 23), _mm256_set1_epi32(127)))
+#define vec_mantissa(a)                                                                  \
+    _mm256_or_ps(_mm256_and_ps((a), _mm256_castsi256_ps(_mm256_set1_epi32(0x007fffff))), \
+                 _mm256_set1_ps(1))
 #endif
 #define VEC_REGISTERS 16
 #define vec_set(a) VEC_OP(set1)(a)
 #define vec_load(p) VEC_OP(load)(p)
 #define vec_load_any(p) VEC_OP(loadu)(p)
-#define vec_prefetch(p, ahead) _mm_prefetch((const char *)((uintptr_t)(p) + (ahead) * sizeof(real)), _MM_HINT_T1)
+#define vec_prefetch(p, ahead) \
+    _mm_prefetch((const char *)((uintptr_t)(p) + (ahead) * sizeof(real)), _MM_HINT_T1)
 #define vec_store_any(p, a) VEC_OP(storeu)((p), (a))
 #define vec_store(p, a) VEC_OP(store)((p), (a))
 #define vec_add(a, b) VEC_OP(add)((a), (b))
@@ -43,14 +51,14 @@ typedef __m256 vec;
 #define vec_min(a, b) VEC_OP(min)((a), (b))
 #define vec_fma(a, b, c) VEC_OP(fmadd)((a), (b), (c))
 #define vec_greater(a, b, x, y) VEC_OP(blendv)((y), (x), VEC_OP(cmp)((a), (b), _CMP_GT_OQ))
-#define vec_all_within(a, low, high) \
-    (VEC_OP(movemask)(VEC_OP(and)(VEC_OP(cmp)((a), (low), _CMP_GE_OQ), VEC_OP(cmp)((a), (high), _CMP_LE_OQ))) == VEC_ALL)
+#define vec_all_within(a, low, high)                                    \
+    (VEC_OP(movemask)(VEC_OP (and)(VEC_OP(cmp)((a), (low), _CMP_GE_OQ), \
+                                   VEC_OP(cmp)((a), (high), _CMP_LE_OQ))) == VEC_ALL)
 #define vec_round(a) VEC_OP(round)((a), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
 
 #include "vec_x86_square.h"
 
-static inline real vec_sum(vec a)
-{
+static inline real vec_sum(vec a) {
     real t[VEC_WIDTH];
     VEC_OP(storeu)(t, a);
     for (int w = VEC_WIDTH / 2; w; w /= 2)
@@ -59,8 +67,7 @@ static inline real vec_sum(vec a)
 }
 
 /* in two halves, so that results at either end of the range of exponents come out right */
-static inline vec vec_scale2(vec a, vec n)
-{
+static inline vec vec_scale2(vec a, vec n) {
     const vec half = vec_round(vec_mul(n, vec_set((real)0.5)));
     return vec_mul(vec_mul(a, vec_power2(half)), vec_power2(vec_sub(n, half)));
 }

@@ -3,22 +3,27 @@
 typedef __m512d vec;
 #define VEC_OP(name) _mm512_##name##_pd
 #define VEC_WIDTH 8
-#define vec_greater(a, b, x, y) _mm512_mask_blend_pd(_mm512_cmp_pd_mask((a), (b), _CMP_GT_OQ), (y), (x))
-#define vec_all_within(a, low, high) \
-    ((_mm512_cmp_pd_mask((a), (low), _CMP_GE_OQ) & _mm512_cmp_pd_mask((a), (high), _CMP_LE_OQ)) == 0xff)
+#define vec_greater(a, b, x, y) \
+    _mm512_mask_blend_pd(_mm512_cmp_pd_mask((a), (b), _CMP_GT_OQ), (y), (x))
+#define vec_all_within(a, low, high)                                                               \
+    ((_mm512_cmp_pd_mask((a), (low), _CMP_GE_OQ) & _mm512_cmp_pd_mask((a), (high), _CMP_LE_OQ)) == \
+     0xff)
 #else
 typedef __m512 vec;
 #define VEC_OP(name) _mm512_##name##_ps
 #define VEC_WIDTH 16
-#define vec_greater(a, b, x, y) _mm512_mask_blend_ps(_mm512_cmp_ps_mask((a), (b), _CMP_GT_OQ), (y), (x))
-#define vec_all_within(a, low, high) \
-    ((_mm512_cmp_ps_mask((a), (low), _CMP_GE_OQ) & _mm512_cmp_ps_mask((a), (high), _CMP_LE_OQ)) == 0xffff)
+#define vec_greater(a, b, x, y) \
+    _mm512_mask_blend_ps(_mm512_cmp_ps_mask((a), (b), _CMP_GT_OQ), (y), (x))
+#define vec_all_within(a, low, high)                                                               \
+    ((_mm512_cmp_ps_mask((a), (low), _CMP_GE_OQ) & _mm512_cmp_ps_mask((a), (high), _CMP_LE_OQ)) == \
+     0xffff)
 #endif
 #define VEC_REGISTERS 32
 #define vec_set(a) VEC_OP(set1)(a)
 #define vec_load(p) VEC_OP(load)(p)
 #define vec_load_any(p) VEC_OP(loadu)(p)
-#define vec_prefetch(p, ahead) _mm_prefetch((const char *)((uintptr_t)(p) + (ahead) * sizeof(real)), _MM_HINT_T1)
+#define vec_prefetch(p, ahead) \
+    _mm_prefetch((const char *)((uintptr_t)(p) + (ahead) * sizeof(real)), _MM_HINT_T1)
 #define vec_store_any(p, a) VEC_OP(storeu)((p), (a))
 #define vec_store(p, a) VEC_OP(store)((p), (a))
 #define vec_add(a, b) VEC_OP(add)((a), (b))

@@ -5,8 +5,8 @@ typedef real vec;
 #define VEC_WIDTH 1
 #define VEC_REGISTERS 16
 #define vec_set(a) (a)
-#define vec_load(p) (*(p)) /* aligned to SMM_ALIGN at the start of a row */
-#define vec_load_any(p) (*(p)) /* without alignment */
+#define vec_load(p) (*(p))               /* aligned to SMM_ALIGN at the start of a row */
+#define vec_load_any(p) (*(p))           /* without alignment */
 #define vec_prefetch(p, ahead) ((void)0) /* the line of p[ahead], there or not, is wanted soon */
 #define vec_store(p, a) ((void)(*(p) = (a)))
 #define vec_store_any(p, a) ((void)(*(p) = (a)))
@@ -19,12 +19,12 @@ typedef real vec;
 #define vec_fma(a, b, c) ((a) * (b) + (c)) /* rounded once where the set can, twice here */
 #define vec_greater(a, b, x, y) ((a) > (b) ? (x) : (y))
 #define vec_all_within(a, low, high) ((a) >= (low) && (a) <= (high))
-#define vec_sum(a) (a)           /* over the elements, in a fixed order */
+#define vec_sum(a) (a) /* over the elements, in a fixed order */
 
 /* to[c * ld + r] = row[r][c] - shift[r], or row[r][c] if shift is NULL, of a square of VEC_SQUARE rows; without alignment */
 #define VEC_SQUARE 1
-INLINE void vec_transpose(const real *const row[VEC_SQUARE], const real *shift, real *to, size_t ld)
-{
+INLINE void vec_transpose(const real *const row[VEC_SQUARE], const real *shift, real *to,
+                          size_t ld) {
     (void)ld;
     *to = *row[0] - (shift ? *shift : 0);
 }

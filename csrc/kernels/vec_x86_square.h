@@ -3,28 +3,36 @@
 #ifdef REAL_IS_DOUBLE
 #define VEC_SQUARE 4
 #define SQUARE_OP(name) _mm256_##name##_pd
-#define square_pair(p, q) _mm256_insertf128_pd(_mm256_castpd128_pd256(_mm_loadu_pd(p)), _mm_loadu_pd(q), 1)
+#define square_pair(p, q) \
+    _mm256_insertf128_pd(_mm256_castpd128_pd256(_mm_loadu_pd(p)), _mm_loadu_pd(q), 1)
 #else
 #define VEC_SQUARE 8
 #define SQUARE_OP(name) _mm256_##name##_ps
-#define square_pair(p, q) _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(q), 1)
-#define square_low(a, b) _mm256_castpd_ps(_mm256_unpacklo_pd(_mm256_castps_pd(a), _mm256_castps_pd(b)))
-#define square_high(a, b) _mm256_castpd_ps(_mm256_unpackhi_pd(_mm256_castps_pd(a), _mm256_castps_pd(b)))
+#define square_pair(p, q) \
+    _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(q), 1)
+#define square_low(a, b) \
+    _mm256_castpd_ps(_mm256_unpacklo_pd(_mm256_castps_pd(a), _mm256_castps_pd(b)))
+#define square_high(a, b) \
+    _mm256_castpd_ps(_mm256_unpackhi_pd(_mm256_castps_pd(a), _mm256_castps_pd(b)))
 #endif
-#define square_store(p, a) SQUARE_OP(storeu)((p), shift ? SQUARE_OP(sub)((a), SQUARE_OP(loadu)(shift)) : (a))
+#define square_store(p, a) \
+    SQUARE_OP(storeu)((p), shift ? SQUARE_OP(sub)((a), SQUARE_OP(loadu)(shift)) : (a))
 
-INLINE void vec_transpose(const real *const row[VEC_SQUARE], const real *shift, real *to, size_t ld)
-{
+INLINE void vec_transpose(const real *const row[VEC_SQUARE], const real *shift, real *to,
+                          size_t ld) {
 #ifdef REAL_IS_DOUBLE
     for (int g = 0; g < 4; g += 2, to += 2 * ld) {
-        const __m256d a = square_pair(row[0] + g, row[2] + g), b = square_pair(row[1] + g, row[3] + g);
+        const __m256d a = square_pair(row[0] + g, row[2] + g),
+                      b = square_pair(row[1] + g, row[3] + g);
         square_store(to, _mm256_unpacklo_pd(a, b));
         square_store(to + ld, _mm256_unpackhi_pd(a, b));
     }
 #else
     for (int g = 0; g < 8; g += 4, to += 4 * ld) {
-        const __m256 a = square_pair(row[0] + g, row[4] + g), b = square_pair(row[1] + g, row[5] + g);
-        const __m256 c = square_pair(row[2] + g, row[6] + g), d = square_pair(row[3] + g, row[7] + g);
+        const __m256 a = square_pair(row[0] + g, row[4] + g),
+                     b = square_pair(row[1] + g, row[5] + g);
+        const __m256 c = square_pair(row[2] + g, row[6] + g),
+                     d = square_pair(row[3] + g, row[7] + g);
         const __m256 ab = _mm256_unpacklo_ps(a, b), cd = _mm256_unpacklo_ps(c, d);
         const __m256 ab2 = _mm256_unpackhi_ps(a, b), cd2 = _mm256_unpackhi_ps(c, d);
         square_store(to, square_low(ab, cd));

@@ -3,8 +3,7 @@
 
 #include <string.h>
 
-static const char *type_name(int type)
-{
+static const char *type_name(int type) {
     switch (type) {
     case NPY_FLOAT32: return "float32";
     case NPY_FLOAT64: return "float64";
@@ -15,28 +14,34 @@ static const char *type_name(int type)
 }
 
 /* "(B, 3, 64)": dimensions that may be anything are shown as "any". */
-static PyObject *shape_text(int rank, const npy_intp *shape)
-{
+static PyObject *shape_text(int rank, const npy_intp *shape) {
     PyObject *text = PyUnicode_FromString("(");
     for (int i = 0; i < rank && text; i++) {
-        PyObject *part = shape[i] == ANY ? PyUnicode_FromFormat("%s%s", "any", i + 1 < rank ? ", " : rank == 1 ? "," : "")
-                                         : PyUnicode_FromFormat("%zd%s", (Py_ssize_t)shape[i], i + 1 < rank ? ", " : rank == 1 ? "," : "");
+        PyObject *part = shape[i] == ANY ? PyUnicode_FromFormat("%s%s", "any",
+                                                                i + 1 < rank ? ", "
+                                                                : rank == 1  ? ","
+                                                                             : "")
+                                         : PyUnicode_FromFormat("%zd%s", (Py_ssize_t)shape[i],
+                                                                i + 1 < rank ? ", "
+                                                                : rank == 1  ? ","
+                                                                             : "");
         PyUnicode_AppendAndDel(&text, part);
     }
     if (text) PyUnicode_AppendAndDel(&text, PyUnicode_FromString(")"));
     return text;
 }
 
-static void raise_shape(const char *name, int rank, const npy_intp *shape, int given_rank, const npy_intp *given)
-{
+static void raise_shape(const char *name, int rank, const npy_intp *shape, int given_rank,
+                        const npy_intp *given) {
     PyObject *wanted = shape_text(rank, shape), *came = shape_text(given_rank, given);
-    if (wanted && came) PyErr_Format(PyExc_ValueError, "%s must have shape %U, got %U", name, wanted, came);
+    if (wanted && came)
+        PyErr_Format(PyExc_ValueError, "%s must have shape %U, got %U", name, wanted, came);
     Py_XDECREF(wanted);
     Py_XDECREF(came);
 }
 
-static int check_shape(const char *name, int rank, const npy_intp *shape, int given_rank, const npy_intp *given, view *v)
-{
+static int check_shape(const char *name, int rank, const npy_intp *shape, int given_rank,
+                       const npy_intp *given, view *v) {
     int fits = given_rank == rank;
     for (int i = 0; fits && i < rank; i++) {
         fits = shape[i] == ANY || given[i] == shape[i];
@@ -47,8 +52,8 @@ static int check_shape(const char *name, int rank, const npy_intp *shape, int gi
 }
 
 /* (address, shape) */
-static int described_view(PyObject *pair, const char *name, int rank, const npy_intp *shape, view *v)
-{
+static int described_view(PyObject *pair, const char *name, int rank, const npy_intp *shape,
+                          view *v) {
     npy_intp given[NPY_MAXDIMS];
     PyObject *sizes = PyTuple_GET_SIZE(pair) == 2 ? PyTuple_GET_ITEM(pair, 1) : NULL;
     if (!sizes || !PyTuple_Check(sizes) || PyTuple_GET_SIZE(sizes) > NPY_MAXDIMS) {
@@ -57,7 +62,8 @@ static int described_view(PyObject *pair, const char *name, int rank, const npy_
     }
     const int given_rank = (int)PyTuple_GET_SIZE(sizes);
     int negative = 0;
-    for (int i = 0; i < given_rank; i++) negative |= (given[i] = PyLong_AsSsize_t(PyTuple_GET_ITEM(sizes, i))) < 0;
+    for (int i = 0; i < given_rank; i++)
+        negative |= (given[i] = PyLong_AsSsize_t(PyTuple_GET_ITEM(sizes, i))) < 0;
     v->data = PyLong_AsVoidPtr(PyTuple_GET_ITEM(pair, 0));
     if (PyErr_Occurred()) return -1;
     if (negative) {
@@ -67,17 +73,18 @@ static int described_view(PyObject *pair, const char *name, int rank, const npy_
     return check_shape(name, rank, shape, given_rank, given, v);
 }
 
-int checked_view(PyObject *object, const char *name, int type, int rank, const npy_intp *shape, view *v)
-{
+int checked_view(PyObject *object, const char *name, int type, int rank, const npy_intp *shape,
+                 view *v) {
     if (PyTuple_Check(object)) return described_view(object, name, rank, shape, v);
     if (!PyArray_Check(object)) {
-        PyErr_Format(PyExc_TypeError, "%s must be a %s array, got %s", name, type_name(type), Py_TYPE(object)->tp_name);
+        PyErr_Format(PyExc_TypeError, "%s must be a %s array, got %s", name, type_name(type),
+                     Py_TYPE(object)->tp_name);
         return -1;
     }
     PyArrayObject *array = (PyArrayObject *)object;
     if (PyArray_TYPE(array) != type || !PyArray_ISNOTSWAPPED(array)) {
-        PyErr_Format(PyExc_TypeError, "%s must be a %s array, got an array of %S", name, type_name(type),
-                     (PyObject *)PyArray_DESCR(array));
+        PyErr_Format(PyExc_TypeError, "%s must be a %s array, got an array of %S", name,
+                     type_name(type), (PyObject *)PyArray_DESCR(array));
         return -1;
     }
     if (check_shape(name, rank, shape, PyArray_NDIM(array), PyArray_DIMS(array), v) < 0) return -1;
@@ -89,42 +96,47 @@ int checked_view(PyObject *object, const char *name, int type, int rank, const n
     return 0;
 }
 
-int optional_view(PyObject *object, const char *name, int type, int rank, const npy_intp *shape, view *v)
-{
+int optional_view(PyObject *object, const char *name, int type, int rank, const npy_intp *shape,
+                  view *v) {
     v->data = NULL;
     return object == Py_None ? 0 : checked_view(object, name, type, rank, shape, v);
 }
 
-PyObject *first_nonfinite(PyObject *module, PyObject *object)
-{
+PyObject *first_nonfinite(PyObject *module, PyObject *object) {
     (void)module;
     const int type = PyArray_Check(object) ? PyArray_TYPE((PyArrayObject *)object) : -1;
-    if ((type != NPY_FLOAT32 && type != NPY_FLOAT64 && type != NPY_UINT16) || !PyArray_ISCARRAY_RO((PyArrayObject *)object)) {
-        PyErr_SetString(PyExc_TypeError, "array must be a contiguous array of float32, float64 or uint16");
+    if ((type != NPY_FLOAT32 && type != NPY_FLOAT64 && type != NPY_UINT16) ||
+        !PyArray_ISCARRAY_RO((PyArrayObject *)object)) {
+        PyErr_SetString(PyExc_TypeError,
+                        "array must be a contiguous array of float32, float64 or uint16");
         return NULL;
     }
     const size_t n = (size_t)PyArray_SIZE((PyArrayObject *)object);
     const void *numbers = PyArray_DATA((PyArrayObject *)object);
     size_t found;
-    Py_BEGIN_ALLOW_THREADS
-    found = smm_first_nonfinite(type == NPY_UINT16 ? 16 : type == NPY_FLOAT32 ? 32 : 64, numbers, n, threads_now());
-    Py_END_ALLOW_THREADS
-    return PyLong_FromSsize_t(found < n ? (Py_ssize_t)found : -1);
+    Py_BEGIN_ALLOW_THREADS found = smm_first_nonfinite(type == NPY_UINT16    ? 16
+                                                       : type == NPY_FLOAT32 ? 32
+                                                                             : 64,
+                                                       numbers, n, threads_now());
+    Py_END_ALLOW_THREADS return PyLong_FromSsize_t(found < n ? (Py_ssize_t)found : -1);
 }
 
-void raise_status(smm_status status, size_t image)
-{
+void raise_status(smm_status status, size_t image) {
     switch (status) {
     case SMM_OK: return;
     case SMM_ERR_NOMEM: PyErr_NoMemory(); return;
     case SMM_ERR_NO_INPUT:
-        PyErr_Format(PyExc_ValueError, "mask must leave every image a real input, got none in image %zu", image);
+        PyErr_Format(PyExc_ValueError,
+                     "mask must leave every image a real input, got none in image %zu", image);
         return;
     case SMM_ERR_NO_SLOT:
-        PyErr_Format(PyExc_ValueError, "slot_mask must leave every image an active slot, got none in image %zu", image);
+        PyErr_Format(PyExc_ValueError,
+                     "slot_mask must leave every image an active slot, got none in image %zu",
+                     image);
         return;
     case SMM_ERR_INDEX:
-        PyErr_Format(PyExc_ValueError, "indices must be those of real inputs, got another in image %zu", image);
+        PyErr_Format(PyExc_ValueError,
+                     "indices must be those of real inputs, got another in image %zu", image);
         return;
     default: PyErr_SetString(PyExc_ValueError, smm_status_str(status));
     }

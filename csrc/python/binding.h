@@ -16,12 +16,11 @@
 
 /* A configuration that has been checked, its precision, and the shapes of its parameters. Immutable. */
 typedef struct {
-    PyObject_HEAD
-    smm_config config;
-    int type;                  /* NPY_FLOAT32 or NPY_FLOAT64 */
-    int input_type;            /* of x: the same, or NPY_UINT16, which holds bfloat16 */
-    Py_ssize_t params;         /* how many parameters the module has */
-    size_t param[SMM_PARAMS];  /* which they are */
+    PyObject_HEAD smm_config config;
+    int type;                 /* NPY_FLOAT32 or NPY_FLOAT64 */
+    int input_type;           /* of x: the same, or NPY_UINT16, which holds bfloat16 */
+    Py_ssize_t params;        /* how many parameters the module has */
+    size_t param[SMM_PARAMS]; /* which they are */
 } config_object;
 
 typedef struct {
@@ -31,7 +30,7 @@ typedef struct {
 extern PyType_Spec config_spec;
 
 /* Any dimension, in a wanted shape. */
-#define ANY ((npy_intp)-1)
+#define ANY ((npy_intp) - 1)
 
 /* Memory of an argument, borrowed. data is NULL for None. */
 typedef struct {
@@ -42,10 +41,12 @@ typedef struct {
 /* `object` is a C-contiguous, aligned, native array of the given type and shape; or a tuple (address, shape) of such memory, whose
  * type its maker vouches for: a tensor takes longer to become an array than a small call takes. 0, or -1 and TypeError or
  * ValueError that names the argument. Nothing is converted. */
-int checked_view(PyObject *object, const char *name, int type, int rank, const npy_intp *shape, view *v);
+int checked_view(PyObject *object, const char *name, int type, int rank, const npy_intp *shape,
+                 view *v);
 
 /* The same, or None. */
-int optional_view(PyObject *object, const char *name, int type, int rank, const npy_intp *shape, view *v);
+int optional_view(PyObject *object, const char *name, int type, int rank, const npy_intp *shape,
+                  view *v);
 
 /* first_nonfinite(array): flat index of the first infinity or NaN of a contiguous array of float32 or float64, or of uint16 as
  * bfloat16, or -1. */

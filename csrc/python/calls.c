@@ -12,8 +12,7 @@ typedef struct {
     int mixture;
 } call_arguments;
 
-static int parse_count(PyObject *object, const char *name, size_t *count)
-{
+static int parse_count(PyObject *object, const char *name, size_t *count) {
     const Py_ssize_t value = PyNumber_AsSsize_t(object, PyExc_OverflowError);
     if (value == -1 && PyErr_Occurred()) return -1;
     if (value < 1) {
@@ -24,8 +23,7 @@ static int parse_count(PyObject *object, const char *name, size_t *count)
     return 0;
 }
 
-static int parse_config(PyObject *module, PyObject *object, call_arguments *a)
-{
+static int parse_config(PyObject *module, PyObject *object, call_arguments *a) {
     module_state *state = PyModule_GetState(module);
     if (!PyObject_TypeCheck(object, state->config_type)) {
         PyErr_Format(PyExc_TypeError, "config must be a Config, got %s", Py_TYPE(object)->tp_name);
@@ -37,8 +35,7 @@ static int parse_config(PyObject *module, PyObject *object, call_arguments *a)
     return 0;
 }
 
-static int parse_params(PyObject *object, call_arguments *a)
-{
+static int parse_params(PyObject *object, call_arguments *a) {
     const config_object *c = a->config;
     memset(a->params, 0, sizeof a->params);
     if (!PyTuple_Check(object) || PyTuple_GET_SIZE(object) != c->params) {
@@ -50,15 +47,16 @@ static int parse_params(PyObject *object, call_arguments *a)
         const int rank = smm_param_shape(&c->config, c->param[i], shape);
         const npy_intp wanted[2] = {(npy_intp)shape[0], (npy_intp)shape[1]};
         view v;
-        if (checked_view(PyTuple_GET_ITEM(object, i), smm_param_name(c->param[i]), c->type, rank, wanted, &v) < 0) return -1;
+        if (checked_view(PyTuple_GET_ITEM(object, i), smm_param_name(c->param[i]), c->type, rank,
+                         wanted, &v) < 0)
+            return -1;
         a->params[c->param[i]] = v.data;
     }
     return 0;
 }
 
 /* The numbers of images and inputs, from x. */
-static int parse_inputs(call_arguments *a, PyObject *x, PyObject *mask)
-{
+static int parse_inputs(call_arguments *a, PyObject *x, PyObject *mask) {
     view v;
     const npy_intp x_shape[3] = {ANY, ANY, (npy_intp)a->config->config.input_dim};
     if (checked_view(x, "x", a->config->input_type, 3, x_shape, &v) < 0) return -1;
@@ -66,8 +64,10 @@ static int parse_inputs(call_arguments *a, PyObject *x, PyObject *mask)
     a->x = narrow ? NULL : v.data, a->x_bfloat16 = narrow ? v.data : NULL;
     a->dims.batch = v.shape[0], a->dims.inputs = v.shape[1];
     if (!a->dims.batch || !a->dims.inputs) {
-        PyErr_Format(PyExc_ValueError, "x must hold at least one image of at least one input, got %zu images of %zu inputs",
-                     a->dims.batch, a->dims.inputs);
+        PyErr_Format(
+            PyExc_ValueError,
+            "x must hold at least one image of at least one input, got %zu images of %zu inputs",
+            a->dims.batch, a->dims.inputs);
         return -1;
     }
     const npy_intp mask_shape[2] = {(npy_intp)a->dims.batch, (npy_intp)a->dims.inputs};
@@ -77,8 +77,8 @@ static int parse_inputs(call_arguments *a, PyObject *x, PyObject *mask)
 }
 
 /* The number of slots, from whichever array gives the initial state. */
-static int parse_states(call_arguments *a, PyObject *state0, PyObject *state1, PyObject *indices, PyObject *slot_mask)
-{
+static int parse_states(call_arguments *a, PyObject *state0, PyObject *state1, PyObject *indices,
+                        PyObject *slot_mask) {
     view v;
     const char *first = a->mixture ? "mean" : "slots";
     const int type = a->config->type;
@@ -87,13 +87,15 @@ static int parse_states(call_arguments *a, PyObject *state0, PyObject *state1, P
         PyErr_Format(PyExc_TypeError, "exactly one of %s and indices must be given", first);
         return -1;
     }
-    if (indices != Py_None && checked_view(indices, "indices", NPY_INT64, 2, shape, &v) < 0) return -1;
+    if (indices != Py_None && checked_view(indices, "indices", NPY_INT64, 2, shape, &v) < 0)
+        return -1;
     if (state0 != Py_None && checked_view(state0, first, type, 3, shape, &v) < 0) return -1;
     if (indices != Py_None) a->indices = v.data;
     else a->state0 = v.data;
     a->dims.slots = v.shape[1];
     if (!a->dims.slots) {
-        PyErr_Format(PyExc_ValueError, "%s must hold at least one slot, got none", a->indices ? "indices" : first);
+        PyErr_Format(PyExc_ValueError, "%s must hold at least one slot, got none",
+                     a->indices ? "indices" : first);
         return -1;
     }
     shape[1] = (npy_intp)a->dims.slots;
@@ -106,16 +108,14 @@ static int parse_states(call_arguments *a, PyObject *state0, PyObject *state1, P
 }
 
 /* The arguments that both calls begin with, args[0] to args[8]. */
-static int parse_call(PyObject *module, PyObject *const *args, call_arguments *a)
-{
-    if (parse_config(module, args[0], a) < 0 || parse_inputs(a, args[1], args[6]) < 0 || parse_params(args[2], a) < 0 ||
-        parse_states(a, args[3], args[4], args[5], args[7]) < 0)
+static int parse_call(PyObject *module, PyObject *const *args, call_arguments *a) {
+    if (parse_config(module, args[0], a) < 0 || parse_inputs(a, args[1], args[6]) < 0 ||
+        parse_params(args[2], a) < 0 || parse_states(a, args[3], args[4], args[5], args[7]) < 0)
         return -1;
     return parse_count(args[8], "num_iters", &a->dims.iters);
 }
 
-static PyObject *new_array(int type, int rank, size_t d0, size_t d1, size_t d2)
-{
+static PyObject *new_array(int type, int rank, size_t d0, size_t d1, size_t d2) {
     npy_intp shape[3] = {(npy_intp)d0, (npy_intp)d1, (npy_intp)d2};
     return PyArray_SimpleNew(rank, shape, type);
 }
@@ -124,8 +124,7 @@ static PyObject *new_array(int type, int rank, size_t d0, size_t d1, size_t d2)
 static void free_memory(PyObject *capsule) { smm_free(PyCapsule_GetPointer(capsule, NULL)); }
 
 /* A vector in memory of the core's. */
-static PyObject *new_saved(int type, size_t count)
-{
+static PyObject *new_saved(int type, size_t count) {
     void *memory = smm_alloc(count * (type == NPY_FLOAT32 ? sizeof(float) : sizeof(double)));
     if (!memory) return PyErr_NoMemory();
     PyObject *capsule = PyCapsule_New(memory, NULL, free_memory);
@@ -136,43 +135,45 @@ static PyObject *new_saved(int type, size_t count)
     npy_intp shape[1] = {(npy_intp)count};
     PyObject *array = PyArray_SimpleNewFromData(1, shape, type, memory);
     if (!array) Py_DECREF(capsule);
-    else if (PyArray_SetBaseObject((PyArrayObject *)array, capsule) < 0) Py_CLEAR(array); /* takes the capsule in any case */
+    else if (PyArray_SetBaseObject((PyArrayObject *)array, capsule) < 0)
+        Py_CLEAR(array); /* takes the capsule in any case */
     return array;
 }
 
 static void *data(PyObject *array) { return array ? PyArray_DATA((PyArrayObject *)array) : NULL; }
 
 /* Replace NULL by None, so that PyTuple_Pack's arguments are all objects. */
-static PyObject *or_none(PyObject *object)
-{
+static PyObject *or_none(PyObject *object) {
     if (object) return object;
     Py_RETURN_NONE;
 }
 
-static smm_status run_forward(const call_arguments *a, PyObject *const *out, size_t *image)
-{
+static smm_status run_forward(const call_arguments *a, PyObject *const *out, size_t *image) {
     smm_status status;
     const int threads = threads_now();
     if (a->config->type == NPY_FLOAT32) {
-        const smm_inputs_f32 in = {a->x, a->state0, a->state1, a->indices, a->mask, a->slot_mask, a->x_bfloat16};
+        const smm_inputs_f32 in = {a->x,    a->state0,    a->state1,    a->indices,
+                                   a->mask, a->slot_mask, a->x_bfloat16};
         const smm_outputs_f32 to = {data(out[0]), data(out[1]), data(out[2]), data(out[3]),
                                     data(out[4]), data(out[5]), data(out[7]), data(out[6])};
-        Py_BEGIN_ALLOW_THREADS
-        status = smm_forward_f32(&a->config->config, &a->dims, (const float *const *)a->params, &in, &to, threads, image);
+        Py_BEGIN_ALLOW_THREADS status =
+            smm_forward_f32(&a->config->config, &a->dims, (const float *const *)a->params, &in, &to,
+                            threads, image);
         Py_END_ALLOW_THREADS
     } else {
-        const smm_inputs_f64 in = {a->x, a->state0, a->state1, a->indices, a->mask, a->slot_mask, a->x_bfloat16};
+        const smm_inputs_f64 in = {a->x,    a->state0,    a->state1,    a->indices,
+                                   a->mask, a->slot_mask, a->x_bfloat16};
         const smm_outputs_f64 to = {data(out[0]), data(out[1]), data(out[2]), data(out[3]),
                                     data(out[4]), data(out[5]), data(out[7]), data(out[6])};
-        Py_BEGIN_ALLOW_THREADS
-        status = smm_forward_f64(&a->config->config, &a->dims, (const double *const *)a->params, &in, &to, threads, image);
+        Py_BEGIN_ALLOW_THREADS status =
+            smm_forward_f64(&a->config->config, &a->dims, (const double *const *)a->params, &in,
+                            &to, threads, image);
         Py_END_ALLOW_THREADS
     }
     return status;
 }
 
-PyObject *forward(PyObject *module, PyObject *const *args, Py_ssize_t count)
-{
+PyObject *forward(PyObject *module, PyObject *const *args, Py_ssize_t count) {
     call_arguments a = {0};
     PyObject *out[8] = {NULL}, *result = NULL; /* saved comes last */
     size_t image = 0;
@@ -193,10 +194,13 @@ PyObject *forward(PyObject *module, PyObject *const *args, Py_ssize_t count)
         return NULL;
     }
     if (!(out[0] = new_array(type, 3, B, K, smm_slot_width(c)))) goto done;
-    if (a.mixture && (!(out[1] = new_array(type, 3, B, K, D)) || !(out[2] = new_array(type, 3, B, K, D)) ||
-                      !(out[3] = new_array(type, 2, B, K, 0))))
+    if (a.mixture &&
+        (!(out[1] = new_array(type, 3, B, K, D)) || !(out[2] = new_array(type, 3, B, K, D)) ||
+         !(out[3] = new_array(type, 2, B, K, 0))))
         goto done;
-    if (a.mixture && c->kind != SMM_SLOT_MIXTURE_REFERENCE && !(out[4] = new_array(type, 1, B, 0, 0))) goto done;
+    if (a.mixture && c->kind != SMM_SLOT_MIXTURE_REFERENCE &&
+        !(out[4] = new_array(type, 1, B, 0, 0)))
+        goto done;
     if (attention && !(out[5] = new_array(type, 3, B, N, K))) goto done;
     if (!(out[6] = new_array(NPY_INT64, 1, B, 0, 0))) goto done;
     if (save && !(out[7] = new_saved(type, saved))) goto done;
@@ -213,8 +217,7 @@ done:
 }
 
 /* Arrays for the gradients of all parameters, as a tuple; their pointers in `to`. */
-static PyObject *new_gradients(const config_object *c, void **to)
-{
+static PyObject *new_gradients(const config_object *c, void **to) {
     PyObject *tuple = PyTuple_New(c->params);
     for (Py_ssize_t i = 0; tuple && i < c->params; i++) {
         size_t shape[2] = {0, 0};
@@ -230,33 +233,34 @@ static PyObject *new_gradients(const config_object *c, void **to)
     return tuple;
 }
 
-static smm_status run_backward(const call_arguments *a, const void *saved, const void *d_slots, const void *d_attention,
-                               PyObject *const *out, void *const *params, size_t *image)
-{
+static smm_status run_backward(const call_arguments *a, const void *saved, const void *d_slots,
+                               const void *d_attention, PyObject *const *out, void *const *params,
+                               size_t *image) {
     smm_status status;
     const int threads = threads_now();
     if (a->config->type == NPY_FLOAT32) {
-        const smm_inputs_f32 in = {a->x, a->state0, a->state1, a->indices, a->mask, a->slot_mask, a->x_bfloat16};
+        const smm_inputs_f32 in = {a->x,    a->state0,    a->state1,    a->indices,
+                                   a->mask, a->slot_mask, a->x_bfloat16};
         smm_gradients_f32 to = {data(out[0]), data(out[1]), data(out[2]), {NULL}};
         memcpy(to.params, params, sizeof to.params);
-        Py_BEGIN_ALLOW_THREADS
-        status = smm_backward_f32(&a->config->config, &a->dims, (const float *const *)a->params, &in, saved, d_slots, d_attention,
-                                  &to, threads, image);
+        Py_BEGIN_ALLOW_THREADS status =
+            smm_backward_f32(&a->config->config, &a->dims, (const float *const *)a->params, &in,
+                             saved, d_slots, d_attention, &to, threads, image);
         Py_END_ALLOW_THREADS
     } else {
-        const smm_inputs_f64 in = {a->x, a->state0, a->state1, a->indices, a->mask, a->slot_mask, a->x_bfloat16};
+        const smm_inputs_f64 in = {a->x,    a->state0,    a->state1,    a->indices,
+                                   a->mask, a->slot_mask, a->x_bfloat16};
         smm_gradients_f64 to = {data(out[0]), data(out[1]), data(out[2]), {NULL}};
         memcpy(to.params, params, sizeof to.params);
-        Py_BEGIN_ALLOW_THREADS
-        status = smm_backward_f64(&a->config->config, &a->dims, (const double *const *)a->params, &in, saved, d_slots, d_attention,
-                                  &to, threads, image);
+        Py_BEGIN_ALLOW_THREADS status =
+            smm_backward_f64(&a->config->config, &a->dims, (const double *const *)a->params, &in,
+                             saved, d_slots, d_attention, &to, threads, image);
         Py_END_ALLOW_THREADS
     }
     return status;
 }
 
-PyObject *backward(PyObject *module, PyObject *const *args, Py_ssize_t count)
-{
+PyObject *backward(PyObject *module, PyObject *const *args, Py_ssize_t count) {
     call_arguments a = {0};
     PyObject *out[4] = {NULL}, *result = NULL;
     void *params[SMM_PARAMS] = {NULL};
@@ -282,7 +286,8 @@ PyObject *backward(PyObject *module, PyObject *const *args, Py_ssize_t count)
     if (a.state0 && !(out[1] = new_array(type, 3, B, K, D))) goto done;
     if (a.state1 && !(out[2] = new_array(type, 3, B, K, D))) goto done;
     if (!(out[3] = new_gradients(a.config, params))) goto done;
-    const smm_status status = run_backward(&a, saved.data, d_slots.data, d_attention.data, out, params, &image);
+    const smm_status status =
+        run_backward(&a, saved.data, d_slots.data, d_attention.data, out, params, &image);
     if (status != SMM_OK) {
         raise_status(status, image);
         goto done;
@@ -294,15 +299,15 @@ done:
     return result;
 }
 
-PyObject *saved_size(PyObject *module, PyObject *const *args, Py_ssize_t count)
-{
+PyObject *saved_size(PyObject *module, PyObject *const *args, Py_ssize_t count) {
     call_arguments a = {0};
     if (count != 5) {
         PyErr_Format(PyExc_TypeError, "saved_size takes 5 arguments, got %zd", count);
         return NULL;
     }
     if (parse_config(module, args[0], &a) < 0 || parse_count(args[1], "B", &a.dims.batch) < 0 ||
-        parse_count(args[2], "N", &a.dims.inputs) < 0 || parse_count(args[3], "K", &a.dims.slots) < 0 ||
+        parse_count(args[2], "N", &a.dims.inputs) < 0 ||
+        parse_count(args[3], "K", &a.dims.slots) < 0 ||
         parse_count(args[4], "num_iters", &a.dims.iters) < 0)
         return NULL;
     return PyLong_FromSize_t(smm_saved_size(&a.config->config, &a.dims));

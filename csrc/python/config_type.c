@@ -3,17 +3,35 @@
 
 #include <string.h>
 
-static PyObject *config_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
-{
-    static char *names[] = {"kind", "gradient", "dim", "input_dim", "hidden_dim", "heads", "qkv_bias", "input_mlp", "norm_kv", "slot_norm",
-                            "uniform_prior", "reduce", "recompute", "temperature", "scale", "eps", "tol", "double_precision",
-                            "bfloat16_inputs", NULL};
-    int kind, gradient, qkv_bias, input_mlp, norm_kv, slot_norm, uniform_prior, reduce, recompute, is_double, bfloat16_inputs;
+static PyObject *config_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"kind",
+                            "gradient",
+                            "dim",
+                            "input_dim",
+                            "hidden_dim",
+                            "heads",
+                            "qkv_bias",
+                            "input_mlp",
+                            "norm_kv",
+                            "slot_norm",
+                            "uniform_prior",
+                            "reduce",
+                            "recompute",
+                            "temperature",
+                            "scale",
+                            "eps",
+                            "tol",
+                            "double_precision",
+                            "bfloat16_inputs",
+                            NULL};
+    int kind, gradient, qkv_bias, input_mlp, norm_kv, slot_norm, uniform_prior, reduce, recompute,
+        is_double, bfloat16_inputs;
     Py_ssize_t dim, input_dim, hidden_dim, heads;
     double temperature, scale, eps, tol;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iinnnnpppppppddddpp:Config", names, &kind, &gradient, &dim, &input_dim, &hidden_dim,
-                                     &heads, &qkv_bias, &input_mlp, &norm_kv, &slot_norm, &uniform_prior, &reduce, &recompute, &temperature,
-                                     &scale, &eps, &tol, &is_double, &bfloat16_inputs))
+    if (!PyArg_ParseTupleAndKeywords(
+            args, kwargs, "iinnnnpppppppddddpp:Config", names, &kind, &gradient, &dim, &input_dim,
+            &hidden_dim, &heads, &qkv_bias, &input_mlp, &norm_kv, &slot_norm, &uniform_prior,
+            &reduce, &recompute, &temperature, &scale, &eps, &tol, &is_double, &bfloat16_inputs))
         return NULL;
     config_object *self = (config_object *)type->tp_alloc(type, 0);
     if (!self) return NULL;
@@ -23,7 +41,8 @@ static PyObject *config_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     c->input_dim = input_dim > 0 ? (size_t)input_dim : 0;
     c->hidden_dim = hidden_dim > 0 ? (size_t)hidden_dim : 0;
     c->heads = heads > 0 ? (size_t)heads : 0;
-    c->qkv_bias = qkv_bias, c->input_mlp = input_mlp, c->norm_kv = norm_kv, c->slot_norm = slot_norm;
+    c->qkv_bias = qkv_bias, c->input_mlp = input_mlp, c->norm_kv = norm_kv,
+    c->slot_norm = slot_norm;
     c->uniform_prior = uniform_prior, c->reduce = reduce, c->recompute = recompute;
     c->temperature = temperature, c->scale = scale, c->eps = eps, c->tol = tol;
     self->type = is_double ? NPY_FLOAT64 : NPY_FLOAT32;
@@ -40,16 +59,14 @@ static PyObject *config_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     return (PyObject *)self;
 }
 
-static void config_dealloc(PyObject *self)
-{
+static void config_dealloc(PyObject *self) {
     PyTypeObject *type = Py_TYPE(self);
     type->tp_free(self);
     Py_DECREF(type);
 }
 
 /* [(name, shape), ...] in the order in which parameters are handed over. */
-static PyObject *config_parameters(PyObject *object, PyObject *unused)
-{
+static PyObject *config_parameters(PyObject *object, PyObject *unused) {
     config_object *self = (config_object *)object;
     PyObject *list = PyList_New(0);
     (void)unused;
@@ -57,8 +74,9 @@ static PyObject *config_parameters(PyObject *object, PyObject *unused)
         size_t shape[2];
         const int rank = smm_param_shape(&self->config, self->param[i], shape);
         const char *name = smm_param_name(self->param[i]);
-        PyObject *item = rank == 1 ? Py_BuildValue("s(n)", name, (Py_ssize_t)shape[0])
-                                   : Py_BuildValue("s(nn)", name, (Py_ssize_t)shape[0], (Py_ssize_t)shape[1]);
+        PyObject *item =
+            rank == 1 ? Py_BuildValue("s(n)", name, (Py_ssize_t)shape[0])
+                      : Py_BuildValue("s(nn)", name, (Py_ssize_t)shape[0], (Py_ssize_t)shape[1]);
         if (!item || PyList_Append(list, item) < 0) Py_CLEAR(list);
         Py_XDECREF(item);
     }
@@ -66,7 +84,8 @@ static PyObject *config_parameters(PyObject *object, PyObject *unused)
 }
 
 static PyMethodDef config_methods[] = {
-    {"parameters", config_parameters, METH_NOARGS, "parameters() -> [(name, shape), ...] in the order that forward expects."},
+    {"parameters", config_parameters, METH_NOARGS,
+     "parameters() -> [(name, shape), ...] in the order that forward expects."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -78,4 +97,5 @@ static PyType_Slot config_slots[] = {
     {0, NULL},
 };
 
-PyType_Spec config_spec = {"smm_py._core.Config", sizeof(config_object), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE, config_slots};
+PyType_Spec config_spec = {"smm_py._core.Config", sizeof(config_object), 0,
+                           Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE, config_slots};

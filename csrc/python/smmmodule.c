@@ -4,8 +4,7 @@
 
 #include <stdlib.h>
 
-static PyObject *simd(PyObject *module, PyObject *unused)
-{
+static PyObject *simd(PyObject *module, PyObject *unused) {
     (void)module;
     (void)unused;
     PyObject *sets = PyDict_New();
@@ -16,13 +15,15 @@ static PyObject *simd(PyObject *module, PyObject *unused)
     return sets ? Py_BuildValue("sNi", smm_simd(), sets, smm_openmp()) : NULL;
 }
 
-static PyObject *select_simd(PyObject *module, PyObject *name)
-{
+static PyObject *select_simd(PyObject *module, PyObject *name) {
     (void)module;
     const char *text = PyUnicode_AsUTF8(name);
     if (!text) return NULL;
     if (smm_simd_set(text) < 0) {
-        PyErr_Format(PyExc_ValueError, "SMM_SIMD must name a set of instructions that this build and machine have, got %R", name);
+        PyErr_Format(
+            PyExc_ValueError,
+            "SMM_SIMD must name a set of instructions that this build and machine have, got %R",
+            name);
         return NULL;
     }
     Py_RETURN_NONE;
@@ -31,33 +32,44 @@ static PyObject *select_simd(PyObject *module, PyObject *name)
 #define FAST(f) ((PyCFunction)(void (*)(void))(f))
 static PyMethodDef methods[] = {
     {"forward", FAST(forward), METH_FASTCALL,
-     "forward(config, x, params, state0, state1, indices, mask, slot_mask, num_iters, attention, save)\n"
-     "-> (slots, mean, variance, prior, log_likelihood, attention, iterations, saved); see smm_forward in smm_typed.h"},
+     "forward(config, x, params, state0, state1, indices, mask, slot_mask, num_iters, attention, "
+     "save)\n"
+     "-> (slots, mean, variance, prior, log_likelihood, attention, iterations, saved); see "
+     "smm_forward in smm_typed.h"},
     {"backward", FAST(backward), METH_FASTCALL,
-     "backward(config, x, params, state0, state1, indices, mask, slot_mask, num_iters, saved, d_slots, d_attention)\n"
+     "backward(config, x, params, state0, state1, indices, mask, slot_mask, num_iters, saved, "
+     "d_slots, d_attention)\n"
      "-> (dx, d_state0, d_state1, d_params); see smm_backward in smm_typed.h"},
-    {"saved_size", FAST(saved_size), METH_FASTCALL, "saved_size(config, B, N, K, num_iters) -> elements of `saved`"},
+    {"saved_size", FAST(saved_size), METH_FASTCALL,
+     "saved_size(config, B, N, K, num_iters) -> elements of `saved`"},
     {"first_nonfinite", first_nonfinite, METH_O,
-     "first_nonfinite(array) -> flat index of the first infinity or NaN of a contiguous array of floats, or -1"},
+     "first_nonfinite(array) -> flat index of the first infinity or NaN of a contiguous array of "
+     "floats, or -1"},
     {"set_num_threads", set_num_threads, METH_O,
      "set_num_threads(n)\n--\n\nUse at most n threads (1 to 4096) in every later call.\n\n"
-     "Results do not depend on it. Threads of other libraries are not touched. Where the system refuses OpenMP\n"
+     "Results do not depend on it. Threads of other libraries are not touched. Where the system "
+     "refuses OpenMP\n"
      "so many, OpenMP ends the process."},
     {"get_num_threads", get_num_threads, METH_NOARGS,
-     "get_num_threads()\n--\n\nThreads that the next call may use: OMP_NUM_THREADS at import, else the processors\n"
+     "get_num_threads()\n--\n\nThreads that the next call may use: OMP_NUM_THREADS at import, else "
+     "the processors\n"
      "that this process may run on; 1 in a forked child."},
-    {"simd", simd, METH_NOARGS, "simd() -> (chosen set, {set built: supported here}, built with OpenMP)"},
-    {"select_simd", select_simd, METH_O, "select_simd(name): choose a set; not while another thread computes"},
+    {"simd", simd, METH_NOARGS,
+     "simd() -> (chosen set, {set built: supported here}, built with OpenMP)"},
+    {"select_simd", select_simd, METH_O,
+     "select_simd(name): choose a set; not while another thread computes"},
     {NULL, NULL, 0, NULL},
 };
 
-static int module_exec(PyObject *module)
-{
+static int module_exec(PyObject *module) {
     module_state *state = PyModule_GetState(module);
     if (PyArray_ImportNumPyAPI() < 0 || threads_init() < 0) return -1;
     const char *asked = getenv("SMM_SIMD");
     if (asked && *asked && smm_simd_set(asked) < 0) {
-        PyErr_Format(PyExc_ValueError, "SMM_SIMD must name a set of instructions that this build and machine have, got '%s'", asked);
+        PyErr_Format(
+            PyExc_ValueError,
+            "SMM_SIMD must name a set of instructions that this build and machine have, got '%s'",
+            asked);
         return -1;
     }
     smm_simd(); /* choose now, while there is one thread */
@@ -70,15 +82,13 @@ static int module_exec(PyObject *module)
     return PyModule_AddStringConstant(module, "__version__", SMM_VERSION);
 }
 
-static int module_traverse(PyObject *module, visitproc visit, void *arg)
-{
+static int module_traverse(PyObject *module, visitproc visit, void *arg) {
     module_state *state = PyModule_GetState(module);
     Py_VISIT(state->config_type);
     return 0;
 }
 
-static int module_clear(PyObject *module)
-{
+static int module_clear(PyObject *module) {
     module_state *state = PyModule_GetState(module);
     Py_CLEAR(state->config_type);
     return 0;
@@ -87,7 +97,8 @@ static int module_clear(PyObject *module)
 static PyModuleDef_Slot slots[] = {
     {Py_mod_exec, module_exec},
 #if PY_VERSION_HEX >= 0x030c0000
-    {Py_mod_multiple_interpreters, Py_MOD_MULTIPLE_INTERPRETERS_NOT_SUPPORTED}, /* NumPy is not either */
+    {Py_mod_multiple_interpreters,
+     Py_MOD_MULTIPLE_INTERPRETERS_NOT_SUPPORTED}, /* NumPy is not either */
 #endif
 #if PY_VERSION_HEX >= 0x030d0000
     {Py_mod_gil, Py_MOD_GIL_NOT_USED},
@@ -98,7 +109,8 @@ static PyModuleDef_Slot slots[] = {
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT,
     .m_name = "smm_py._core",
-    .m_doc = "The C core on NumPy arrays, unwrapped: arguments are checked, nothing is converted. In place of an array there may be\n"
+    .m_doc = "The C core on NumPy arrays, unwrapped: arguments are checked, nothing is converted. "
+             "In place of an array there may be\n"
              "(address, shape) of contiguous memory whose type the caller vouches for.",
     .m_size = sizeof(module_state),
     .m_methods = methods,

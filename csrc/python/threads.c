@@ -21,8 +21,7 @@ static volatile int forked;
 static void in_child(void) { forked = 1; }
 #endif
 
-static int processors(void)
-{
+static int processors(void) {
 #ifdef __linux__
     cpu_set_t set;
     if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
@@ -34,8 +33,7 @@ static int processors(void)
     return 1;
 }
 
-int threads_init(void)
-{
+int threads_init(void) {
     const char *text = getenv("OMP_NUM_THREADS");
     const long asked = text ? strtol(text, NULL, 10) : 0;
     wanted = asked > 0 && asked <= 4096 ? (int)asked : processors();
@@ -52,11 +50,11 @@ int threads_init(void)
 
 int threads_now(void) { return forked ? 1 : wanted; }
 
-PyObject *set_num_threads(PyObject *module, PyObject *count)
-{
+PyObject *set_num_threads(PyObject *module, PyObject *count) {
     (void)module;
     if (!PyIndex_Check(count) || PyBool_Check(count) || PyArray_Check(count)) {
-        PyErr_Format(PyExc_TypeError, "n must be an int, got %R (%s)", count, Py_TYPE(count)->tp_name);
+        PyErr_Format(PyExc_TypeError, "n must be an int, got %R (%s)", count,
+                     Py_TYPE(count)->tp_name);
         return NULL;
     }
     int overflow;
@@ -72,8 +70,7 @@ PyObject *set_num_threads(PyObject *module, PyObject *count)
     Py_RETURN_NONE;
 }
 
-PyObject *get_num_threads(PyObject *module, PyObject *unused)
-{
+PyObject *get_num_threads(PyObject *module, PyObject *unused) {
     (void)module;
     (void)unused;
     return PyLong_FromLong(threads_now());

@@ -12,8 +12,7 @@ enum { N = 300, K = 3, D = 2 };
 
 static double uniform(void) { return rand() / (RAND_MAX + 1.0) - 0.5; }
 
-static int fit_mixture(const double *points)
-{
+static int fit_mixture(const double *points) {
     static const int64_t starts[K] = {0, 1, 2}; /* one point of each cluster */
     static const double log_std[K * D];         /* all zero: standard deviation 1 */
     double slots[K * 2 * D], prior[K], log_likelihood[1];
@@ -28,15 +27,14 @@ static int fit_mixture(const double *points)
         return 1;
     }
     for (int k = 0; k < K; k++)
-        printf("cluster at (%5.2f, %5.2f), variance (%.3f, %.3f), share %.2f\n", slots[4 * k], slots[4 * k + 1], slots[4 * k + 2],
-               slots[4 * k + 3], prior[k]);
+        printf("cluster at (%5.2f, %5.2f), variance (%.3f, %.3f), share %.2f\n", slots[4 * k],
+               slots[4 * k + 1], slots[4 * k + 2], slots[4 * k + 3], prior[k]);
     printf("log likelihood %.1f\n", *log_likelihood);
     return 0;
 }
 
 /* A slot mixture with random weights, and the gradient of the sum of its slots. */
-static int differentiate(const double *points)
-{
+static int differentiate(const double *points) {
     smm_config config;
     smm_config_init(&config, SMM_SLOT_MIXTURE, 8);
     config.input_dim = D;
@@ -50,23 +48,26 @@ static int differentiate(const double *points)
         for (size_t j = 0; rank && j < size; j++) p[j] = uniform();
         params[i] = p;
     }
-    double mean[K * 8], log_std[K * 8] = {0}, slots[K * 8], d_slots[K * 8], *dx = malloc(N * D * sizeof *dx);
+    double mean[K * 8], log_std[K * 8] = {0}, slots[K * 8], d_slots[K * 8],
+                                    *dx = malloc(N * D * sizeof *dx);
     double *saved = malloc(smm_saved_size(&config, &dims) * sizeof *saved);
     for (int i = 0; i < K * 8; i++) mean[i] = uniform(), d_slots[i] = 1;
     const smm_inputs_f64 in = {.x = points, .mean = mean, .log_std = log_std};
     const smm_outputs_f64 out = {.slots = slots, .saved = saved};
     const smm_gradients_f64 grads = {dx, NULL, NULL, {NULL}};
     smm_status status = smm_forward_f64(&config, &dims, params, &in, &out, 1, NULL);
-    if (status == SMM_OK) status = smm_backward_f64(&config, &dims, params, &in, saved, d_slots, NULL, &grads, 1, NULL);
-    printf("slot mixture: %s; first slot starts with %.3f, its gradient at the first point is (%.3f, %.3f)\n",
+    if (status == SMM_OK)
+        status =
+            smm_backward_f64(&config, &dims, params, &in, saved, d_slots, NULL, &grads, 1, NULL);
+    printf("slot mixture: %s; first slot starts with %.3f, its gradient at the first point is "
+           "(%.3f, %.3f)\n",
            smm_status_str(status), slots[0], dx[0], dx[1]);
     for (size_t i = 0; i < SMM_PARAMS; i++) free((void *)params[i]);
     free(dx), free(saved);
     return status != SMM_OK;
 }
 
-int main(void)
-{
+int main(void) {
     static const double centres[K][D] = {{-3, 0}, {0, 3}, {3, 0}};
     double points[N * D];
     for (int i = 0; i < N; i++)

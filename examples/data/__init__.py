@@ -22,12 +22,26 @@ from .reader import load_image, one_of
 from .scenes import Scenes, draw_objects, draw_scene
 from .shapestacks import ShapeStacks
 
-__all__ = ["READERS", "Scenes", "draw_objects", "draw_scene", "checked_size", "find_reader", "load_image", "open_dataset", "open_reader", "properties"]
+__all__ = [
+    "READERS",
+    "Scenes",
+    "draw_objects",
+    "draw_scene",
+    "checked_size",
+    "find_reader",
+    "load_image",
+    "open_dataset",
+    "open_reader",
+    "properties",
+]
 
 MOST_PIXELS = 2**15  # along a side
 
 # in the order in which a folder's layout is asked for; a bare folder fits almost anything and comes last
-READERS = {reader.name: reader for reader in (Clevr, ClevrWithMasks, ClevrMirror, ShapeStacks, ClevrTex, Coco, Folder)}
+READERS = {
+    reader.name: reader
+    for reader in (Clevr, ClevrWithMasks, ClevrMirror, ShapeStacks, ClevrTex, Coco, Folder)
+}
 
 
 def open_dataset(root=None, dataset=None, split="train", size=None, *, cache=None, **options):
@@ -82,7 +96,9 @@ def find_reader(root, dataset=None):
     for reader in READERS.values():
         if reader.fits(root):
             return reader
-    raise ValueError(f"{root} has the layout of no known data set ({', '.join(READERS)}); name it with `dataset`")
+    raise ValueError(
+        f"{root} has the layout of no known data set ({', '.join(READERS)}); name it with `dataset`"
+    )
 
 
 def checked_size(size):

@@ -18,16 +18,40 @@ MOST_NAMED = 5  # files that a list names before it says "and so many more"
 
 
 def parser():
-    main = argparse.ArgumentParser(prog="python -m examples.data", description="Look into data sets.")
+    main = argparse.ArgumentParser(
+        prog="python -m examples.data", description="Look into data sets."
+    )
     inspect = main.add_subparsers(dest="command", required=True).add_parser(
-        "inspect", help="what a folder holds, what is missing, and one picture with its masks",
-        description="Tell what a folder holds and what is missing, and draw one picture with its masks.")
-    inspect.add_argument("dir", type=Path, help="folder of a data set in its official layout, or of pictures")
-    inspect.add_argument("--dataset", choices=tuple(READERS), help="which data set it is, where the folder does not tell")
-    inspect.add_argument("--split", help="which split to look into (default: the first that can be opened and has a picture)")
-    inspect.add_argument("--size", type=int, help="as the pipelines read it, at this size (default: as stored)")
-    inspect.add_argument("--check", action="store_true", help="read every picture of the split and list those that cannot be")
-    inspect.add_argument("--out", type=Path, default=Path("inspect.png"), help="picture to write (default: inspect.png)")
+        "inspect",
+        help="what a folder holds, what is missing, and one picture with its masks",
+        description="Tell what a folder holds and what is missing, and draw one picture with its masks.",
+    )
+    inspect.add_argument(
+        "dir", type=Path, help="folder of a data set in its official layout, or of pictures"
+    )
+    inspect.add_argument(
+        "--dataset",
+        choices=tuple(READERS),
+        help="which data set it is, where the folder does not tell",
+    )
+    inspect.add_argument(
+        "--split",
+        help="which split to look into (default: the first that can be opened and has a picture)",
+    )
+    inspect.add_argument(
+        "--size", type=int, help="as the pipelines read it, at this size (default: as stored)"
+    )
+    inspect.add_argument(
+        "--check",
+        action="store_true",
+        help="read every picture of the split and list those that cannot be",
+    )
+    inspect.add_argument(
+        "--out",
+        type=Path,
+        default=Path("inspect.png"),
+        help="picture to write (default: inspect.png)",
+    )
     return main
 
 
@@ -49,9 +73,23 @@ def inspect(options):
     first = _tell_stream(reader) if reader.ids is None else _tell_files(reader, options.check)
     if first is None:
         return
-    say("picture", f"{first['id']}, {' x '.join(map(str, first['image'].shape))}" + (" as stored" if options.size is None else ""))
-    say("masks", f"{len(np.unique(first['mask'][first['mask'] > 0]))} objects in this picture" if "mask" in first else "none")
-    say("properties", f"{int(first['target'][:, REAL].sum())} objects in this picture" if "target" in first else "none")
+    say(
+        "picture",
+        f"{first['id']}, {' x '.join(map(str, first['image'].shape))}"
+        + (" as stored" if options.size is None else ""),
+    )
+    say(
+        "masks",
+        f"{len(np.unique(first['mask'][first['mask'] > 0]))} objects in this picture"
+        if "mask" in first
+        else "none",
+    )
+    say(
+        "properties",
+        f"{int(first['target'][:, REAL].sum())} objects in this picture"
+        if "target" in first
+        else "none",
+    )
     draw(first, options.out)
     say("drawn", options.out)
 
@@ -66,10 +104,15 @@ def _open(kind, options):
     for split in dict.fromkeys((*kind.official, *kind.splits(options.dir))):
         try:
             readers[split] = reader = kind(options.dir, split, options.size)
-            say(f"  {split}", "a stream, not counted" if reader.ids is None else f"{len(reader)} pictures")
+            say(
+                f"  {split}",
+                "a stream, not counted" if reader.ids is None else f"{len(reader)} pictures",
+            )
         except (OSError, ValueError) as error:
             say(f"  {split}", f"cannot be opened: {error}")
-    split = options.split or next((name for name, r in readers.items() if r.ids is None or len(r)), "train")
+    split = options.split or next(
+        (name for name, r in readers.items() if r.ids is None or len(r)), "train"
+    )
     say("split", split)
     return readers[split] if split in readers else kind(options.dir, split, options.size)
 
@@ -88,7 +131,9 @@ def _tell_files(reader, check):
     missing = [path for path in reader.files() if not path.is_file()]
     say("missing", _named([str(path) for path in missing], "files"))
     first, read, errors = None, 0, []
-    for index in tqdm(range(len(reader)), desc="pictures", disable=None if check else True, leave=False):
+    for index in tqdm(
+        range(len(reader)), desc="pictures", disable=None if check else True, leave=False
+    ):
         try:
             item = reader[index]
             first, read = first or item, read + 1

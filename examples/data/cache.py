@@ -68,7 +68,17 @@ def _place(reader):
     for path in reader.files():
         stat = path.stat() if path.is_file() else None
         stamps.update(f"{path}\0{stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())
-    key = json.dumps([FORM, reader.name, str(reader.root.resolve()), reader.split, reader.size, reader.options, stamps.hexdigest()])
+    key = json.dumps(
+        [
+            FORM,
+            reader.name,
+            str(reader.root.resolve()),
+            reader.split,
+            reader.size,
+            reader.options,
+            stamps.hexdigest(),
+        ]
+    )
     split = re.sub(r"\W", "_", reader.split)
     return f"{reader.name}-{split}-{reader.size or 'stored'}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
 
@@ -77,24 +87,42 @@ class Cached:
     """A data set in a cache; items are those of the reader, as copies that may be written to."""
 
     def __init__(self, place, reader):
-        self.place, self.name, self.root, self.split, self.size = place, reader.name, reader.root, reader.split, reader.size
+        self.place, self.name, self.root, self.split, self.size = (
+            place,
+            reader.name,
+            reader.root,
+            reader.split,
+            reader.size,
+        )
         self._open()
         if self.skipped:
-            warnings.warn(f"{len(self.skipped)} of {len(self) + len(self.skipped)} pictures of {self.root} ({self.split}) cannot be "
-                          f"read and are left out; the first: {self.skipped[0]}", RuntimeWarning, stacklevel=3)
+            warnings.warn(
+                f"{len(self.skipped)} of {len(self) + len(self.skipped)} pictures of {self.root} ({self.split}) cannot be "
+                f"read and are left out; the first: {self.skipped[0]}",
+                RuntimeWarning,
+                stacklevel=3,
+            )
 
     def _open(self):
         try:
             content = json.loads((self.place / "items.json").read_text())
             self.ids, self.skipped = content["ids"], content["skipped"]
-            self.columns = {key: np.load(self.place / f"{key}.npy", mmap_mode="r") for key in content["columns"]}
+            self.columns = {
+                key: np.load(self.place / f"{key}.npy", mmap_mode="r") for key in content["columns"]
+            }
             if any(len(column) != len(self.ids) for column in self.columns.values()):
                 raise ValueError("its parts differ in length")
         except (OSError, ValueError, KeyError) as error:
-            raise ValueError(f"cache {self.place} cannot be read ({error}); remove it to have it written anew") from error
+            raise ValueError(
+                f"cache {self.place} cannot be read ({error}); remove it to have it written anew"
+            ) from error
 
     def __getstate__(self):  # another process maps the files itself
-        return {key: value for key, value in self.__dict__.items() if key not in ("columns", "ids", "skipped")}
+        return {
+            key: value
+            for key, value in self.__dict__.items()
+            if key not in ("columns", "ids", "skipped")
+        }
 
     def __setstate__(self, state):
         self.__dict__.update(state)
@@ -106,7 +134,10 @@ class Cached:
     def __getitem__(self, index):
         if not 0 <= index < len(self):
             raise IndexError(f"index must be from 0 to {len(self) - 1}, got {index}")
-        return {**{key: np.array(column[index]) for key, column in self.columns.items()}, "id": self.ids[index]}
+        return {
+            **{key: np.array(column[index]) for key, column in self.columns.items()},
+            "id": self.ids[index],
+        }
 
 
 def _write(reader, place):
@@ -132,17 +163,30 @@ def _write_columns(reader, folder, files):
     """Write every array of every item; returns the content of items.json."""
     columns, ids, skipped = {}, [], []
     total = None if reader.ids is None else len(reader)
-    for item in tqdm(_readable(reader, skipped), desc=f"cache in {folder.parent}", total=total, disable=None, leave=False):
+    for item in tqdm(
+        _readable(reader, skipped),
+        desc=f"cache in {folder.parent}",
+        total=total,
+        disable=None,
+        leave=False,
+    ):
         name = item.pop("id")
         if not ids:
-            columns = {key: _Column(files.enter_context(open(folder / f"{key}.npy", "wb")), array) for key, array in item.items()}
+            columns = {
+                key: _Column(files.enter_context(open(folder / f"{key}.npy", "wb")), array)
+                for key, array in item.items()
+            }
         if set(item) != set(columns):
-            raise ValueError(f"{name} of {reader.root} must have {', '.join(columns)} as the pictures before it, got {', '.join(item)}")
+            raise ValueError(
+                f"{name} of {reader.root} must have {', '.join(columns)} as the pictures before it, got {', '.join(item)}"
+            )
         for key, array in item.items():
             columns[key].append(array, name)
         ids.append(name)
     if skipped and not ids:
-        raise ValueError(f"none of the {len(skipped)} pictures of {reader.root} can be read; the first: {skipped[0]}")
+        raise ValueError(
+            f"none of the {len(skipped)} pictures of {reader.root} can be read; the first: {skipped[0]}"
+        )
     for column in columns.values():
         column.finish()
     return {"columns": list(columns), "ids": ids, "skipped": skipped}
@@ -170,12 +214,20 @@ class _Column:
         self._header()
 
     def _header(self):  # NumPy leaves room in it for the first axis to grow to any length
-        np.lib.format.write_array_header_1_0(self.file, {
-            "descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": (self.count, *self.shape)})
+        np.lib.format.write_array_header_1_0(
+            self.file,
+            {
+                "descr": np.lib.format.dtype_to_descr(self.dtype),
+                "fortran_order": False,
+                "shape": (self.count, *self.shape),
+            },
+        )
 
     def append(self, array, name):
         if (array.shape, array.dtype) != (self.shape, self.dtype):
-            raise ValueError(f"pictures must be of one shape, {self.shape} as the first, for a cache: {name} has {array.shape}; give a size")
+            raise ValueError(
+                f"pictures must be of one shape, {self.shape} as the first, for a cache: {name} has {array.shape}; give a size"
+            )
         self.file.write(np.ascontiguousarray(array).data)
         self.count += 1
 

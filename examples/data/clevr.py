@@ -41,10 +41,17 @@ class Clevr(Reader):
         self.scenes = self.root / "scenes" / f"CLEVR_{split}_scenes.json"
         if not self.scenes.is_file():
             have = [f"CLEVR_{s}_scenes.json" for s in self.splits(self.root)]
-            raise FileNotFoundError(f"scenes {self.scenes} are missing" + (f"; there are {', '.join(have)}" if have else ""))
+            raise FileNotFoundError(
+                f"scenes {self.scenes} are missing"
+                + (f"; there are {', '.join(have)}" if have else "")
+            )
         content = load_json(self.scenes)
         try:
-            scenes = [s for s in content["scenes"] if max_objects is None or len(s["objects"]) <= max_objects]
+            scenes = [
+                s
+                for s in content["scenes"]
+                if max_objects is None or len(s["objects"]) <= max_objects
+            ]
             self.names = [scene["image_filename"] for scene in scenes]
             self.targets = [encode(scene["objects"]) for scene in scenes]
         except (KeyError, TypeError, ValueError) as error:

@@ -32,7 +32,10 @@ class ClevrMirror(Reader):
         for folder in (self.images, self.root / "scenes"):
             if not folder.is_dir():
                 raise FileNotFoundError(f"folder {folder} is missing")
-        scenes = {path: _target(path, max_objects) for path in sorted((self.root / "scenes").glob("*.json"))}
+        scenes = {
+            path: _target(path, max_objects)
+            for path in sorted((self.root / "scenes").glob("*.json"))
+        }
         scenes = [(path, target) for path, target in scenes.items() if target is not None]
         fifth = len(scenes) // 5
         scenes = {"val": scenes[:fifth], "train": scenes[fifth:], "all": scenes}[split]
@@ -48,7 +51,10 @@ class ClevrMirror(Reader):
         return self.scenes + [self.images / f"{stem}.png" for stem in self.ids]
 
     def read(self, index):
-        item = {"image": load_image(self.images / f"{self.ids[index]}.png"), "target": self.targets[index]}
+        item = {
+            "image": load_image(self.images / f"{self.ids[index]}.png"),
+            "target": self.targets[index],
+        }
         return squash(item, self.size)
 
 

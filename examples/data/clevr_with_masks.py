@@ -14,8 +14,13 @@ from .tfrecord import parse_example, records
 
 FILE = "clevr_with_masks_train.tfrecords"
 ENTITIES = 11
-SHAPES = {"image": (240, 320, 3), "mask": (ENTITIES, 240, 320, 1), "visibility": (ENTITIES,), "pixel_coords": (ENTITIES, 3),
-          **dict.fromkeys(("x", "y", "z", "rotation", "size", "material", "shape", "color"), (ENTITIES,))}
+SHAPES = {
+    "image": (240, 320, 3),
+    "mask": (ENTITIES, 240, 320, 1),
+    "visibility": (ENTITIES,),
+    "pixel_coords": (ENTITIES, 3),
+    **dict.fromkeys(("x", "y", "z", "rotation", "size", "material", "shape", "color"), (ENTITIES,)),
+}
 SPLITS = {"train": (0, 70_000), "val": (70_000, 85_000), "test": (85_000, None), "all": (0, None)}
 ROWS, COLUMNS = slice(29, 221), slice(64, 256)
 
@@ -55,7 +60,9 @@ class ClevrWithMasks(Reader):
             try:
                 features = decode(content, ("image", "mask", "visibility"))
             except ValueError as error:
-                raise ValueError(f"record {number} of {self.path} cannot be read: {error}") from error
+                raise ValueError(
+                    f"record {number} of {self.path} cannot be read: {error}"
+                ) from error
             if most is None or features["visibility"].sum() <= most + 1:
                 yield {**self._item(features["image"], features["mask"]), "id": str(number)}
 
@@ -72,6 +79,8 @@ def decode(content, names=tuple(SHAPES)):
     features = parse_example(content, names)
     for name, array in features.items():
         if array.size != np.prod(SHAPES[name]):
-            raise ValueError(f"feature {name} must have shape {SHAPES[name]}, got {array.size} numbers")
+            raise ValueError(
+                f"feature {name} must have shape {SHAPES[name]}, got {array.size} numbers"
+            )
         features[name] = array.reshape(SHAPES[name])
     return features

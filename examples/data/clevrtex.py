@@ -32,14 +32,21 @@ class ClevrTex(Reader):
         self.options = {"variant": variant}
         self.folder, self.variant = _folder(self.root, variant)
         start = f"CLEVRTEX_{self.variant}_"
-        pictures = {int(p.stem[-6:]): p for p in self.folder.rglob(f"{start}[0-9][0-9][0-9][0-9][0-9][0-9].png")}
+        pictures = {
+            int(p.stem[-6:]): p
+            for p in self.folder.rglob(f"{start}[0-9][0-9][0-9][0-9][0-9][0-9].png")
+        }
         if not pictures:
             raise FileNotFoundError(f"{self.folder} has no picture {start}??????.png")
         absent = sorted(set(range(max(pictures))) - set(pictures))
         if absent:  # the splits are shares of the numbers, so they would shift
-            raise FileNotFoundError(f"{len(absent)} pictures are missing in {self.folder}, the first is {start}{absent[0]:06d}.png")
+            raise FileNotFoundError(
+                f"{len(absent)} pictures are missing in {self.folder}, the first is {start}{absent[0]:06d}.png"
+            )
         low, high = (0.0, 1.0) if self.variant == "outd" else SPLITS[split]
-        self.pictures = [pictures[i] for i in range(int(low * len(pictures)), int(high * len(pictures)))]
+        self.pictures = [
+            pictures[i] for i in range(int(low * len(pictures)), int(high * len(pictures)))
+        ]
         self.ids = [path.stem for path in self.pictures]
 
     @staticmethod

@@ -34,17 +34,24 @@ class Coco(Reader):
         self.annotations = self.root / "annotations" / f"instances_{split}2017.json"
         if not self.annotations.is_file():
             have = [f"instances_{s}2017.json" for s in self.splits(self.root)]
-            raise FileNotFoundError(f"{self.annotations} is missing" + (f"; there are {', '.join(have)}" if have else ""))
+            raise FileNotFoundError(
+                f"{self.annotations} is missing"
+                + (f"; there are {', '.join(have)}" if have else "")
+            )
         folders = [self.root / f"{split}2017", self.root / "images" / f"{split}2017"]
         self.folder = next((f for f in folders if f.is_dir()), None)
         if self.folder is None:
             raise FileNotFoundError(f"folder {folders[0]} is missing")
         content = load_json(self.annotations)
         try:
-            self.pictures = {p["id"]: (p["file_name"], p["height"], p["width"]) for p in content["images"]}
+            self.pictures = {
+                p["id"]: (p["file_name"], p["height"], p["width"]) for p in content["images"]
+            }
             self.outlines = {image: [] for image in self.pictures}
             for annotation in content["annotations"]:
-                self.outlines[annotation["image_id"]].append((annotation["id"], annotation["segmentation"]))
+                self.outlines[annotation["image_id"]].append(
+                    (annotation["id"], annotation["segmentation"])
+                )
         except (KeyError, TypeError) as error:
             raise ValueError(f"{self.annotations} cannot be read: {error!r}") from error
         self.numbers = list(self.pictures)
@@ -65,11 +72,16 @@ class Coco(Reader):
         path = self.folder / name
         image = load_image(path)
         if image.shape[:2] != (height, width):
-            raise ValueError(f"picture {path} must be {height} x {width} as {self.annotations} says, got {image.shape[:2]}")
+            raise ValueError(
+                f"picture {path} must be {height} x {width} as {self.annotations} says, got {image.shape[:2]}"
+            )
         mask = np.zeros((height, width), np.int32)
         for i, (annotation, outline) in enumerate(self.outlines[number], 1):
             mask[(mask == 0) & self._drawn(annotation, outline, height, width)] = i
-        return {"image": fit(image, self.size, bilinear, path), "mask": fit(mask, self.size, nearest, path)}
+        return {
+            "image": fit(image, self.size, bilinear, path),
+            "mask": fit(mask, self.size, nearest, path),
+        }
 
     def _drawn(self, annotation, outline, height, width):
         """(height, width) bool of an annotation: polygons, or run lengths, compressed or not."""
@@ -81,9 +93,13 @@ class Coco(Reader):
                 outline = coco.frPyObjects(outline, height, width)
             drawn = coco.decode(outline) > 0
         except Exception as error:  # pycocotools raises bare exceptions
-            raise ValueError(f"annotation {annotation} of {self.annotations} cannot be drawn: {error}") from error
+            raise ValueError(
+                f"annotation {annotation} of {self.annotations} cannot be drawn: {error}"
+            ) from error
         if drawn.shape != (height, width):
-            raise ValueError(f"annotation {annotation} of {self.annotations} must be {height} x {width}, got {drawn.shape}")
+            raise ValueError(
+                f"annotation {annotation} of {self.annotations} must be {height} x {width}, got {drawn.shape}"
+            )
         return drawn
 
 
@@ -91,5 +107,7 @@ def _pycocotools():
     try:
         from pycocotools import mask
     except ImportError as error:
-        raise ImportError("the masks of COCO need pycocotools: pip install 'pycocotools>=2.0.7'") from error
+        raise ImportError(
+            "the masks of COCO need pycocotools: pip install 'pycocotools>=2.0.7'"
+        ) from error
     return mask

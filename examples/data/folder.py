@@ -41,15 +41,23 @@ class Folder(Reader):
         return self.pictures
 
     def read(self, index):
-        return {"image": fit(load_image(self.pictures[index]), self.size, bilinear, self.pictures[index])}
+        return {
+            "image": fit(
+                load_image(self.pictures[index]), self.size, bilinear, self.pictures[index]
+            )
+        }
 
 
 def fit(array, size, resize, path):
     """The shorter side at `size` and the middle cropped to size x size, or the array as it is without a size."""
-    return array if size is None else centre(resize(array, *short_side(array, size)), size, size, path)
+    return (
+        array if size is None else centre(resize(array, *short_side(array, size)), size, size, path)
+    )
 
 
 def _pictures(folder):
     if not folder.is_dir():
         return []
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    return sorted(
+        p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")
+    )

@@ -11,7 +11,12 @@ COLORS = ("gray", "blue", "brown", "yellow", "red", "green", "purple", "cyan")
 
 # columns of a target; coordinates are divided by 3, which brings them to about [-1, 1]
 COORDINATES = slice(0, 3)
-GROUPS = {"size": slice(3, 5), "material": slice(5, 7), "shape": slice(7, 10), "color": slice(10, 18)}
+GROUPS = {
+    "size": slice(3, 5),
+    "material": slice(5, 7),
+    "shape": slice(7, 10),
+    "color": slice(10, 18),
+}
 REAL = 18
 WIDTH = 19
 MOST_OBJECTS = 10
@@ -41,5 +46,7 @@ def encode(objects) -> np.ndarray:
 
 def describe(row) -> str:
     """One row of a target or a prediction in words, such as "large red metal cube"."""
-    words = {group: _NAMES[group][int(np.argmax(row[columns]))] for group, columns in GROUPS.items()}
+    words = {
+        group: _NAMES[group][int(np.argmax(row[columns]))] for group, columns in GROUPS.items()
+    }
     return f"{words['size']} {words['color']} {words['material']} {words['shape']}"

@@ -66,7 +66,9 @@ def _rgb(image):
         return np.repeat((np.array(image) >> 8).astype(np.uint8)[..., None], 3, 2)
     if image.mode in "IF":
         raise ValueError("its pixels have 32 bits")
-    if "transparency" in image.info:  # Pillow warns when it drops a palette's transparency by itself
+    if (
+        "transparency" in image.info
+    ):  # Pillow warns when it drops a palette's transparency by itself
         image = image.convert("RGBA")
     return np.array(image.convert("RGB"))
 
@@ -86,7 +88,9 @@ def _indices(image):
 
 def check_shape(path, labels, image):
     if labels.shape != image.shape[:2]:
-        raise ValueError(f"mask {path} must have its picture's shape {image.shape[:2]}, got {labels.shape}")
+        raise ValueError(
+            f"mask {path} must have its picture's shape {image.shape[:2]}, got {labels.shape}"
+        )
 
 
 def bilinear(image, height, width) -> np.ndarray:
@@ -105,12 +109,18 @@ def centre(array, height, width, path):
     """The middle of an image or label map, placed as by torchvision's CenterCrop; `path` is for the error."""
     gaps = array.shape[0] - height, array.shape[1] - width
     if min(gaps) < 0 or not min(height, width):
-        raise ValueError(f"{path} is too small for its data set's crop: {array.shape[0]} x {array.shape[1]} pixels")
+        raise ValueError(
+            f"{path} is too small for its data set's crop: {array.shape[0]} x {array.shape[1]} pixels"
+        )
     top, left = (round(gap / 2) for gap in gaps)
-    return array[top:top + height, left:left + width]
+    return array[top : top + height, left : left + width]
 
 
 def short_side(array, size):
     """(height, width) with the shorter of the two brought to `size`, as by torchvision's Resize(size)."""
     height, width = array.shape[:2]
-    return (size, int(size * width / height)) if height <= width else (int(size * height / width), size)
+    return (
+        (size, int(size * width / height))
+        if height <= width
+        else (int(size * height / width), size)
+    )

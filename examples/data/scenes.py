@@ -14,16 +14,24 @@ import numpy as np
 from .properties import COLORS, MATERIALS, MOST_OBJECTS, SHAPES, SIZES, encode
 
 RADII = {"small": 0.35, "large": 0.7}  # the official generator's, in its units of the floor
-RGB = {"gray": (87, 87, 87), "blue": (42, 75, 215), "brown": (129, 74, 25), "yellow": (255, 238, 51),
-       "red": (173, 35, 35), "green": (29, 105, 20), "purple": (129, 38, 192), "cyan": (41, 208, 208)}
+RGB = {
+    "gray": (87, 87, 87),
+    "blue": (42, 75, 215),
+    "brown": (129, 74, 25),
+    "yellow": (255, 238, 51),
+    "red": (173, 35, 35),
+    "green": (29, 105, 20),
+    "purple": (129, 38, 192),
+    "cyan": (41, 208, 208),
+}
 SPLITS = {"train": 0, "val": 1, "test": 2}
-EXTENT = 3.0      # objects stand within this distance of the floor's middle, along x and along y
-MARGIN = 0.2      # least free distance between two objects
+EXTENT = 3.0  # objects stand within this distance of the floor's middle, along x and along y
+MARGIN = 0.2  # least free distance between two objects
 VISIBLE = 0.0025  # least share of the picture's pixels that each object shows
 
 _CAMERA = np.array([0.0, -11.0, 8.5])
 _TARGET = np.array([0.0, -0.3, 0.2])
-_ZOOM = 1.62      # focal length in picture widths
+_ZOOM = 1.62  # focal length in picture widths
 _LIGHT = np.array([-0.55, -0.35, 0.76])
 
 _FORWARD = (_TARGET - _CAMERA) / np.linalg.norm(_TARGET - _CAMERA)
@@ -47,15 +55,19 @@ class Scenes:
     seed : int.
     """
 
-    def __init__(self, split="train", size=None, min_objects=2, max_objects=6, count=1_000_000, seed=0):
+    def __init__(
+        self, split="train", size=None, min_objects=2, max_objects=6, count=1_000_000, seed=0
+    ):
         if split not in SPLITS:
             raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
         size = 64 if size is None else size
         if not 16 <= size <= 2048:
             raise ValueError(f"size must be from 16 to 2048, got {size}")
         if not 1 <= min_objects <= max_objects <= MOST_OBJECTS:
-            raise ValueError("min_objects and max_objects must be in order and from 1 to "
-                             f"{MOST_OBJECTS}, got {min_objects} and {max_objects}")
+            raise ValueError(
+                "min_objects and max_objects must be in order and from 1 to "
+                f"{MOST_OBJECTS}, got {min_objects} and {max_objects}"
+            )
         self.split, self.size, self.count, self.seed = split, size, count, seed
         self.min_objects, self.max_objects = min_objects, max_objects
 
@@ -72,7 +84,12 @@ class Scenes:
             shown = np.bincount(mask.ravel(), minlength=len(objects) + 1)[1:]
             if shown.min() >= VISIBLE * self.size**2:
                 break
-        return {"image": image, "mask": mask, "target": encode(objects), "id": f"{self.split}_{index:07d}"}
+        return {
+            "image": image,
+            "mask": mask,
+            "target": encode(objects),
+            "id": f"{self.split}_{index:07d}",
+        }
 
 
 def draw_objects(rng, count):
@@ -83,12 +100,19 @@ def draw_objects(rng, count):
             size = SIZES[rng.integers(2)]
             radius = RADII[size]
             x, y = rng.uniform(-EXTENT, EXTENT, 2)
-            if any((x - a)**2 + (y - b)**2 < (radius + r + MARGIN)**2 for a, b, r in places):
+            if any((x - a) ** 2 + (y - b) ** 2 < (radius + r + MARGIN) ** 2 for a, b, r in places):
                 continue
             places.append((x, y, radius))
-            objects.append({"3d_coords": (x, y, radius), "size": size, "rotation": rng.uniform(0, 90),
-                            "material": MATERIALS[rng.integers(2)], "shape": SHAPES[rng.integers(3)],
-                            "color": COLORS[rng.integers(8)]})
+            objects.append(
+                {
+                    "3d_coords": (x, y, radius),
+                    "size": size,
+                    "rotation": rng.uniform(0, 90),
+                    "material": MATERIALS[rng.integers(2)],
+                    "shape": SHAPES[rng.integers(3)],
+                    "color": COLORS[rng.integers(8)],
+                }
+            )
             if len(objects) == count:
                 return objects
 
@@ -136,11 +160,15 @@ def _draw_shadow(canvas, thing, size):
     """A soft ellipse on the floor, away from the light."""
     x, y, radius = thing["3d_coords"]
     reach = radius * 0.75
-    place, depth = project(np.array([x - reach * _LIGHT[0] / _LIGHT[2], y - reach * _LIGHT[1] / _LIGHT[2], 0.0]), size)
+    place, depth = project(
+        np.array([x - reach * _LIGHT[0] / _LIGHT[2], y - reach * _LIGHT[1] / _LIGHT[2], 0.0]), size
+    )
     wide = 1.45 * radius * _ZOOM * size / depth
     high = wide * -_FORWARD[2]
-    window, px, py = _window(place[0] - wide, place[1] - high, place[0] + wide, place[1] + high, size)
-    distance = ((px - place[0]) / wide)**2 + ((py - place[1]) / high)**2
+    window, px, py = _window(
+        place[0] - wide, place[1] - high, place[0] + wide, place[1] + high, size
+    )
+    distance = ((px - place[0]) / wide) ** 2 + ((py - place[1]) / high) ** 2
     canvas[window] *= (1 - 0.5 * np.clip(1.15 - 1.15 * distance, 0, 1))[..., None]
 
 
@@ -175,23 +203,40 @@ def _polygon(corners, px, py):
     """Coverage of a convex polygon (n, 2), its corners in either order."""
     edges = np.roll(corners, -1, 0) - corners
     turn = np.sign(edges[0, 0] * edges[1, 1] - edges[0, 1] * edges[1, 0])
-    low, high = corners.min(0), corners.max(0)  # a face seen edge-on has corners too sharp for its edges alone
-    inside = np.minimum(np.minimum(px - low[0], high[0] - px), np.minimum(py - low[1], high[1] - py))
+    low, high = (
+        corners.min(0),
+        corners.max(0),
+    )  # a face seen edge-on has corners too sharp for its edges alone
+    inside = np.minimum(
+        np.minimum(px - low[0], high[0] - px), np.minimum(py - low[1], high[1] - py)
+    )
     for (x, y), (ex, ey) in zip(corners, edges):
         distance = turn * (ex * (py - y) - ey * (px - x)) / (np.hypot(ex, ey) + 1e-9)
         inside = np.minimum(inside, distance)
     return np.clip(inside + 0.5, 0, 1)
 
 
-_CUBE = np.array([[x, y, z] for z in (-1, 1) for x, y in ((-1, -1), (1, -1), (1, 1), (-1, 1))], float)
-_FACES = [([4, 5, 6, 7], (0, 0, 1)), ([0, 1, 5, 4], (0, -1, 0)), ([1, 2, 6, 5], (1, 0, 0)),
-          ([2, 3, 7, 6], (0, 1, 0)), ([3, 0, 4, 7], (-1, 0, 0))]
+_CUBE = np.array(
+    [[x, y, z] for z in (-1, 1) for x, y in ((-1, -1), (1, -1), (1, 1), (-1, 1))], float
+)
+_FACES = [
+    ([4, 5, 6, 7], (0, 0, 1)),
+    ([0, 1, 5, 4], (0, -1, 0)),
+    ([1, 2, 6, 5], (1, 0, 0)),
+    ([2, 3, 7, 6], (0, 1, 0)),
+    ([3, 0, 4, 7], (-1, 0, 0)),
+]
 
 
 def _cube(thing, size):
     angle = np.deg2rad(thing["rotation"])
-    turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
-    centre, side = np.array(thing["3d_coords"]), RADII[thing["size"]] / 1.25  # of a volume like the sphere's
+    turn = np.array(
+        [[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]]
+    )
+    centre, side = (
+        np.array(thing["3d_coords"]),
+        RADII[thing["size"]] / 1.25,
+    )  # of a volume like the sphere's
     centre = centre + [0, 0, side - centre[2]]
     corners, _ = project(centre + side * _CUBE @ turn.T, size)
     window, px, py = _window(*corners.min(0), *corners.max(0), size)
@@ -205,7 +250,11 @@ def _cube(thing, size):
         lambert = np.clip(normal @ _LIGHT, 0, 1)
         # a gleam that runs across the face: metal mirrors its surroundings
         across = 0.9 - np.abs((px - px.mean()) + 0.6 * (py - py.mean())) / (2 * len(px) + 1)
-        shade = _shade(thing, np.full(coverage.shape, 0.15 + 0.85 * lambert, np.float32), across * np.ones_like(py))
+        shade = _shade(
+            thing,
+            np.full(coverage.shape, 0.15 + 0.85 * lambert, np.float32),
+            across * np.ones_like(py),
+        )
         colour += part[..., None] * shade
         coverage += part
     return window, np.clip(coverage, 0, 1), colour / np.maximum(coverage, 1e-3)[..., None]
@@ -217,16 +266,26 @@ def _cylinder(thing, size):
     ends, depth = project(np.array([[x, y, 2 * height], [x, y, 0.0]]), size)
     wide = radius * _ZOOM * size / depth
     high = wide * -_FORWARD[2]
-    window, px, py = _window(ends[:, 0].min() - wide.max(), ends[0, 1] - high[0], ends[:, 0].max() + wide.max(),
-                             ends[1, 1] + high[1], size)
+    window, px, py = _window(
+        ends[:, 0].min() - wide.max(),
+        ends[0, 1] - high[0],
+        ends[:, 0].max() + wide.max(),
+        ends[1, 1] + high[1],
+        size,
+    )
     along = np.clip((py - ends[0, 1]) / (ends[1, 1] - ends[0, 1]), 0, 1)
-    middle, half = ends[0, 0] + along * (ends[1, 0] - ends[0, 0]), wide[0] + along * (wide[1] - wide[0])
+    middle, half = (
+        ends[0, 0] + along * (ends[1, 0] - ends[0, 0]),
+        wide[0] + along * (wide[1] - wide[0]),
+    )
     nx = np.clip((px - middle) / half, -1, 1)
     curve = np.sqrt(1 - nx * nx)
     bottom = ends[1, 1] + high[1] * curve
-    side = np.minimum(np.clip(half - np.abs(px - middle) + 0.5, 0, 1), np.clip(bottom - py + 0.5, 0, 1))
+    side = np.minimum(
+        np.clip(half - np.abs(px - middle) + 0.5, 0, 1), np.clip(bottom - py + 0.5, 0, 1)
+    )
     side = np.where(py >= ends[0, 1], side, 0)
-    ellipse = np.sqrt(((px - ends[0, 0]) / wide[0])**2 + ((py - ends[0, 1]) / high[0])**2)
+    ellipse = np.sqrt(((px - ends[0, 0]) / wide[0]) ** 2 + ((py - ends[0, 1]) / high[0]) ** 2)
     top = np.clip((1 - ellipse) * high[0] + 0.5, 0, 1)
     # the side's normals lie in the floor's plane: to the right, and towards the camera
     to_camera = _VIEW @ np.array([0.0, -1.0, 0.0])

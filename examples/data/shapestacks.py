@@ -38,7 +38,9 @@ class ShapeStacks(Reader):
             folder = self.root / "recordings" / scenario
             pictures = sorted(p.name for p in folder.glob("rgb-*-mono-0.png"))
             if not pictures:
-                raise FileNotFoundError(f"{folder} of {self.list} is missing or has no picture rgb-*-mono-0.png")
+                raise FileNotFoundError(
+                    f"{folder} of {self.list} is missing or has no picture rgb-*-mono-0.png"
+                )
             self.ids += [f"recordings/{scenario}/{name}" for name in pictures]
         self.maps = [self._map(path) for path in self.ids]
         self.has_masks = any(path.is_file() for path in self.maps)
@@ -55,7 +57,11 @@ class ShapeStacks(Reader):
         return apart if apart.is_file() else self.root / "recordings" / scenario / name
 
     def files(self):
-        return [self.list] + [self.root / path for path in self.ids] + (self.maps if self.has_masks else [])
+        return (
+            [self.list]
+            + [self.root / path for path in self.ids]
+            + (self.maps if self.has_masks else [])
+        )
 
     def read(self, index):
         path = self.root / self.ids[index]

@@ -78,7 +78,7 @@ def crc32c(data) -> int:
     pieces = 1 << max(0, (len(data) // 512).bit_length() - 1)
     step = -(-len(data) // (2 * pieces))
     words = np.zeros(pieces * step, "<u2")
-    words.view(np.uint8)[words.nbytes - len(data):] = np.frombuffer(data, np.uint8)
+    words.view(np.uint8)[words.nbytes - len(data) :] = np.frombuffer(data, np.uint8)
     state = np.zeros(pieces, np.uint32)
     for column in np.ascontiguousarray(words.reshape(pieces, step).T):
         state = _move(state, column)
@@ -148,7 +148,9 @@ def _values(feature):
         if kind == 1:
             return _bytes(np.frombuffer(values, np.uint8))
         if kind == 2:
-            return np.concatenate([np.frombuffer(part, "<f4") for _, part in _fields(values)] or [np.zeros(0, "<f4")])
+            return np.concatenate(
+                [np.frombuffer(part, "<f4") for _, part in _fields(values)] or [np.zeros(0, "<f4")]
+            )
     raise ValueError("a feature that holds neither bytes nor floats")
 
 
@@ -175,7 +177,7 @@ def _fields(buffer):
             raise ValueError(f"a field of wire type {kind}")
         if at + size > len(view):
             raise ValueError("a field that ends beyond its message")
-        yield tag >> 3, view[at:at + size]
+        yield tag >> 3, view[at : at + size]
         at += size
 
 

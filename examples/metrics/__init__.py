@@ -10,8 +10,15 @@ from scipy.optimize import linear_sum_assignment
 from .frechet import feature_statistics, frechet_distance
 from ..data.properties import COORDINATE_SCALE, COORDINATES, GROUPS, REAL, WIDTH
 
-__all__ = ["adjusted_rand_index", "average_precision", "feature_statistics", "frechet_distance", "mean_best_overlap", "mean_iou",
-           "THRESHOLDS"]
+__all__ = [
+    "adjusted_rand_index",
+    "average_precision",
+    "feature_statistics",
+    "frechet_distance",
+    "mean_best_overlap",
+    "mean_iou",
+    "THRESHOLDS",
+]
 
 THRESHOLDS = (inf, 1, 0.5, 0.25, 0.125, 0.0625)
 
@@ -40,7 +47,9 @@ def average_precision(predictions, targets, thresholds=THRESHOLDS) -> dict[float
     """
     predictions, targets = _checked(predictions, "predictions"), _checked(targets, "targets")
     if len(predictions) != len(targets):
-        raise ValueError(f"targets must be of as many images as predictions, {len(predictions)}, got {len(targets)}")
+        raise ValueError(
+            f"targets must be of as many images as predictions, {len(predictions)}, got {len(targets)}"
+        )
     distance = _distances(predictions, targets)
     nearest, closest = distance.argmin(2), distance.min(2)
     order = np.argsort(-predictions[:, :, REAL].ravel(), kind="stable")
@@ -67,7 +76,9 @@ def _distances(predictions, targets):
     distance = COORDINATE_SCALE * np.sqrt((gap**2).sum(-1))
     match = np.broadcast_to((targets[:, :, REAL] > 0.5)[:, None], distance.shape).copy()
     for columns in GROUPS.values():
-        match &= predictions[:, :, None, columns].argmax(-1) == targets[:, None, :, columns].argmax(-1)
+        match &= predictions[:, :, None, columns].argmax(-1) == targets[:, None, :, columns].argmax(
+            -1
+        )
     return np.where(match, distance, np.inf)
 
 
@@ -132,7 +143,11 @@ def _contingency(true, predicted, foreground):
     image = np.arange(len(true))[:, None]
     cell = (image * rows + true) * columns + predicted
     cell = cell[true > 0] if foreground else cell.ravel()
-    return np.bincount(cell, minlength=len(true) * rows * columns).reshape(-1, rows, columns).astype(np.float64)
+    return (
+        np.bincount(cell, minlength=len(true) * rows * columns)
+        .reshape(-1, rows, columns)
+        .astype(np.float64)
+    )
 
 
 def mean_best_overlap(true, predicted) -> np.ndarray:
@@ -157,7 +172,11 @@ def mean_iou(true, predicted) -> np.ndarray:
     without a group counts as 0 and a group without an object costs nothing (`clevrtex_eval.py` of ClevrTex calls this denominator
     mIoU_gt, and has others).
     """
-    return _mean_over_objects(true, predicted, lambda overlap: overlap[linear_sum_assignment(overlap, maximize=True)].sum())
+    return _mean_over_objects(
+        true,
+        predicted,
+        lambda overlap: overlap[linear_sum_assignment(overlap, maximize=True)].sum(),
+    )
 
 
 def _mean_over_objects(true, predicted, total):

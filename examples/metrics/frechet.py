@@ -31,7 +31,7 @@ def frechet_distance(mean1, cov1, mean2, cov2) -> float:
     if mean1.shape != mean2.shape:
         raise ValueError(f"mean2 must have mean1's shape {mean1.shape}, got {mean2.shape}")
     product = np.linalg.svd(_root(cov1, "cov1") @ _root(cov2, "cov2"), compute_uv=False).sum()
-    distance = ((mean1 - mean2)**2).sum() + np.trace(cov1) + np.trace(cov2) - 2 * product
+    distance = ((mean1 - mean2) ** 2).sum() + np.trace(cov1) + np.trace(cov2) - 2 * product
     return max(float(distance), 0.0)  # rounding may leave equal Gaussians just below
 
 

@@ -31,7 +31,12 @@ def inception_features(path, images, batch_size=64, device="cpu") -> np.ndarray:
         raise ValueError(f"images must have shape (N, H, W, 3), got {images.shape}")
     network = _load(path, device)
     with torch.inference_mode():
-        return np.concatenate([_features(network, path, images[i:i + batch_size], device) for i in range(0, len(images), batch_size)])
+        return np.concatenate(
+            [
+                _features(network, path, images[i : i + batch_size], device)
+                for i in range(0, len(images), batch_size)
+            ]
+        )
 
 
 def inception_file(path):
@@ -48,7 +53,9 @@ def _load(path, device):
         raise FileNotFoundError(f"Inception file {path} is missing")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # newer PyTorch deprecates TorchScript, the only form of this file
+            warnings.simplefilter(
+                "ignore"
+            )  # newer PyTorch deprecates TorchScript, the only form of this file
             return torch.jit.load(str(path), map_location=device).eval()
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"Inception file {path} is no TorchScript: {error}") from error
@@ -59,8 +66,14 @@ def _features(network, path, images, device):
     try:
         features = network(pictures, return_features=True)
     except RuntimeError as error:
-        raise ValueError(f"Inception file {path} cannot be run on uint8 pictures with return_features=True: {error}") from error
+        raise ValueError(
+            f"Inception file {path} cannot be run on uint8 pictures with return_features=True: {error}"
+        ) from error
     if not isinstance(features, torch.Tensor) or features.shape != (len(images), FEATURES):
-        shape = tuple(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
-        raise ValueError(f"Inception file {path} must give features of shape {(len(images), FEATURES)}, got {shape}: no FID without them")
+        shape = (
+            tuple(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
+        )
+        raise ValueError(
+            f"Inception file {path} must give features of shape {(len(images), FEATURES)}, got {shape}: no FID without them"
+        )
     return features.float().cpu().numpy()

@@ -22,16 +22,29 @@ def evaluate(model, pictures, config, options):
     if options.out:
         discovery(model, pictures, config, options.out)
         print(f"pictures: {options.out / 'discovery.png'}, {options.out / 'attention.png'}")
-    return ({**mean, "draws_std": deviation},
-            {"draws": options.draws, "max_objects": config.max_objects, "mse": "mean over pixels and channels of values in [-1, 1]",
-             "masks": "argmax of the decoder's masks, at the picture's size"})
+    return (
+        {**mean, "draws_std": deviation},
+        {
+            "draws": options.draws,
+            "max_objects": config.max_objects,
+            "mse": "mean over pixels and channels of values in [-1, 1]",
+            "masks": "argmax of the decoder's masks, at the picture's size",
+        },
+    )
 
 
 PIPELINE = Pipeline(
     "object_discovery",
     "Learn to take pictures apart into objects, without labels. Without a command: train the tiny preset on built-in scenes "
     "(about 15 minutes on two cores), then evaluate.",
-    Config, FIELDS, build_model, train, curves, {"eval": evaluate}, optional=OPTIONAL)
+    Config,
+    FIELDS,
+    build_model,
+    train,
+    curves,
+    {"eval": evaluate},
+    optional=OPTIONAL,
+)
 
 if __name__ == "__main__":
     sys.exit(main(PIPELINE))

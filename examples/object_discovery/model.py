@@ -15,9 +15,9 @@ class Scene(NamedTuple):
     """What the model makes of pictures (B, 3, S, S)."""
 
     reconstruction: Tensor  # (B, 3, S, S), the slots' pictures weighted by their masks
-    pictures: Tensor        # (B, K, 3, S, S)
-    masks: Tensor           # (B, K, 1, S, S), sum over slots 1
-    attention: Tensor       # (B, N, K)
+    pictures: Tensor  # (B, K, 3, S, S)
+    masks: Tensor  # (B, K, 1, S, S), sum over slots 1
+    attention: Tensor  # (B, N, K)
 
 
 class BroadcastDecoder(nn.Module):
@@ -32,8 +32,14 @@ class BroadcastDecoder(nn.Module):
         channels = [width, *[config.decoder_channels] * len(config.decoder_strides)]
         self.grid = config.image_size // prod(config.decoder_strides)
         self.position = PositionEmbedding(width)
-        layers = [layer for i, stride in enumerate(config.decoder_strides)
-                  for layer in (nn.ConvTranspose2d(channels[i], channels[i + 1], 5, stride, 2, stride - 1), nn.ReLU())]
+        layers = [
+            layer
+            for i, stride in enumerate(config.decoder_strides)
+            for layer in (
+                nn.ConvTranspose2d(channels[i], channels[i + 1], 5, stride, 2, stride - 1),
+                nn.ReLU(),
+            )
+        ]
         self.layers = nn.Sequential(*layers, nn.ConvTranspose2d(channels[-1], 4, 3, padding=1))
 
     def forward(self, slots) -> Tensor:
@@ -49,7 +55,9 @@ class ObjectDiscovery(SlotEncoder):
         super().__init__(config)
         with torch.no_grad():
             self.position.linear.weight *= config.position_scale
-        self.decoder = BroadcastDecoder(self.slots.slot_dim, config).to(memory_format=torch.channels_last)
+        self.decoder = BroadcastDecoder(self.slots.slot_dim, config).to(
+            memory_format=torch.channels_last
+        )
 
     def forward(self, image, seeds=None, num_iters=None) -> Scene:
         """seeds: see `SlotEncoder.find`."""

@@ -36,11 +36,15 @@ def discovery(model, pictures, config, out, count=6):
         masks = scene.masks[n, :, 0].cpu().numpy()
         found = masks.argmax(0)
         there = true[0][n] if true else np.full_like(found, 15)  # grey
-        rows += [[image, as_image(scene.reconstruction[n]), *map(as_image, scene.pictures[n])],
-                 [*(COLOURS(labels % 20)[..., :3] for labels in (there, found)), *masks]]
+        rows += [
+            [image, as_image(scene.reconstruction[n]), *map(as_image, scene.pictures[n])],
+            [*(COLOURS(labels % 20)[..., :3] for labels in (there, found)), *masks],
+        ]
     names = ("input", "drawn", *(f"slot {k + 1}" for k in range(scene.masks.shape[1])))
     plots.sheet(rows, Path(out) / "discovery.png", names)
-    plots.attention_figure(images, scene.attention.float().cpu().numpy(), Path(out) / "attention.png")
+    plots.attention_figure(
+        images, scene.attention.float().cpu().numpy(), Path(out) / "attention.png"
+    )
 
 
 def as_image(values):

@@ -22,7 +22,9 @@ def data_sets_of(item: Item, name, preset, folders):
     of = {find_reader(folder).name: folder for folder in folders}
     chosen = [of[data] for data in item.data_sets if data in of]
     if not chosen:
-        raise ValueError(f"{name} needs --data with the folder of {' or '.join(item.data_sets)}, got {', '.join(of) or 'none'}")
+        raise ValueError(
+            f"{name} needs --data with the folder of {' or '.join(item.data_sets)}, got {', '.join(of) or 'none'}"
+        )
     return chosen
 
 
@@ -30,8 +32,11 @@ def make(name, options, rest) -> str:
     """The item's Markdown, also written beside its pictures in --out."""
     item = ITEMS[name]
     seeds = SEEDS[options.preset] if options.seeds is None else options.seeds
-    results = [obtain(training, options.out, options.preset, data, seeds, rest)
-               for data in data_sets_of(item, name, options.preset, options.data) for training in item.trainings]
+    results = [
+        obtain(training, options.out, options.preset, data, seeds, rest)
+        for data in data_sets_of(item, name, options.preset, options.data)
+        for training in item.trainings
+    ]
     folder = options.out / options.preset
     folder.mkdir(parents=True, exist_ok=True)
     text = f"## {heading(name)}\n\n{item.make(results, folder)}\n"
@@ -41,7 +46,7 @@ def make(name, options, rest) -> str:
 
 def heading(name):
     kind = name.rstrip("0123456789")
-    return f"{kind.capitalize()} {name[len(kind):]}. {ITEMS[name].title}"
+    return f"{kind.capitalize()} {name[len(kind) :]}. {ITEMS[name].title}"
 
 
 def page(out, path, preset="tiny") -> str:
@@ -53,11 +58,16 @@ def page(out, path, preset="tiny") -> str:
     path = Path(path)
     images, kept = path.parent / "images" / "results", path.with_suffix("")
     images.mkdir(parents=True, exist_ok=True)
-    at_hand = {file.parent.relative_to(out): load(file.parent) for file in sorted(Path(out, preset).glob(f"*/*/{RESULT}"))}
+    at_hand = {
+        file.parent.relative_to(out): load(file.parent)
+        for file in sorted(Path(out, preset).glob(f"*/*/{RESULT}"))
+    }
     for place, result in at_hand.items():
         (kept / place).mkdir(parents=True, exist_ok=True)
         result.save(kept / place)
-    places = sorted(file.parent.relative_to(kept) for file in Path(kept, preset).glob(f"*/*/{RESULT}"))
+    places = sorted(
+        file.parent.relative_to(kept) for file in Path(kept, preset).glob(f"*/*/{RESULT}")
+    )
     found = [at_hand.get(place) or load(kept / place) for place in places]
     parts = ["# Results: the paper's tables and figures", f"{ABOUT_PAGE[preset]}\n{FIGURES}"]
     for name, item in ITEMS.items():
@@ -77,10 +87,16 @@ def page(out, path, preset="tiny") -> str:
 def commands(name, item, preset):
     """How an item of the page is made."""
     plain = f"python -m examples.reproduce {name}"
-    paper = " ".join([plain, "--preset paper", *(f"--data {data.upper()}" for data in item.data_sets)])
+    paper = " ".join(
+        [plain, "--preset paper", *(f"--data {data.upper()}" for data in item.data_sets)]
+    )
     if preset == "paper":
         return f"`{paper}`"
-    return f"`{plain}`" + (f"; with the paper's data and settings, which has not been run here: `{paper}`" if item.trainings else "")
+    return f"`{plain}`" + (
+        f"; with the paper's data and settings, which has not been run here: `{paper}`"
+        if item.trainings
+        else ""
+    )
 
 
 ABOUT_PAGE = {
@@ -88,26 +104,47 @@ ABOUT_PAGE = {
 unless another data set is named, equal steps for the models of a table. The paper's figures stand beside ours, not against them: its
 models are larger, its data sets others, its trainings a hundred times as long. What `tiny` shows is whether the order of the models is the same.
 In commands a name in capitals stands for the folder of that data set. All trainings of `tiny` together take about eight hours of one core of a CPU.""",
-    "paper": "Made by `python -m examples.reproduce --preset paper --page FILE` from trainings with the paper's data and settings."}
+    "paper": "Made by `python -m examples.reproduce --preset paper --page FILE` from trainings with the paper's data and settings.",
+}
 FIGURES = "Figures are mean ± standard deviation over the seeds. For the figures of its Table 3 see the paper."
 
 
 def facts(result: Result):
     minutes = ", ".join(f"{s / 60:.0f}" for s in result.seconds)
     config = result.config
-    return (f"**{result.label}, {result.data}**: `{result.command}`; {len(result.seconds)} runs of {config.steps:,} steps at batch "
-            f"{config.batch_size}, {config.image_size} x {config.image_size}; {minutes} minutes of training; {result.hardware}.")
+    return (
+        f"**{result.label}, {result.data}**: `{result.command}`; {len(result.seconds)} runs of {config.steps:,} steps at batch "
+        f"{config.batch_size}, {config.image_size} x {config.image_size}; {minutes} minutes of training; {result.hardware}."
+    )
 
 
 def make_parser():
-    parser = argparse.ArgumentParser(prog="python -m examples.reproduce", description=ABOUT, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="python -m examples.reproduce", description=ABOUT, allow_abbrev=False
+    )
     parser.add_argument("items", nargs="*", metavar="ITEM", help=f"{', '.join(ITEMS)}, or all")
     parser.add_argument("--preset", choices=tuple(SEEDS), default="tiny")
-    parser.add_argument("--data", type=Path, action="append", default=[],
-                        help="folder of a data set in its official layout, again for each; default of tiny: built-in scenes")
-    parser.add_argument("--seeds", type=int, help=f"runs of each training (default: {', '.join(f'{name} {n}' for name, n in SEEDS.items())})")
-    parser.add_argument("--out", type=folder, default=Path("runs", "reproduce"), help="folder of the trainings and what is made of them")
-    parser.add_argument("--page", type=Path, help="write this Markdown page of the results that are there")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        action="append",
+        default=[],
+        help="folder of a data set in its official layout, again for each; default of tiny: built-in scenes",
+    )
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        help=f"runs of each training (default: {', '.join(f'{name} {n}' for name, n in SEEDS.items())})",
+    )
+    parser.add_argument(
+        "--out",
+        type=folder,
+        default=Path("runs", "reproduce"),
+        help="folder of the trainings and what is made of them",
+    )
+    parser.add_argument(
+        "--page", type=Path, help="write this Markdown page of the results that are there"
+    )
     return parser
 
 

@@ -31,14 +31,25 @@ class Training:
 
 
 SA, AT_INPUTS, GAUSSIAN = ("--model", "sa"), ("--start", "inputs"), ("--start", "gaussian")
-SA_USUAL = ("--position-scale", "1", "--least-iters", "3")  # the mixture's settings did not help it (docs/training.md)
+SA_USUAL = (
+    "--position-scale",
+    "1",
+    "--least-iters",
+    "3",
+)  # the mixture's settings did not help it (docs/training.md)
 TRAININGS = {
     "sets-sa": Training("Slot Attention", "set_prediction", SA + GAUSSIAN),
     "sets-smm": Training("SMM", "set_prediction"),
-    "sets-kmeans": Training("K-Means", "set_prediction", ("--model", "kmeans"), paper=("--steps", "100000")),
+    "sets-kmeans": Training(
+        "K-Means", "set_prediction", ("--model", "kmeans"), paper=("--steps", "100000")
+    ),
     "sets-gmm": Training("GMM", "set_prediction", ("--model", "gmm"), paper=("--steps", "100000")),
-    "discovery-sa": Training("Slot Attention, Gaussian start", "object_discovery", SA + GAUSSIAN, tiny=SA_USUAL),
-    "discovery-sa-inputs": Training("Slot Attention, start at inputs", "object_discovery", SA + AT_INPUTS, tiny=SA_USUAL),
+    "discovery-sa": Training(
+        "Slot Attention, Gaussian start", "object_discovery", SA + GAUSSIAN, tiny=SA_USUAL
+    ),
+    "discovery-sa-inputs": Training(
+        "Slot Attention, start at inputs", "object_discovery", SA + AT_INPUTS, tiny=SA_USUAL
+    ),
     "discovery-smm": Training("SMM", "object_discovery"),
     "slate-sa": Training("Slot Attention", "slate", SA, tiny=AT_INPUTS),
     "slate-smm": Training("SMM", "slate"),
@@ -46,7 +57,13 @@ TRAININGS = {
 # of `tiny`: what two cores do in about 5, 15 and 10 minutes, as equal steps are what compares; of `paper` the preset says it
 STEPS = {"set_prediction": 4600, "object_discovery": 7000, "slate": 4500}
 SEEDS = {"tiny": 3, "paper": 4}
-OF_THE_MACHINE = ("data", "dataset", "cache", "weights", "precision")  # in which results of the same training may differ
+OF_THE_MACHINE = (
+    "data",
+    "dataset",
+    "cache",
+    "weights",
+    "precision",
+)  # in which results of the same training may differ
 OWN_SETTINGS = {("slate", "clevr_mirror"): ("--image-size", "64")}  # of `paper`, beyond the preset
 
 
@@ -79,7 +96,9 @@ class Result:
 
     @property
     def config(self):
-        return import_module(f"examples.{TRAININGS[self.training].pipeline}.config").Config.from_json(self.settings)
+        return import_module(
+            f"examples.{TRAININGS[self.training].pipeline}.config"
+        ).Config.from_json(self.settings)
 
     def curves(self, key):
         """For each run: the steps at which `key` was measured, and its values."""
@@ -89,7 +108,9 @@ class Result:
     def save(self, folder):
         """Write it into a folder, without its runs."""
         kept = {key: value for key, value in asdict(self).items() if key != "folder"}
-        write_atomically(Path(folder) / RESULT, lambda path: Path(path).write_text(json.dumps(kept) + "\n"))
+        write_atomically(
+            Path(folder) / RESULT, lambda path: Path(path).write_text(json.dumps(kept) + "\n")
+        )
 
 
 def obtain(name, out, preset, data, seeds, options=()) -> Result:
@@ -103,18 +124,31 @@ def obtain(name, out, preset, data, seeds, options=()) -> Result:
     pipeline = import_module(f"examples.{training.pipeline}.__main__").PIPELINE
     of = "scenes" if data is None else find_reader(data).name
     folder = Path(out) / preset / of / name
-    arguments = [*training.options, *getattr(training, preset), "--preset", preset, "--seeds", str(seeds)]
+    arguments = [
+        *training.options,
+        *getattr(training, preset),
+        "--preset",
+        preset,
+        "--seeds",
+        str(seeds),
+    ]
     arguments += ["--steps", str(STEPS[training.pipeline])] if preset == "tiny" else []
     arguments += OWN_SETTINGS.get((training.pipeline, of), ()) if preset == "paper" else ()
     arguments += options
     # without places, so that it reads and compares the same wherever the data lie and the run is put
-    command = f"python -m examples.{training.pipeline} {shlex.join(arguments)}" + ("" if data is None else f" --data {of.upper()}")
+    command = f"python -m examples.{training.pipeline} {shlex.join(arguments)}" + (
+        "" if data is None else f" --data {of.upper()}"
+    )
     arguments += ["--out", str(folder), *([] if data is None else ["--data", str(data)])]
     if (folder / RESULT).exists():
         result = load(folder)
         if result.command != command:
-            raise ValueError(f"{folder} holds the result of another command:\n{result.command}\ninstead of\n{command}")
-        other = differences(result.config, configure(pipeline, make_parser(pipeline).parse_args(arguments)))
+            raise ValueError(
+                f"{folder} holds the result of another command:\n{result.command}\ninstead of\n{command}"
+            )
+        other = differences(
+            result.config, configure(pipeline, make_parser(pipeline).parse_args(arguments))
+        )
         if other:
             raise ValueError(f"{folder} holds the result of other settings: {other}")
         return result
@@ -122,7 +156,18 @@ def obtain(name, out, preset, data, seeds, options=()) -> Result:
     runs = sorted(folder.glob("seed-*"))
     seconds = [read_checkpoint(out)["seconds"] for out in runs]
     settings = json.loads((runs[0] / "config.json").read_text())
-    result = Result(name, preset, of, command, figures, hardware(), seconds, settings, [evaluations(out) for out in runs], folder)
+    result = Result(
+        name,
+        preset,
+        of,
+        command,
+        figures,
+        hardware(),
+        seconds,
+        settings,
+        [evaluations(out) for out in runs],
+        folder,
+    )
     result.save(folder)
     return result
 
@@ -130,8 +175,14 @@ def obtain(name, out, preset, data, seeds, options=()) -> Result:
 def differences(then, now) -> str:
     """Settings that differ between two configurations, such as after a change of the preset."""
     then, now = asdict(then), asdict(now)
-    free = OF_THE_MACHINE if now["steps"] else (*OF_THE_MACHINE, "steps")  # none: a run sets them from its minutes
-    return ", ".join(f"{key} {then[key]} instead of {now[key]}" for key in now if key not in free and then[key] != now[key])
+    free = (
+        OF_THE_MACHINE if now["steps"] else (*OF_THE_MACHINE, "steps")
+    )  # none: a run sets them from its minutes
+    return ", ".join(
+        f"{key} {then[key]} instead of {now[key]}"
+        for key in now
+        if key not in free and then[key] != now[key]
+    )
 
 
 def evaluations(run):
@@ -162,6 +213,8 @@ def hardware() -> str:
 def processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+        return next(
+            line.partition(":")[2].strip() for line in lines if line.startswith("model name")
+        )
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()

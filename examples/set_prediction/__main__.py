@@ -20,8 +20,10 @@ def evaluate(model, pictures, config, options):
     if options.out:
         predictions(model, pictures, config, options.out)
         print(f"pictures: {options.out / 'predictions.png'}, {options.out / 'attention.png'}")
-    return ({"ap": percent(mean), "ap_std": percent(deviation)},
-            {"draws": options.draws, "metric": "AP over the whole set, all-point interpolation"})
+    return (
+        {"ap": percent(mean), "ap_std": percent(deviation)},
+        {"draws": options.draws, "metric": "AP over the whole set, all-point interpolation"},
+    )
 
 
 def percent(values):
@@ -32,7 +34,13 @@ PIPELINE = Pipeline(
     "set_prediction",
     "Learn to list the objects of a picture. Without a command: train the tiny preset on built-in scenes (about 5 minutes "
     "on two cores), then evaluate.",
-    Config, FIELDS, build_model, train, curves, {"eval": evaluate})
+    Config,
+    FIELDS,
+    build_model,
+    train,
+    curves,
+    {"eval": evaluate},
+)
 
 if __name__ == "__main__":
     sys.exit(main(PIPELINE))

@@ -24,7 +24,9 @@ def set_loss(prediction, target, empty_rows="all") -> torch.Tensor:
     slots = prediction.shape[1]
     if target.shape[1] > slots:
         if target[:, slots:, -1].any():
-            raise ValueError(f"slots must be at least as many as the objects of a picture, got {slots}")
+            raise ValueError(
+                f"slots must be at least as many as the objects of a picture, got {slots}"
+            )
         target = target[:, :slots]
     elif target.shape[1] < slots:
         target = torch.nn.functional.pad(target, (0, 0, 0, slots - target.shape[1]))

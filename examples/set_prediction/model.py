@@ -18,8 +18,9 @@ class SetPredictor(SlotEncoder):
 
     def __init__(self, config):
         super().__init__(config)
-        self.head = nn.Sequential(nn.Linear(self.slots.slot_dim, config.dim), nn.ReLU(),
-                                  nn.Linear(config.dim, WIDTH))
+        self.head = nn.Sequential(
+            nn.Linear(self.slots.slot_dim, config.dim), nn.ReLU(), nn.Linear(config.dim, WIDTH)
+        )
 
     def forward(self, image, seeds=None, num_iters=None, return_attention=False):
         """seeds: see `SlotEncoder.find`."""
@@ -41,8 +42,11 @@ def pairwise_huber(prediction, target, empty_rows="all") -> Tensor:
     (B, K, 19) and (B, M, 19) -> (B, K, M). Rows without object are compared in their presence alone
     if empty_rows is "presence".
     """
-    loss = F.smooth_l1_loss(prediction[:, :, None].expand(-1, -1, target.shape[1], -1),
-                            target[:, None].expand(-1, prediction.shape[1], -1, -1), reduction="none")
+    loss = F.smooth_l1_loss(
+        prediction[:, :, None].expand(-1, -1, target.shape[1], -1),
+        target[:, None].expand(-1, prediction.shape[1], -1, -1),
+        reduction="none",
+    )
     if empty_rows == "presence":
         weight = target[:, None, :, REAL:].expand(loss.shape).clone()
         weight[..., REAL] = 1

@@ -27,14 +27,19 @@ class Attention(nn.Module):
         self.to_out = nn.ModuleList([nn.Linear(dim, dim)])
 
     def forward(self, x):
-        q, k, v = (m(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for m in (self.to_q, self.to_k, self.to_v))
+        q, k, v = (
+            m(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for m in (self.to_q, self.to_k, self.to_v)
+        )
         return self.to_out[0](F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(-2))
 
 
 class FeedForward(nn.Module):
     def __init__(self, dim=DIM):
         super().__init__()
-        self.net = nn.ModuleList([nn.ModuleList([nn.Linear(dim, 4 * dim)]), nn.Identity(), nn.Linear(4 * dim, dim)])
+        self.net = nn.ModuleList(
+            [nn.ModuleList([nn.Linear(dim, 4 * dim)]), nn.Identity(), nn.Linear(4 * dim, dim)]
+        )
 
     def forward(self, x):
         return self.net[2](F.gelu(self.net[0][0](x)))
@@ -73,24 +78,41 @@ class ReleasedModule(nn.Module):
     def __init__(self, dim=DIM, slots=10, num_iters=7):
         super().__init__()
         self.slots = slots
-        self.mu, self.logsigma = nn.Parameter(torch.zeros(1, 1, dim)), nn.Parameter(torch.zeros(1, 1, dim))
+        self.mu, self.logsigma = (
+            nn.Parameter(torch.zeros(1, 1, dim)),
+            nn.Parameter(torch.zeros(1, 1, dim)),
+        )
         self.transf = Transformer(dim)
         self.mu_init, self.sigma_init = (
-            nn.Sequential(nn.Linear(dim, 2 * dim), nn.ReLU(), nn.Linear(2 * dim, 2 * dim)) for _ in range(2))
-        self.mixture = SlotMixture(dim=dim, num_slots=slots, num_iters=num_iters, hidden_dim=2 * dim,
-                                   variant="reference", input_mlp=False)
+            nn.Sequential(nn.Linear(dim, 2 * dim), nn.ReLU(), nn.Linear(2 * dim, 2 * dim))
+            for _ in range(2)
+        )
+        self.mixture = SlotMixture(
+            dim=dim,
+            num_slots=slots,
+            num_iters=num_iters,
+            hidden_dim=2 * dim,
+            variant="reference",
+            input_mlp=False,
+        )
         for name in ("mean_mu", "mean_logsigma", "logstd_mu", "logstd_logsigma"):
             getattr(self.mixture, name).requires_grad_(False)  # the initial state is always given
 
     def forward(self, inputs, noise, num_iters=None):
         """inputs (B, N, D), noise (B, K, 2D) standard normal -> slots (B, K, D), attention (B, N, K)."""
         batch = inputs.shape[0]
-        tokens = torch.cat([self.mu.expand(batch, -1, -1), self.logsigma.expand(batch, -1, -1), inputs], 1)
+        tokens = torch.cat(
+            [self.mu.expand(batch, -1, -1), self.logsigma.expand(batch, -1, -1), inputs], 1
+        )
         tokens = self.transf(tokens)
         state = self.mu_init(tokens[:, :1]) + self.sigma_init(tokens[:, 1:2]).exp() * noise
         mean, log_std = (part.contiguous() for part in state.chunk(2, -1))
-        return self.mixture(tokens[:, 2:].contiguous(), {"mean": mean, "log_std": log_std}, num_iters=num_iters,
-                            return_attention=True)
+        return self.mixture(
+            tokens[:, 2:].contiguous(),
+            {"mean": mean, "log_std": log_std},
+            num_iters=num_iters,
+            return_attention=True,
+        )
 
 
 class Same(nn.Module):
@@ -103,15 +125,33 @@ class Same(nn.Module):
 class ReleasedPredictor(nn.Module):
     """Pictures (B, 3, 128, 128) in [-1, 1] to predictions (B, 10, 19)."""
 
-    MIXTURE = {"norm_input": "norm_kv", "norm_mu": "norm_mlp", "gru_mu": "gru", "mlp_mu": "mlp", "mlp_out": "to_out",
-               "norm_slots": "norm_slots", "to_q": "to_q", "to_k": "to_k", "to_v": "to_v"}
+    MIXTURE = {
+        "norm_input": "norm_kv",
+        "norm_mu": "norm_mlp",
+        "gru_mu": "gru",
+        "mlp_mu": "mlp",
+        "mlp_out": "to_out",
+        "norm_slots": "norm_slots",
+        "to_q": "to_q",
+        "to_k": "to_k",
+        "to_v": "to_v",
+    }
 
     def __init__(self):
         super().__init__()
         convolutions = nn.Module()
         convolutions.layers = nn.Sequential(
-            nn.Conv2d(3, DIM, 5, padding=2), nn.ReLU(), Same(), nn.Conv2d(DIM, DIM, 5, 2), nn.ReLU(),
-            Same(), nn.Conv2d(DIM, DIM, 5, 2), nn.ReLU(), nn.Conv2d(DIM, DIM, 5, padding=2), nn.ReLU())
+            nn.Conv2d(3, DIM, 5, padding=2),
+            nn.ReLU(),
+            Same(),
+            nn.Conv2d(DIM, DIM, 5, 2),
+            nn.ReLU(),
+            Same(),
+            nn.Conv2d(DIM, DIM, 5, 2),
+            nn.ReLU(),
+            nn.Conv2d(DIM, DIM, 5, padding=2),
+            nn.ReLU(),
+        )
         self.encoder_cnn = convolutions
         self.encoder_pos = nn.Module()
         self.encoder_pos.linear = nn.Linear(4, DIM)
@@ -131,7 +171,12 @@ class ReleasedPredictor(nn.Module):
             if parts[0] == "slot_attention" and parts[1] in cls.MIXTURE:
                 parts[1:2] = ["mixture", cls.MIXTURE[parts[1]]]
             renamed[".".join(parts)] = value
-        for name in ("mean_mu", "mean_logsigma", "logstd_mu", "logstd_logsigma"):  # not in the file, not used
+        for name in (
+            "mean_mu",
+            "mean_logsigma",
+            "logstd_mu",
+            "logstd_logsigma",
+        ):  # not in the file, not used
             renamed.setdefault(f"slot_attention.mixture.{name}", torch.zeros(DIM))
         return renamed
 
@@ -147,9 +192,16 @@ class ReleasedPredictor(nn.Module):
             noise = torch.stack([self.noise(s) for s in seeds]).to(image.device)
         slots, attention = self.slot_attention(self.inputs(image), noise, num_iters)
         raw = self.mlp_prop(slots)
-        groups = [raw[..., g.start - 3:g.stop - 3].softmax(-1) for g in GROUPS.values()]
-        prediction = torch.cat([torch.sigmoid(self.mlp_coords(slots)) * 2 - 1, *groups, torch.sigmoid(raw[..., 15:])], -1)
-        return (prediction, attention.unflatten(1, (32, 32)).transpose(1, 2).flatten(1, 2)) if return_attention else prediction
+        groups = [raw[..., g.start - 3 : g.stop - 3].softmax(-1) for g in GROUPS.values()]
+        prediction = torch.cat(
+            [torch.sigmoid(self.mlp_coords(slots)) * 2 - 1, *groups, torch.sigmoid(raw[..., 15:])],
+            -1,
+        )
+        return (
+            (prediction, attention.unflatten(1, (32, 32)).transpose(1, 2).flatten(1, 2))
+            if return_attention
+            else prediction
+        )
 
     def noise(self, seed):
         generator = None if seed is None else torch.Generator().manual_seed(seed)

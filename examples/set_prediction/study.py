@@ -32,13 +32,17 @@ class KMeansPlusPlus(SlotMixture):
 
     def initial_state(self, x, *, generator):
         state = super().initial_state(x, generator=generator)
-        chosen = state["indices"]  # (B, K); the first of each image stays, the others are drawn again
+        chosen = state[
+            "indices"
+        ]  # (B, K); the first of each image stays, the others are drawn again
         nearest = torch.full(x.shape[:2], torch.inf, device=x.device)
         for k in range(1, chosen.shape[1]):
-            last = x.gather(1, chosen[:, k - 1:k, None].expand(-1, -1, x.shape[2]))
+            last = x.gather(1, chosen[:, k - 1 : k, None].expand(-1, -1, x.shape[2]))
             nearest = torch.minimum(nearest, (x - last).square().sum(-1).detach())
             for image, own in enumerate(generator):
-                chosen[image, k] = torch.multinomial(nearest[image].double().to(own.device), 1, generator=own)
+                chosen[image, k] = torch.multinomial(
+                    nearest[image].double().to(own.device), 1, generator=own
+                )
         return state
 
 
@@ -66,7 +70,13 @@ class _OtherForm(SlotMixture):
     def forward(self, x, init=None, num_iters=None, return_attention=False):
         parameters = dict(self.named_parameters())
         result = self.form(self._spec, x, parameters, None).go(
-            init.get("mean"), init["log_std"], init.get("indices"), None, num_iters or self._spec.num_iters, return_attention)
+            init.get("mean"),
+            init["log_std"],
+            init.get("indices"),
+            None,
+            num_iters or self._spec.num_iters,
+            return_attention,
+        )
         return (result.slots, result.attention) if return_attention else result.slots
 
 
@@ -86,7 +96,11 @@ class LearnedTemperature(_OtherForm):
         def e_step(self, mean, log_std, prior):
             _, hidden, density = super().e_step(mean, log_std, prior)
             log_prior = prior.log()[:, None]
-            return (self.p["log_temperature"].exp() * (density - log_prior) + log_prior).softmax(-1), hidden, density
+            return (
+                (self.p["log_temperature"].exp() * (density - log_prior) + log_prior).softmax(-1),
+                hidden,
+                density,
+            )
 
     def __init__(self, **options):
         super().__init__(**options)
@@ -126,8 +140,14 @@ def run(name, seed, steps, out):
     if module is not None:
         late = {"late": steps // 2} if module.func is LatePrior else {}
         torch.manual_seed(seed)
-        model.slots = module(dim=config.dim, num_slots=config.slots, num_iters=config.train_iters,
-                             hidden_dim=config.hidden, start=config.start, **late)
+        model.slots = module(
+            dim=config.dim,
+            num_slots=config.slots,
+            num_iters=config.train_iters,
+            hidden_dim=config.hidden,
+            start=config.start,
+            **late,
+        )
     model = train(config, folder, torch.device("cpu"), model)
     draws = average_precision(model, open_pictures(config, "val", 500), config, 3)
     ap = {f"{t:g}": float(np.mean([d[t] for d in draws])) for t in draws[0]}
@@ -139,15 +159,30 @@ def table(results) -> str:
     """A line for each setting: mean over seeds, and each seed's value at the first and third threshold."""
     rows = []
     for name, runs in results.items():
-        means = [f"{100 * np.mean([r[t] for r in runs]):.1f}" for t in ("inf", "1", "0.5", "0.25", "0.125")]
+        means = [
+            f"{100 * np.mean([r[t] for r in runs]):.1f}"
+            for t in ("inf", "1", "0.5", "0.25", "0.125")
+        ]
         each = ", ".join(f"{100 * r['inf']:.0f} ({100 * r['0.5']:.0f})" for r in runs)
         rows.append([name, len(runs), *means, each])
-    return markdown.table(["setting", "seeds", "AP∞", "AP1", "AP0.5", "AP0.25", "AP0.125", "each seed: AP∞ (AP0.5)"], rows)
+    return markdown.table(
+        ["setting", "seeds", "AP∞", "AP1", "AP0.5", "AP0.25", "AP0.125", "each seed: AP∞ (AP0.5)"],
+        rows,
+    )
 
 
 def main():
-    options = argparse.ArgumentParser(prog="python -m examples.set_prediction.study", description=__doc__.split("\n")[0])
-    options.add_argument("--only", nargs="+", choices=tuple(SETTINGS), default=tuple(SETTINGS), metavar="NAME", help=f"settings: {'; '.join(SETTINGS)}")
+    options = argparse.ArgumentParser(
+        prog="python -m examples.set_prediction.study", description=__doc__.split("\n")[0]
+    )
+    options.add_argument(
+        "--only",
+        nargs="+",
+        choices=tuple(SETTINGS),
+        default=tuple(SETTINGS),
+        metavar="NAME",
+        help=f"settings: {'; '.join(SETTINGS)}",
+    )
     options.add_argument("--steps", type=int, default=1500)
     options.add_argument("--seeds", type=int, default=3)
     options.add_argument("--first-seed", type=int, default=0)
@@ -158,7 +193,14 @@ def main():
         torch.set_num_threads(options.threads)
         smm_py.set_num_threads(options.threads)
     seeds = range(options.first_seed, options.first_seed + options.seeds)
-    print(table({name: [run(name, seed, options.steps, options.out) for seed in seeds] for name in options.only}))
+    print(
+        table(
+            {
+                name: [run(name, seed, options.steps, options.out) for seed in seeds]
+                for name in options.only
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

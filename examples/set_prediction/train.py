@@ -23,6 +23,7 @@ open_pictures = partial(open_with, fields=FIELDS)
 def make_model(config):
     if config.model == "reference":
         from .reference import ReleasedPredictor
+
         return ReleasedPredictor()
     return SetPredictor(config)
 
@@ -58,7 +59,9 @@ def predict(model, pictures, config, draw=0, batch_size=50):
     device = next(model.parameters()).device
     parts = []
     for indices, (images, targets) in pictures.in_batches(batch_size):
-        found = model(to_input(images, device), eval_seeds(indices, draw), num_iters=config.eval_iters)
+        found = model(
+            to_input(images, device), eval_seeds(indices, draw), num_iters=config.eval_iters
+        )
         parts.append((found.float().cpu().numpy(), targets))
     model.train()
     return tuple(map(np.concatenate, zip(*parts)))
@@ -66,4 +69,6 @@ def predict(model, pictures, config, draw=0, batch_size=50):
 
 def average_precision(model, pictures, config, draws):
     """AP by threshold, for each of several draws of the initial slots."""
-    return [metrics.average_precision(*predict(model, pictures, config, draw)) for draw in range(draws)]
+    return [
+        metrics.average_precision(*predict(model, pictures, config, draw)) for draw in range(draws)
+    ]

@@ -41,8 +41,12 @@ class DVAE(nn.Module):
         super().__init__()
         c = channels
         self.vocabulary = vocabulary
-        self.encoder = nn.Sequential(Block(3, c, PATCH, PATCH), *(Block(c, c) for _ in range(6)), last_layer(c, vocabulary))
-        self.decoder = nn.Sequential(Block(vocabulary, c), *twice_as_large(c), *twice_as_large(c), last_layer(c, 3))
+        self.encoder = nn.Sequential(
+            Block(3, c, PATCH, PATCH), *(Block(c, c) for _ in range(6)), last_layer(c, vocabulary)
+        )
+        self.decoder = nn.Sequential(
+            Block(vocabulary, c), *twice_as_large(c), *twice_as_large(c), last_layer(c, 3)
+        )
         self.to(memory_format=torch.channels_last)  # faster convolutions on CPUs
 
     def tokens(self, image) -> Tensor:

@@ -22,18 +22,37 @@ class Slate(nn.Module):
         super().__init__()
         self.dvae = DVAE(config.vocabulary, config.channels)
         self.slots = make_slots(config)
-        self.writer = ImageGPT(config.vocabulary, (config.image_size // PATCH) ** 2, config.dim, config.heads, config.blocks,
-                               self.slots.slot_dim, config.dropout, config.positions, config.token_std)
+        self.writer = ImageGPT(
+            config.vocabulary,
+            (config.image_size // PATCH) ** 2,
+            config.dim,
+            config.heads,
+            config.blocks,
+            self.slots.slot_dim,
+            config.dropout,
+            config.positions,
+            config.token_std,
+        )
         self.before_slots = nn.Identity()  # the slot mixture has its own norm and MLP
         if config.model != "smm":
             hidden = linear(config.dim, config.dim)
             nn.init.kaiming_uniform_(hidden.weight, nonlinearity="relu")
-            self.before_slots = nn.Sequential(nn.LayerNorm(config.dim), hidden, nn.ReLU(), linear(config.dim, config.dim), last_norm(config))
+            self.before_slots = nn.Sequential(
+                nn.LayerNorm(config.dim),
+                hidden,
+                nn.ReLU(),
+                linear(config.dim, config.dim),
+                last_norm(config),
+            )
         self.tokens, self.precision = config.tokens, config.precision
 
     def learners(self):
         """Parameters of slots and transformer: all that learn and are not the dVAE's."""
-        return [p for name, p in self.named_parameters() if not name.startswith("dvae.") and p.requires_grad]
+        return [
+            p
+            for name, p in self.named_parameters()
+            if not name.startswith("dvae.") and p.requires_grad
+        ]
 
     def features(self, image) -> Tensor:
         """What the slot module reads of pictures, (B, N, D)."""

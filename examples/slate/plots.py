@@ -15,7 +15,12 @@ from .train import to_pixels
 
 def curves(out):
     """DIR/curves.png: the loss; cross-entropy (Fig. 2 of the paper) and the dVAE's error where they were measured; the slots."""
-    plots.curves(out, {"cross_entropy": "cross-entropy", "dvae_mse": "MSE of the dVAE"}, "a picture's sum, 100 pictures", (0, None))
+    plots.curves(
+        out,
+        {"cross_entropy": "cross-entropy", "dvae_mse": "MSE of the dVAE"},
+        "a picture's sum, 100 pictures",
+        (0, None),
+    )
 
 
 class Written(NamedTuple):
@@ -23,9 +28,9 @@ class Written(NamedTuple):
 
     input: np.ndarray
     reconstruction: np.ndarray  # of the dVAE alone
-    generated: np.ndarray       # from the slots
-    slots: torch.Tensor         # (n, K, D)
-    attention: torch.Tensor     # (n, N, K)
+    generated: np.ndarray  # from the slots
+    slots: torch.Tensor  # (n, K, D)
+    attention: torch.Tensor  # (n, N, K)
 
 
 @torch.no_grad()
@@ -34,16 +39,28 @@ def write(model, pictures, config) -> Written:
     (images,) = pictures.batch(list(range(len(pictures))))
     model.eval()
     inputs = to_input(images, next(model.parameters()).device)
-    tokens, slots, attention = model.encode(inputs, eval_seeds(range(len(images))), config.eval_iters)
-    written = Written(images, to_pixels(model.dvae.picture(tokens)), to_pixels(model.generate(slots)), slots, attention)
+    tokens, slots, attention = model.encode(
+        inputs, eval_seeds(range(len(images))), config.eval_iters
+    )
+    written = Written(
+        images,
+        to_pixels(model.dvae.picture(tokens)),
+        to_pixels(model.generate(slots)),
+        slots,
+        attention,
+    )
     model.train()
     return written
 
 
 def written_figure(written, path):
     """A row for each picture: input, the dVAE's, the one written from the slots, every slot's attention."""
-    plots.attention_figure(written.input, written.attention.float().cpu().numpy(), path,
-                           beside={"dVAE": written.reconstruction, "written": written.generated})
+    plots.attention_figure(
+        written.input,
+        written.attention.float().cpu().numpy(),
+        path,
+        beside={"dVAE": written.reconstruction, "written": written.generated},
+    )
 
 
 @torch.no_grad()
@@ -55,10 +72,18 @@ def samples(model, pictures, config, out):
     written = write(model, pictures, config)
     written_figure(written, Path(out) / "samples.png")
     model.eval()
-    mixed = {name: to_pixels(model.generate(both)) for name, both in mix(written.slots, written.attention).items()}
+    mixed = {
+        name: to_pixels(model.generate(both))
+        for name, both in mix(written.slots, written.attention).items()
+    }
     model.train()
-    columns = {"first": written.input[0::2], "second": written.input[1::2],
-               "first, written": written.generated[0::2], "second, written": written.generated[1::2], **mixed}
+    columns = {
+        "first": written.input[0::2],
+        "second": written.input[1::2],
+        "first, written": written.generated[0::2],
+        "second, written": written.generated[1::2],
+        **mixed,
+    }
     plots.sheet(list(zip(*columns.values())), Path(out) / "mixed.png", columns)
 
 
@@ -73,8 +98,15 @@ def mix(slots, attention):
     first, second = ranked[0:pairs:2], ranked[1:pairs:2]
 
     def from_second(taken):
-        return torch.where(torch.tensor([k in taken for k in range(slots.shape[1])], device=slots.device)[:, None], second, first)
+        return torch.where(
+            torch.tensor([k in taken for k in range(slots.shape[1])], device=slots.device)[:, None],
+            second,
+            first,
+        )
 
     ranks = range(slots.shape[1])
-    return {"second slot swapped,\nfirst": from_second({1}), "second slot swapped,\nsecond": from_second(set(ranks) - {1}),
-            "every other slot": from_second(set(ranks[1::2]))}
+    return {
+        "second slot swapped,\nfirst": from_second({1}),
+        "second slot swapped,\nsecond": from_second(set(ranks) - {1}),
+        "every other slot": from_second(set(ranks[1::2])),
+    }

@@ -52,9 +52,13 @@ def train(config, out, device):
     def loss(trained, step, indices):
         (images,) = pictures.train_batch(config.seed, indices, config.batch_size)
         torch.manual_seed(seed_of(config.seed, indices.start))  # of the dropout alone
-        losses = trained(to_input(images, device), [seed_of(config.seed + NOISE, i) for i in indices],
-                         [seed_of(config.seed, i) for i in indices],
-                         temperature_at(step, HOT, COLD, config.cooldown), alone=step < steps_alone(config))
+        losses = trained(
+            to_input(images, device),
+            [seed_of(config.seed + NOISE, i) for i in indices],
+            [seed_of(config.seed, i) for i in indices],
+            temperature_at(step, HOT, COLD, config.cooldown),
+            alone=step < steps_alone(config),
+        )
         return sum(losses)
 
     def progress(model, step):
@@ -69,7 +73,9 @@ def train(config, out, device):
 
 
 @torch.no_grad()
-def figures(model, pictures, config, draw=0, alone=False, generate=False, inception=None, batch_size=25) -> dict[str, float]:
+def figures(
+    model, pictures, config, draw=0, alone=False, generate=False, inception=None, batch_size=25
+) -> dict[str, float]:
     """Means over pictures, from the draw-th initial slots.
 
     dvae_mse : squared error of the dVAE's picture of its likeliest tokens, in [0, 1], summed over pixels and channels.
@@ -100,22 +106,37 @@ def figures(model, pictures, config, draw=0, alone=False, generate=False, incept
         shown, written = np.concatenate(shown), np.concatenate(written)
         result["frechet_dvae"] = frechet(partial(summaries, model), shown, written)
         if inception:
-            result["fid"] = frechet(partial(inception_features, inception, device=device), shown, written)
+            result["fid"] = frechet(
+                partial(inception_features, inception, device=device), shown, written
+            )
     model.train()
     return result
 
 
 def frechet(features, first, second):
     """Fréchet distance of two sets of pictures (n, S, S, 3) uint8 by their features."""
-    return metrics.frechet_distance(*metrics.feature_statistics(features(first)), *metrics.feature_statistics(features(second)))
+    return metrics.frechet_distance(
+        *metrics.feature_statistics(features(first)), *metrics.feature_statistics(features(second))
+    )
 
 
 def summaries(model, images, batch_size=100):
     device = next(model.parameters()).device
-    parts = [model.dvae.summary(to_input(images[i:i + batch_size], device)) for i in range(0, len(images), batch_size)]
+    parts = [
+        model.dvae.summary(to_input(images[i : i + batch_size], device))
+        for i in range(0, len(images), batch_size)
+    ]
     return torch.cat(parts).cpu().numpy()
 
 
 def to_pixels(images):
     """(B, 3, S, S) in [-1, 1] to (B, S, S, 3) uint8."""
-    return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    return (
+        ((images + 1) * 127.5)
+        .round()
+        .clamp(0, 255)
+        .to(torch.uint8)
+        .permute(0, 2, 3, 1)
+        .cpu()
+        .numpy()
+    )

@@ -38,7 +38,9 @@ class Attention(nn.Module):
 
     def forward(self, x, keys, values, causal=False):
         dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(self.split(self.to_q(x)), keys, values, is_causal=causal, dropout_p=dropout)
+        mixed = F.scaled_dot_product_attention(
+            self.split(self.to_q(x)), keys, values, is_causal=causal, dropout_p=dropout
+        )
         return self.to_out(mixed.transpose(1, 2).flatten(2))
 
 
@@ -74,11 +76,13 @@ class Past:
 
     def append(self, *new):
         if self.kept is None:
-            self.kept = [part.new_empty(*part.shape[:2], self.tokens, part.shape[3]) for part in new]
+            self.kept = [
+                part.new_empty(*part.shape[:2], self.tokens, part.shape[3]) for part in new
+            ]
         for kept, part in zip(self.kept, new):
-            kept[:, :, self.length:self.length + 1] = part
+            kept[:, :, self.length : self.length + 1] = part
         self.length += 1
-        return [kept[:, :, :self.length] for kept in self.kept]
+        return [kept[:, :, : self.length] for kept in self.kept]
 
 
 def sinusoids(side, dim) -> Tensor:
@@ -101,7 +105,18 @@ class ImageGPT(nn.Module):
     token_std : of the numbers that the embeddings start from, which are normal.
     """
 
-    def __init__(self, vocabulary, tokens, dim, heads, blocks, slot_dim, dropout=0.0, positions="normal", token_std=1.0):
+    def __init__(
+        self,
+        vocabulary,
+        tokens,
+        dim,
+        heads,
+        blocks,
+        slot_dim,
+        dropout=0.0,
+        positions="normal",
+        token_std=1.0,
+    ):
         super().__init__()
         self.start, self.tokens = vocabulary, tokens
         self.embedding = nn.Embedding(vocabulary + 1, dim)
@@ -113,12 +128,14 @@ class ImageGPT(nn.Module):
         self.from_slots = linear(slot_dim, dim, bias=False)
         self.norm_in, self.norm_out = nn.LayerNorm(dim), nn.LayerNorm(dim)
         gain = (3 * blocks) ** -0.5
-        self.blocks = nn.ModuleList(Block(dim, heads, gain, dropout, first=i == 0) for i in range(blocks))
+        self.blocks = nn.ModuleList(
+            Block(dim, heads, gain, dropout, first=i == 0) for i in range(blocks)
+        )
         self.to_scores = linear(dim, vocabulary, bias=False)
 
     def embed(self, tokens, first=1) -> Tensor:
         """Embeddings (B, T, dim) of tokens (B, T) at the places first, first + 1, ...; place 0 is the start's."""
-        return self.drop(self.embedding(tokens) + self.positions[first:first + tokens.shape[1]])
+        return self.drop(self.embedding(tokens) + self.positions[first : first + tokens.shape[1]])
 
     def slot_memory(self, slots):
         """Keys and values of the slots for every block."""

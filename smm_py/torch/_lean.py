@@ -34,7 +34,9 @@ class Result(NamedTuple):
     iterations: Optional[Tensor] = None
 
 
-def run(spec: Spec, x, params, state0, state1, indices, mask, slot_mask, num_iters, attention) -> Result:
+def run(
+    spec: Spec, x, params, state0, state1, indices, mask, slot_mask, num_iters, attention
+) -> Result:
     """Run a module.
 
     Parameters
@@ -99,8 +101,11 @@ class _Run:
         if indices is not None:
             rows = indices[..., None].expand(-1, -1, spec.dim)
             state0 = self.values.detach().gather(1, rows)
-        self.active = torch.ones(state0.shape[:2], dtype=torch.bool, device=state0.device) \
-            if slot_mask is None else slot_mask
+        self.active = (
+            torch.ones(state0.shape[:2], dtype=torch.bool, device=state0.device)
+            if slot_mask is None
+            else slot_mask
+        )
         uniform = self.active.to(self.keys.dtype) / self.active.sum(1, keepdim=True)
         state, steps = (state0, state1, uniform), num_iters + spec.is_reference
         moving = torch.ones(len(uniform), dtype=torch.bool, device=uniform.device)
@@ -111,7 +116,10 @@ class _Run:
                 iterations = iterations + moving
                 if spec.tol:
                     still = self.movement(new[0], state[0]) > spec.tol
-                    new = [a if a is None else torch.where(moving.view(-1, *[1] * (a.dim() - 1)), a, b) for a, b in zip(new, state)]
+                    new = [
+                        a if a is None else torch.where(moving.view(-1, *[1] * (a.dim() - 1)), a, b)
+                        for a, b in zip(new, state)
+                    ]
                     moving = moving & still
                 state = new
         if spec.gradient != "full":
@@ -161,7 +169,11 @@ class _Run:
         distance = self.distances(q, s)
         inactive = ~self.active[:, None]
         if spec.kind == "kmeans":
-            return (-spec.scale * distance).masked_fill(inactive, -math.inf).softmax(-1), hidden, None
+            return (
+                (-spec.scale * distance).masked_fill(inactive, -math.inf).softmax(-1),
+                hidden,
+                None,
+            )
         if spec.is_reference:
             gamma = (torch.exp(-spec.scale * distance) + spec.eps) * prior[:, None]
             return gamma / gamma.sum(-1, keepdim=True), hidden, None
@@ -183,7 +195,11 @@ class _Run:
         if log_std is None:
             return (keys * keys).sum(-1, keepdim=True) - 2 * keys @ q.mT + (q * q).sum(-1)[:, None]
         weight = torch.exp(-2 * log_std)
-        return (keys * keys) @ weight.mT - 2 * keys @ (q * weight).mT + (q * q * weight).sum(-1)[:, None]
+        return (
+            (keys * keys) @ weight.mT
+            - 2 * keys @ (q * weight).mT
+            + (q * q * weight).sum(-1)[:, None]
+        )
 
     def weights(self, gamma):
         """Responsibilities normalised over real inputs; a slot without any (inactive) gets zeros."""
@@ -235,8 +251,11 @@ class _Run:
         variance = torch.exp(2 * log_std)
         slots = torch.cat([mean, variance], -1)
         if spec.has_network and spec.reduce:
-            slots = _mlp(p, "to_out", torch.cat([mean, log_std], -1)) if spec.is_reference \
+            slots = (
+                _mlp(p, "to_out", torch.cat([mean, log_std], -1))
+                if spec.is_reference
                 else _linear(p, "to_out", slots)
+            )
         if density is not None:
             density = torch.logsumexp(density, -1, keepdim=True)
             density = self._real(density).sum((1, 2))

@@ -28,7 +28,11 @@ def force_lean():
         _force_lean = before
 
 
-AUTOCAST = (torch.float16, torch.bfloat16, torch.float32)  # what autocast passes from one layer to the next
+AUTOCAST = (
+    torch.float16,
+    torch.bfloat16,
+    torch.float32,
+)  # what autocast passes from one layer to the next
 
 
 def _check(name, value, dtype, shape=None, device=None):
@@ -51,7 +55,9 @@ class _Module(nn.Module):
             seed = int(torch.randint(2**62, (), device="cpu"))
         self._spec = spec
         # for every dtype that .double() or .float() may bring; made here, as graphs cannot make them
-        self._specs = {dtype: spec.but(dtype=name) for name, dtype in DTYPES.items() if spec.suits(name)}
+        self._specs = {
+            dtype: spec.but(dtype=name) for name, dtype in DTYPES.items() if spec.suits(name)
+        }
         self._configs = {dtype: _ops.config_text(other) for dtype, other in self._specs.items()}
         check_seed(seed)
         values = initial_parameters(spec, np.random.default_rng(int(seed)))
@@ -63,7 +69,9 @@ class _Module(nn.Module):
                 if part not in owner._modules:
                     owner.add_module(part, nn.Module())
                 owner = owner._modules[part]
-            owner.register_parameter(leaf, nn.Parameter(torch.from_numpy(values[name]).to(torch.get_default_device())))
+            owner.register_parameter(
+                leaf, nn.Parameter(torch.from_numpy(values[name]).to(torch.get_default_device()))
+            )
             self._leaves.setdefault(tuple(path), []).append((name, leaf))
         if spec.start == "inputs":  # nothing is drawn from these
             for name in initial_state_names(spec)[:2]:
@@ -91,16 +99,34 @@ class _Module(nn.Module):
         for name in initial_state_names(self._spec):
             new, own = state_dict.get(prefix + name), self._parameters.get(name)
             shapes = (self._spec.num_slots, self._spec.dim), (self._spec.dim,)
-            if isinstance(new, Tensor) and not new.is_meta and own is not None and new.shape != own.shape and new.shape in shapes:
-                own.data, own.grad = torch.empty_like(new, dtype=own.dtype, device=own.device), None  # the parameter that optimizers know
+            if (
+                isinstance(new, Tensor)
+                and not new.is_meta
+                and own is not None
+                and new.shape != own.shape
+                and new.shape in shapes
+            ):
+                own.data, own.grad = (
+                    torch.empty_like(new, dtype=own.dtype, device=own.device),
+                    None,
+                )  # the parameter that optimizers know
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def extra_repr(self) -> str:
         values = asdict(self._spec)
         return ", ".join(f"{name}={values[name]!r}" for name in self._OPTIONS)
 
-    def forward(self, x, init=None, mask=None, slot_mask=None, num_iters=None, num_slots=None,
-                generator=None, return_attention=False):
+    def forward(
+        self,
+        x,
+        init=None,
+        mask=None,
+        slot_mask=None,
+        num_iters=None,
+        num_slots=None,
+        generator=None,
+        return_attention=False,
+    ):
         """Slots of a batch.
 
         Parameters
@@ -126,11 +152,22 @@ class _Module(nn.Module):
             For a wrong type, dtype, shape, device or value, or wrong names in `init`, naming the argument. In compiled
             graphs what masks and indices hold is not looked at: slots that find no input of their own share the first.
         """
-        result = self.run(x, init, mask, slot_mask, num_iters, num_slots, generator, return_attention)
+        result = self.run(
+            x, init, mask, slot_mask, num_iters, num_slots, generator, return_attention
+        )
         return (result.slots, result.attention) if return_attention else result.slots
 
-    def run(self, x, init=None, mask=None, slot_mask=None, num_iters=None, num_slots=None,
-            generator=None, return_attention=False) -> Result:
+    def run(
+        self,
+        x,
+        init=None,
+        mask=None,
+        slot_mask=None,
+        num_iters=None,
+        num_slots=None,
+        generator=None,
+        return_attention=False,
+    ) -> Result:
         """As `forward`, with all outputs: slots, mean, variance, prior, log_likelihood, attention, iterations.
 
         On the CPU gradients flow through slots and attention alone (with `reduce=False` slots are
@@ -159,8 +196,17 @@ class _Module(nn.Module):
             if x.device.type == "cpu" and not _force_lean:
                 drawn = initial_state_names(spec)
                 arrays = tuple(p for name, p in params.items() if name not in drawn)
-                return _ops.run(spec, self._configs[dtype], x, arrays, *state, mask, slot_mask, iters,
-                                return_attention)
+                return _ops.run(
+                    spec,
+                    self._configs[dtype],
+                    x,
+                    arrays,
+                    *state,
+                    mask,
+                    slot_mask,
+                    iters,
+                    return_attention,
+                )
             return _lean.run(spec, x, params, *state, mask, slot_mask, iters, return_attention)
 
     def _prepare(self, x, init=None):
@@ -177,18 +223,28 @@ class _Module(nn.Module):
         if autocast:
             x = x.to(of_x) if x.dtype in AUTOCAST else x
             if isinstance(init, dict):
-                init = {name: value.to(dtype) if isinstance(value, Tensor) and value.dtype in AUTOCAST else value
-                        for name, value in init.items()}
+                init = {
+                    name: value.to(dtype)
+                    if isinstance(value, Tensor) and value.dtype in AUTOCAST
+                    else value
+                    for name, value in init.items()
+                }
         _check("x", x, of_x)
         if x.dim() != 3 or x.shape[2] != spec.input_dim:
             raise ValueError(f"x must have shape (B, N, {spec.input_dim}), got {tuple(x.shape)}")
         if 0 in x.shape:
-            raise ValueError(f"x must hold at least one image of at least one input, got shape {tuple(x.shape)}")
+            raise ValueError(
+                f"x must hold at least one image of at least one input, got shape {tuple(x.shape)}"
+            )
         for name, value in params.items():
             if value.device != x.device:
-                raise ValueError(f"x must be on {value.device} as the parameter {name} is, got {x.device}")
+                raise ValueError(
+                    f"x must be on {value.device} as the parameter {name} is, got {x.device}"
+                )
             if value.dtype != dtype:
-                raise TypeError(f"the parameter {name} must be a {dtype} tensor as the others are, got {value.dtype}")
+                raise TypeError(
+                    f"the parameter {name} must be a {dtype} tensor as the others are, got {value.dtype}"
+                )
         return spec, params, dtype, autocast, x, init
 
     def initial_state(self, x, mask=None, slot_mask=None, num_slots=None, generator=None):
@@ -206,17 +262,23 @@ class _Module(nn.Module):
             raise TypeError(f"init must be a dict of tensors, got {type(init).__name__}")
         names = spec.state_names
         if set(init) not in ({*names}, {"indices", *names[1:]}):
-            raise KeyError(f"init must hold {list(names)} or {['indices', *names[1:]]}, got {sorted(map(str, init))}")
+            raise KeyError(
+                f"init must hold {list(names)} or {['indices', *names[1:]]}, got {sorted(map(str, init))}"
+            )
         indices = init.get("indices")
         first = init.get(names[0]) if indices is None else indices
         if not isinstance(first, Tensor) or first.dim() != (3 if indices is None else 2):
             got = tuple(first.shape) if isinstance(first, Tensor) else type(first).__name__
-            raise ValueError(f"init must hold a tensor of shape (B, K{', D' if indices is None else ''}), got {got}")
+            raise ValueError(
+                f"init must hold a tensor of shape (B, K{', D' if indices is None else ''}), got {got}"
+            )
         batch, slots = x.shape[0], first.shape[1]
         if slots == 0:
             raise ValueError("init must hold at least one slot, got none")
         if num_slots is not None and num_slots != slots:
-            raise ValueError(f"num_slots must agree with init, which has {slots} slots, got {num_slots}")
+            raise ValueError(
+                f"num_slots must agree with init, which has {slots} slots, got {num_slots}"
+            )
         for name in init:
             if name == "indices":
                 _check("init['indices']", indices, torch.int64, (batch, slots), x.device)
@@ -236,9 +298,13 @@ class _Module(nn.Module):
             for name in (mu, logsigma):
                 own = tuple(params[name].shape)
                 if len(own) == 2 and own[1] == spec.dim and own[0] != slots:
-                    raise ValueError(f"num_slots must be {own[0]}, as {name} has one row for each slot, got {slots}")
+                    raise ValueError(
+                        f"num_slots must be {own[0]}, as {name} has one row for each slot, got {slots}"
+                    )
                 if own not in ((spec.dim,), (slots, spec.dim)):
-                    raise ValueError(f"{name} must have shape {(spec.dim,)} or {(slots, spec.dim)}, got {own}")
+                    raise ValueError(
+                        f"{name} must have shape {(spec.dim,)} or {(slots, spec.dim)}, got {own}"
+                    )
             return params[mu] + params[logsigma].exp() * normal()
 
         init = {}
@@ -262,49 +328,68 @@ def _random(draw, shape, dtype, device, generator):
     if isinstance(generator, torch.Generator):
         return draw(shape, dtype=dtype, device=generator.device, generator=generator).to(device)
     _check_generator(generator, shape[0])
-    return torch.stack([draw(shape[1:], dtype=dtype, device=g.device, generator=g) for g in generator]).to(device)
+    return torch.stack(
+        [draw(shape[1:], dtype=dtype, device=g.device, generator=g) for g in generator]
+    ).to(device)
 
 
 def _check_generator(generator, images):
     if isinstance(generator, torch.Generator):
         return
-    if not isinstance(generator, (list, tuple)) or not all(isinstance(g, torch.Generator) for g in generator):
-        raise TypeError(f"generator must be a torch.Generator, or a list of one for each image, got {type(generator).__name__}")
+    if not isinstance(generator, (list, tuple)) or not all(
+        isinstance(g, torch.Generator) for g in generator
+    ):
+        raise TypeError(
+            f"generator must be a torch.Generator, or a list of one for each image, got {type(generator).__name__}"
+        )
     if len(generator) != images:
-        raise ValueError(f"generator must hold one for each of the {images} images, got {len(generator)}")
+        raise ValueError(
+            f"generator must hold one for each of the {images} images, got {len(generator)}"
+        )
 
 
 def _autocasts(device_type):
     """Whether autocast is on; there are devices without it, such as "meta"."""
-    there = torch.compiler.is_compiling() or torch.amp.is_autocast_available(device_type)  # not to be asked in graphs of old PyTorch
+    there = torch.compiler.is_compiling() or torch.amp.is_autocast_available(
+        device_type
+    )  # not to be asked in graphs of old PyTorch
     return there and torch.is_autocast_enabled(device_type)
 
 
 def _check_masks(x, mask, slot_mask, slots, indices=None):
     """Masks, and indices where they are given; what numbers they hold is not looked at in graphs or without memory."""
     looks = not torch.compiler.is_compiling() and x.device.type != "meta"
-    for name, value, size, what in (("mask", mask, x.shape[1], "a real input"), ("slot_mask", slot_mask, slots, "an active slot")):
+    for name, value, size, what in (
+        ("mask", mask, x.shape[1], "a real input"),
+        ("slot_mask", slot_mask, slots, "an active slot"),
+    ):
         if value is None:
             continue
         _check(name, value, torch.bool, (x.shape[0], size), x.device)
         empty = (~value.any(1)).nonzero() if looks else ()
         if len(empty):
-            raise ValueError(f"{name} must leave every image {what}, got none in image {int(empty[0])}")
+            raise ValueError(
+                f"{name} must leave every image {what}, got none in image {int(empty[0])}"
+            )
     if indices is not None and looks:
         wrong = (indices < 0) | (indices >= x.shape[1])
         if mask is not None:
             wrong |= ~mask.gather(1, indices.clamp(0, x.shape[1] - 1))
         if wrong.any():
             at = tuple(wrong.nonzero()[0].tolist())
-            raise ValueError(f"init['indices'] must be rows of real inputs, from 0 to {x.shape[1] - 1}"
-                             f"{'' if mask is None else ' and not masked'}, got {int(indices[at])} at index {at}")
+            raise ValueError(
+                f"init['indices'] must be rows of real inputs, from 0 to {x.shape[1] - 1}"
+                f"{'' if mask is None else ' and not masked'}, got {int(indices[at])} at index {at}"
+            )
 
 
 def _draw_indices(x, mask, slot_mask, slots, generator):
     """Distinct real inputs for the active slots of every image (B, K)."""
     if slots > x.shape[1] and slot_mask is None:
-        raise ValueError(f"num_slots must not exceed the inputs that means start at: {slots} slots, "
-                         f"{x.shape[1]} inputs")
+        raise ValueError(
+            f"num_slots must not exceed the inputs that means start at: {slots} slots, "
+            f"{x.shape[1]} inputs"
+        )
     order = _random(torch.rand, x.shape[:2], None, x.device, generator)
     if mask is not None:
         order = order.masked_fill(~mask, -1)
@@ -322,14 +407,20 @@ def _draw_indices(x, mask, slot_mask, slots, generator):
         short = ~real if slot_mask is None else ~real & slot_mask
         if short.any():
             image = int(short.any(1).nonzero()[0])
-            raise ValueError("num_slots must not exceed the real inputs that means start at: too few in "
-                             f"image {image}")
+            raise ValueError(
+                "num_slots must not exceed the real inputs that means start at: too few in "
+                f"image {image}"
+            )
     return torch.where(real, drawn, indices[:, :1])
 
 
 def _spread(x, mask):
     """Log standard deviation of each image's real inputs, (B, 1, D)."""
-    weights = torch.ones(x.shape[:2], dtype=x.dtype, device=x.device) if mask is None else mask.to(x.dtype)
+    weights = (
+        torch.ones(x.shape[:2], dtype=x.dtype, device=x.device)
+        if mask is None
+        else mask.to(x.dtype)
+    )
     weights = (weights / weights.sum(1, keepdim=True))[..., None]
     x = x if mask is None else torch.where(mask[..., None], x, 0)  # what is masked may be NaN
     mean = (weights * x).sum(1, keepdim=True)
@@ -346,16 +437,65 @@ class SlotAttention(_Module):
     `seed=None` takes the initial weights from PyTorch's generator (`torch.manual_seed`).
     """
 
-    _OPTIONS = ("dim", "num_slots", "num_iters", "hidden_dim", "input_dim", "eps", "start", "gradient",
-                "dtype", "scale", "heads", "qkv_bias", "tol", "recompute", "bfloat16_inputs")
+    _OPTIONS = (
+        "dim",
+        "num_slots",
+        "num_iters",
+        "hidden_dim",
+        "input_dim",
+        "eps",
+        "start",
+        "gradient",
+        "dtype",
+        "scale",
+        "heads",
+        "qkv_bias",
+        "tol",
+        "recompute",
+        "bfloat16_inputs",
+    )
 
-    def __init__(self, dim=64, num_slots=7, num_iters=3, hidden_dim=128, input_dim=None, eps=1e-8,
-                 start="gaussian", gradient="implicit", dtype="float32", seed=None, *, scale=None,
-                 heads=1, qkv_bias=False, tol=0.0, recompute=False, bfloat16_inputs=False):
-        super().__init__(Spec("slot_attention", dim, num_slots, num_iters, hidden_dim, input_dim, eps=eps,
-                              start=start, gradient=gradient, dtype=_dtype_name(dtype), scale=scale,
-                              heads=heads, qkv_bias=qkv_bias, tol=tol, recompute=recompute,
-                              bfloat16_inputs=bfloat16_inputs), seed)
+    def __init__(
+        self,
+        dim=64,
+        num_slots=7,
+        num_iters=3,
+        hidden_dim=128,
+        input_dim=None,
+        eps=1e-8,
+        start="gaussian",
+        gradient="implicit",
+        dtype="float32",
+        seed=None,
+        *,
+        scale=None,
+        heads=1,
+        qkv_bias=False,
+        tol=0.0,
+        recompute=False,
+        bfloat16_inputs=False,
+    ):
+        super().__init__(
+            Spec(
+                "slot_attention",
+                dim,
+                num_slots,
+                num_iters,
+                hidden_dim,
+                input_dim,
+                eps=eps,
+                start=start,
+                gradient=gradient,
+                dtype=_dtype_name(dtype),
+                scale=scale,
+                heads=heads,
+                qkv_bias=qkv_bias,
+                tol=tol,
+                recompute=recompute,
+                bfloat16_inputs=bfloat16_inputs,
+            ),
+            seed,
+        )
 
 
 class SlotMixture(_Module):
@@ -364,42 +504,189 @@ class SlotMixture(_Module):
     `seed=None` takes the initial weights from PyTorch's generator (`torch.manual_seed`).
     """
 
-    _OPTIONS = ("dim", "num_slots", "num_iters", "hidden_dim", "input_dim", "variant", "slot_norm", "norm_kv",
-                "input_mlp", "prior", "temperature", "reduce", "weight_init", "start", "gradient", "dtype",
-                "eps", "scale", "qkv_bias", "tol", "recompute", "bfloat16_inputs")
+    _OPTIONS = (
+        "dim",
+        "num_slots",
+        "num_iters",
+        "hidden_dim",
+        "input_dim",
+        "variant",
+        "slot_norm",
+        "norm_kv",
+        "input_mlp",
+        "prior",
+        "temperature",
+        "reduce",
+        "weight_init",
+        "start",
+        "gradient",
+        "dtype",
+        "eps",
+        "scale",
+        "qkv_bias",
+        "tol",
+        "recompute",
+        "bfloat16_inputs",
+    )
 
-    def __init__(self, dim=64, num_slots=10, num_iters=5, hidden_dim=128, input_dim=None, variant="paper",
-                 slot_norm=False, norm_kv=False, input_mlp=True, prior="learned", temperature=1.0,
-                 reduce=True, weight_init="em", start="gaussian", gradient="implicit", dtype="float32",
-                 seed=None, *, eps=1e-8, scale=None, qkv_bias=False, tol=0.0, recompute=False, bfloat16_inputs=False):
-        super().__init__(Spec("slot_mixture", dim, num_slots, num_iters, hidden_dim, input_dim, variant,
-                              slot_norm, norm_kv, input_mlp, prior, temperature, reduce,
-                              weight_init=weight_init, start=start, gradient=gradient,
-                              dtype=_dtype_name(dtype), eps=eps, scale=scale, qkv_bias=qkv_bias, tol=tol, recompute=recompute,
-                              bfloat16_inputs=bfloat16_inputs), seed)
+    def __init__(
+        self,
+        dim=64,
+        num_slots=10,
+        num_iters=5,
+        hidden_dim=128,
+        input_dim=None,
+        variant="paper",
+        slot_norm=False,
+        norm_kv=False,
+        input_mlp=True,
+        prior="learned",
+        temperature=1.0,
+        reduce=True,
+        weight_init="em",
+        start="gaussian",
+        gradient="implicit",
+        dtype="float32",
+        seed=None,
+        *,
+        eps=1e-8,
+        scale=None,
+        qkv_bias=False,
+        tol=0.0,
+        recompute=False,
+        bfloat16_inputs=False,
+    ):
+        super().__init__(
+            Spec(
+                "slot_mixture",
+                dim,
+                num_slots,
+                num_iters,
+                hidden_dim,
+                input_dim,
+                variant,
+                slot_norm,
+                norm_kv,
+                input_mlp,
+                prior,
+                temperature,
+                reduce,
+                weight_init=weight_init,
+                start=start,
+                gradient=gradient,
+                dtype=_dtype_name(dtype),
+                eps=eps,
+                scale=scale,
+                qkv_bias=qkv_bias,
+                tol=tol,
+                recompute=recompute,
+                bfloat16_inputs=bfloat16_inputs,
+            ),
+            seed,
+        )
 
 
 class KMeans(_Module):
     """Differentiable soft K-Means; arguments as `smm_py.KMeans`, without a seed: it has no weights. Takes (B, N, dim)."""
 
-    _OPTIONS = ("dim", "num_slots", "num_iters", "scale", "eps", "start", "gradient", "dtype", "tol", "recompute", "bfloat16_inputs")
+    _OPTIONS = (
+        "dim",
+        "num_slots",
+        "num_iters",
+        "scale",
+        "eps",
+        "start",
+        "gradient",
+        "dtype",
+        "tol",
+        "recompute",
+        "bfloat16_inputs",
+    )
 
-    def __init__(self, dim=64, num_slots=7, num_iters=10, scale=None, eps=1e-8, start="inputs",
-                 gradient="full", dtype="float32", *, tol=0.0, recompute=False, bfloat16_inputs=False):
-        super().__init__(Spec("kmeans", dim, num_slots, num_iters, scale=scale, eps=eps, start=start,
-                              gradient=gradient, dtype=_dtype_name(dtype), tol=tol, recompute=recompute,
-                              bfloat16_inputs=bfloat16_inputs), 0)
+    def __init__(
+        self,
+        dim=64,
+        num_slots=7,
+        num_iters=10,
+        scale=None,
+        eps=1e-8,
+        start="inputs",
+        gradient="full",
+        dtype="float32",
+        *,
+        tol=0.0,
+        recompute=False,
+        bfloat16_inputs=False,
+    ):
+        super().__init__(
+            Spec(
+                "kmeans",
+                dim,
+                num_slots,
+                num_iters,
+                scale=scale,
+                eps=eps,
+                start=start,
+                gradient=gradient,
+                dtype=_dtype_name(dtype),
+                tol=tol,
+                recompute=recompute,
+                bfloat16_inputs=bfloat16_inputs,
+            ),
+            0,
+        )
 
 
 class GaussianMixture(_Module):
     """Differentiable EM for a Gaussian mixture; arguments as `smm_py.GaussianMixture`, without a seed: it has no weights.
     Takes (B, N, dim)."""
 
-    _OPTIONS = ("dim", "num_slots", "num_iters", "prior", "temperature", "eps", "start", "gradient", "dtype", "tol", "recompute", "bfloat16_inputs")
+    _OPTIONS = (
+        "dim",
+        "num_slots",
+        "num_iters",
+        "prior",
+        "temperature",
+        "eps",
+        "start",
+        "gradient",
+        "dtype",
+        "tol",
+        "recompute",
+        "bfloat16_inputs",
+    )
 
-    def __init__(self, dim=64, num_slots=10, num_iters=10, prior="learned", temperature=1.0, eps=1e-8,
-                 start="inputs", gradient="full", dtype="float32", *, tol=0.0, recompute=False, bfloat16_inputs=False):
-        super().__init__(Spec("gaussian_mixture", dim, num_slots, num_iters, prior=prior,
-                              temperature=temperature, eps=eps, start=start, gradient=gradient,
-                              dtype=_dtype_name(dtype), tol=tol, recompute=recompute,
-                              bfloat16_inputs=bfloat16_inputs), 0)
+    def __init__(
+        self,
+        dim=64,
+        num_slots=10,
+        num_iters=10,
+        prior="learned",
+        temperature=1.0,
+        eps=1e-8,
+        start="inputs",
+        gradient="full",
+        dtype="float32",
+        *,
+        tol=0.0,
+        recompute=False,
+        bfloat16_inputs=False,
+    ):
+        super().__init__(
+            Spec(
+                "gaussian_mixture",
+                dim,
+                num_slots,
+                num_iters,
+                prior=prior,
+                temperature=temperature,
+                eps=eps,
+                start=start,
+                gradient=gradient,
+                dtype=_dtype_name(dtype),
+                tol=tol,
+                recompute=recompute,
+                bfloat16_inputs=bfloat16_inputs,
+            ),
+            0,
+        )

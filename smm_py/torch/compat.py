@@ -23,8 +23,15 @@ class SlotAttention(_modules.SlotAttention):
     def __init__(self, num_slots, dim, iters=3, eps=1e-8, hidden_dim=128):
         count("dim", dim)
         count("hidden_dim", hidden_dim)
-        super().__init__(dim=dim, num_slots=num_slots, num_iters=iters, eps=eps,
-                         hidden_dim=max(dim, hidden_dim), qkv_bias=True, gradient="full")
+        super().__init__(
+            dim=dim,
+            num_slots=num_slots,
+            num_iters=iters,
+            eps=eps,
+            hidden_dim=max(dim, hidden_dim),
+            qkv_bias=True,
+            gradient="full",
+        )
         self.register_load_state_dict_pre_hook(_translate)
 
     def forward(self, inputs, num_slots=None):

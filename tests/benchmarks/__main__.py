@@ -18,16 +18,48 @@ PAGE = Path("docs/benchmarks.md")
 
 
 def options():
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--quick", action="store_true", help="less of everything, without torch.compile: about two minutes")
-    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS, metavar="SECTION", help=", ".join(SECTIONS))
-    parser.add_argument("--shapes", nargs="+", metavar="SHAPE", help="of limit and peers; default: all five")
-    parser.add_argument("--threads", type=int, default=2, help="of everything that is compared with peers (2)")
-    parser.add_argument("--seconds", type=float, help="for each comparison, beside its first three rounds (15; quick: 1.5)")
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"),
-                        help="folder for results.json, tables and pictures; with --only, what it has of other sections stays")
-    parser.add_argument("--replay", type=Path, metavar="JSON", help="tables and pictures of an earlier run, nothing timed")
-    parser.add_argument("--page", action="store_true", help=f"put the tables into {PAGE} and the pictures beside it")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks", description=__doc__.split("\n\n")[0]
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="less of everything, without torch.compile: about two minutes",
+    )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=SECTIONS,
+        default=SECTIONS,
+        metavar="SECTION",
+        help=", ".join(SECTIONS),
+    )
+    parser.add_argument(
+        "--shapes", nargs="+", metavar="SHAPE", help="of limit and peers; default: all five"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=2, help="of everything that is compared with peers (2)"
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        help="for each comparison, beside its first three rounds (15; quick: 1.5)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/benchmarks"),
+        help="folder for results.json, tables and pictures; with --only, what it has of other sections stays",
+    )
+    parser.add_argument(
+        "--replay",
+        type=Path,
+        metavar="JSON",
+        help="tables and pictures of an earlier run, nothing timed",
+    )
+    parser.add_argument(
+        "--page", action="store_true", help=f"put the tables into {PAGE} and the pictures beside it"
+    )
     chosen = parser.parse_args()
     if chosen.threads < 1:
         parser.error(f"--threads must be at least 1, got {chosen.threads}")
@@ -51,11 +83,17 @@ def measure_all(chosen):
     labels = chosen.shapes or (["batch", "single"] if quick else list(SHAPES))
     unknown = set(labels) - set(SHAPES)
     if unknown:
-        raise SystemExit(f"--shapes must be of {', '.join(SHAPES)}, got {', '.join(sorted(unknown))}")
+        raise SystemExit(
+            f"--shapes must be of {', '.join(SHAPES)}, got {', '.join(sorted(unknown))}"
+        )
     sections = {
         "limit": lambda: measure.limit(labels, threads, seconds),
-        "peers": lambda: listed(measure.against_peers(labels[:1] if quick else labels, threads, seconds, not quick)),
-        "sweep": lambda: listed(measure.sweep(measure.QUICK_AXES if quick else measure.AXES, threads, seconds / 5)),
+        "peers": lambda: listed(
+            measure.against_peers(labels[:1] if quick else labels, threads, seconds, not quick)
+        ),
+        "sweep": lambda: listed(
+            measure.sweep(measure.QUICK_AXES if quick else measure.AXES, threads, seconds / 5)
+        ),
         "threads": lambda: listed(measure.threads_sweep(threads, seconds / 3)),
         "small": lambda: listed(measure.small_calls(0.05 if quick else 0.5)),
         "warm": lambda: listed(warm.frame_by_frame(threads)),
@@ -65,7 +103,11 @@ def measure_all(chosen):
     }
     names = {"threads": "threads sweep", "small": "small calls"}
     earlier = chosen.out / "results.json"
-    results = json.loads(earlier.read_text()) if earlier.exists() and set(chosen.only) < set(SECTIONS) else {}
+    results = (
+        json.loads(earlier.read_text())
+        if earlier.exists() and set(chosen.only) < set(SECTIONS)
+        else {}
+    )
     results |= {"machine": measure.machine(), "threads": threads}
     peaks = [measure.measure_peak()]
     results |= note_peaks(peaks)
@@ -93,7 +135,11 @@ def listed(rows):
     found = []
     for row in rows:
         found.append(row)
-        where = ", ".join(str(row[key]) for key in ("shape", "axis", "value", "kind", "mode", "name", "N", "inputs") if key in row)
+        where = ", ".join(
+            str(row[key])
+            for key in ("shape", "axis", "value", "kind", "mode", "name", "N", "inputs")
+            if key in row
+        )
         print(f"  {where}", file=sys.stderr, flush=True)
     return found
 

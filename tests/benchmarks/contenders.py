@@ -16,7 +16,9 @@ from . import peers
 
 OURS, OURS_TORCH, LEAN = "smm_py, NumPy", "smm_py, PyTorch", "smm_py, lean form"
 RECOMPUTE = "smm_py, recompute=True"
-TOLERANCE = 1e-4  # of an array's largest number: some hundred roundings of float32, through every step
+TOLERANCE = (
+    1e-4  # of an array's largest number: some hundred roundings of float32, through every step
+)
 
 
 @dataclass
@@ -62,7 +64,13 @@ def make(name, problem) -> Contender:
     if name == LEAN:
         spec = problem.module._spec
         both = (*state, None)[:2]
-        return _torch(problem, params, lambda x: _lean.run(spec, x, params, *both, None, None, None, spec.num_iters, False).slots)
+        return _torch(
+            problem,
+            params,
+            lambda x: (
+                _lean.run(spec, x, params, *both, None, None, None, spec.num_iters, False).slots
+            ),
+        )
     function = _plain(peers.Torch(), problem, form)
     if library == "PyTorch compiled":
         function = torch.compile(function, dynamic=False)
@@ -71,7 +79,14 @@ def make(name, problem) -> Contender:
 
 def _plain(ops, problem, form):
     options = problem.options
-    return peers.make(ops, problem.kind, form, options["num_iters"], options["gradient"], options.get("temperature"))
+    return peers.make(
+        ops,
+        problem.kind,
+        form,
+        options["num_iters"],
+        options["gradient"],
+        options.get("temperature"),
+    )
 
 
 def _ours(problem, recompute=False):
@@ -100,7 +115,10 @@ def _torch(problem, params, function):
             p.grad = None
         slots = function(leaf)
         slots.backward(d_slots)
-        return slots.detach(), {"x": leaf.grad, **{n: p.grad for n, p in params.items() if n in problem.params}}
+        return slots.detach(), {
+            "x": leaf.grad,
+            **{n: p.grad for n, p in params.items() if n in problem.params},
+        }
 
     return Contender(forward, both)
 
@@ -108,6 +126,7 @@ def _torch(problem, params, function):
 def _lucidrains(problem):
     """The package draws its slots around slots_mu: with a spread of 0 they start at given ones, with zero biases it is ours."""
     from slot_attention import SlotAttention
+
     shape = problem.shape
     module = SlotAttention(num_slots=shape.K, dim=shape.D, iters=shape.T, hidden_dim=shape.H)
     own = dict(module.named_parameters())
@@ -125,9 +144,12 @@ def _lucidrains(problem):
 
 def _jax(problem, form):
     import jax
+
     function = _plain(peers.Jax(), problem, form)
     params = {n: jax.numpy.asarray(v) for n, v in problem.params.items()}
-    x, d_slots, *state = map(jax.numpy.asarray, (problem.x, problem.d_slots, *problem.init.values()))
+    x, d_slots, *state = map(
+        jax.numpy.asarray, (problem.x, problem.d_slots, *problem.init.values())
+    )
 
     @jax.jit
     def gradients(params, x, state, d_slots):
@@ -136,8 +158,10 @@ def _jax(problem, form):
         return slots, {"x": dx, **grads}
 
     compiled = jax.jit(function)
-    return Contender(lambda: jax.block_until_ready(compiled(params, x, *state)),
-                     lambda: jax.block_until_ready(gradients(params, x, state, d_slots)))
+    return Contender(
+        lambda: jax.block_until_ready(compiled(params, x, *state)),
+        lambda: jax.block_until_ready(gradients(params, x, state, d_slots)),
+    )
 
 
 def error(contender, expected, backward):
@@ -150,7 +174,10 @@ def error(contender, expected, backward):
     pairs = [(slots, expected[0], 0.0)]
     largest = max(np.abs(g).max() for g in expected[1].values())
     pairs += [(grads[name], expected[1][name], 1e-3 * largest) for name in expected[1] if backward]
-    return max(float(np.abs(np.asarray(got) - want).max() / max(np.abs(want).max(), least)) for got, want, least in pairs)
+    return max(
+        float(np.abs(np.asarray(got) - want).max() / max(np.abs(want).max(), least))
+        for got, want, least in pairs
+    )
 
 
 def checked(problem, wanted, backward):
@@ -172,7 +199,11 @@ def checked(problem, wanted, backward):
         if errors[name] <= TOLERANCE:
             found[name] = contender
             continue
-        absent[name] = f"does not agree with the core in float64: error {errors[name]:.2g}, at most {TOLERANCE:g} expected"
+        absent[name] = (
+            f"does not agree with the core in float64: error {errors[name]:.2g}, at most {TOLERANCE:g} expected"
+        )
         if name.startswith("smm_py"):
-            raise SystemExit(f"{name} on {problem.kind} {problem.shape} {problem.gradient} {absent[name]}")
+            raise SystemExit(
+                f"{name} on {problem.kind} {problem.shape} {problem.gradient} {absent[name]}"
+            )
     return found, errors, absent

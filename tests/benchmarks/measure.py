@@ -19,7 +19,11 @@ from examples.reproduce.trainings import processor
 from . import contenders
 from .problem import KINDS, SHAPES, Problem, Shape, flops
 
-MODES = (("forward", "full", False), ("forward + backward, full", "full", True), ("forward + backward, implicit", "implicit", True))
+MODES = (
+    ("forward", "full", False),
+    ("forward + backward, full", "full", True),
+    ("forward + backward, implicit", "implicit", True),
+)
 ROW = 0.02  # seconds that a turn takes at least: in training, or in an actor's loop, a module's calls follow each other
 REST = 0.002  # seconds before each timing: OpenMP's threads spin a while after their work, and would take the next one's cores
 
@@ -35,17 +39,28 @@ def measure_peak():
         program = Path(folder, "peak")
         source = Path(__file__).with_name("peak.c")
         try:
-            subprocess.run(["cc", "-O2", str(source), "-o", str(program)], check=True, capture_output=True)
-            return float(subprocess.run([str(program)], check=True, capture_output=True, text=True).stdout)
+            subprocess.run(
+                ["cc", "-O2", str(source), "-o", str(program)], check=True, capture_output=True
+            )
+            return float(
+                subprocess.run([str(program)], check=True, capture_output=True, text=True).stdout
+            )
         except (OSError, subprocess.CalledProcessError):
             return None
 
 
 def machine():
     """What the figures depend on."""
-    return {"processor": processor(), "cores": os.cpu_count(), "instruction set": smm_py._core.simd()[0], "system": platform.system(),
-            "python": platform.python_version(), "numpy": np.__version__, "torch": torch.__version__,
-            "smm_py": smm_py._core.__version__}
+    return {
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "instruction set": smm_py._core.simd()[0],
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "torch": torch.__version__,
+        "smm_py": smm_py._core.__version__,
+    }
 
 
 def interleave(calls, seconds, least=3, most=40, row=0.0):
@@ -57,7 +72,11 @@ def interleave(calls, seconds, least=3, most=40, row=0.0):
     taken, share = {name: [] for name in calls}, seconds / len(calls)
     repeats = {name: _in_a_row(call, row) for name, call in calls.items()}
     for _ in range(most):
-        running = [name for name, past in taken.items() if len(past) < least or sum(past) * repeats[name] < share]
+        running = [
+            name
+            for name, past in taken.items()
+            if len(past) < least or sum(past) * repeats[name] < share
+        ]
         for name in running:
             time.sleep(REST)
             begin = time.perf_counter()
@@ -81,8 +100,11 @@ def _in_a_row(call, seconds):
 
 def summary(taken):
     """Median and quartiles."""
-    return {name: dict(zip(("median", "low", "high"), map(float, np.percentile(past, [50, 25, 75])))) | {"rounds": len(past)}
-            for name, past in taken.items()}
+    return {
+        name: dict(zip(("median", "low", "high"), map(float, np.percentile(past, [50, 25, 75]))))
+        | {"rounds": len(past)}
+        for name, past in taken.items()
+    }
 
 
 def limit(shapes, threads, seconds):
@@ -90,17 +112,35 @@ def limit(shapes, threads, seconds):
     rows = []
     for label in shapes:
         for kind in KINDS:
-            problems = {gradient: Problem(kind, SHAPES[label], gradient) for gradient in ("full", "implicit")}
+            problems = {
+                gradient: Problem(kind, SHAPES[label], gradient)
+                for gradient in ("full", "implicit")
+            }
             outs = {gradient: p.module(p.x, init=p.init) for gradient, p in problems.items()}
-            calls = {("forward", "full"): (lambda p=problems["full"]: p.module(p.x, init=p.init, grad=False))}
+            calls = {
+                ("forward", "full"): (
+                    lambda p=problems["full"]: p.module(p.x, init=p.init, grad=False)
+                )
+            }
             for gradient, p in problems.items():
-                calls["backward", gradient] = lambda p=p, out=outs[gradient]: p.module.backward(out, p.d_slots)
+                calls["backward", gradient] = lambda p=p, out=outs[gradient]: p.module.backward(
+                    out, p.d_slots
+                )
             for count in sorted({1, threads}):
                 set_threads(count)
                 for (way, gradient), times in summary(interleave(calls, seconds, row=ROW)).items():
                     work = flops(kind, SHAPES[label], gradient)[way == "backward"]
-                    rows.append({"shape": label, "kind": kind, "way": way, "gradient": gradient, "threads": count,
-                                 "flops": work, "time": times})
+                    rows.append(
+                        {
+                            "shape": label,
+                            "kind": kind,
+                            "way": way,
+                            "gradient": gradient,
+                            "threads": count,
+                            "flops": work,
+                            "time": times,
+                        }
+                    )
     return rows
 
 
@@ -113,26 +153,51 @@ def against_peers(shapes, threads, seconds, compiled):
             for mode, gradient, backward in MODES:
                 torch.compiler.reset()
                 problem = Problem(kind, SHAPES[label], gradient)
-                found, errors, absent = contenders.checked(problem, contenders.names(kind, compiled), backward)
+                found, errors, absent = contenders.checked(
+                    problem, contenders.names(kind, compiled), backward
+                )
                 calls = {name: c.both if backward else c.forward for name, c in found.items()}
-                rows.append({"shape": label, "kind": kind, "mode": mode, "threads": threads, "errors": errors, "absent": absent,
-                             "flops": sum(flops(kind, SHAPES[label], gradient)[:1 + backward]),
-                             "time": summary(interleave(calls, seconds, row=ROW))})
+                rows.append(
+                    {
+                        "shape": label,
+                        "kind": kind,
+                        "mode": mode,
+                        "threads": threads,
+                        "errors": errors,
+                        "absent": absent,
+                        "flops": sum(flops(kind, SHAPES[label], gradient)[: 1 + backward]),
+                        "time": summary(interleave(calls, seconds, row=ROW)),
+                    }
+                )
                 yield rows[-1]
 
 
 BASE = SHAPES["batch"]
-AXES = {"B": (1, 2, 4, 8, 16, 32, 64, 128), "K": (1, 2, 3, 5, 7, 8, 10, 11, 13, 16, 24, 32, 48, 64),
-        "D": (8, 16, 24, 32, 33, 48, 64, 96, 100, 128, 192, 256, 384, 512),
-        "N": (1_000, 2_000, 4_000, 10_000, 20_000, 40_000, 100_000, 200_000, 400_000, 1_000_000)}
-QUICK_AXES = {"B": (1, 4, 16), "K": (1, 5, 10, 24), "D": (16, 33, 64, 128), "N": (1_000, 10_000, 100_000)}
+AXES = {
+    "B": (1, 2, 4, 8, 16, 32, 64, 128),
+    "K": (1, 2, 3, 5, 7, 8, 10, 11, 13, 16, 24, 32, 48, 64),
+    "D": (8, 16, 24, 32, 33, 48, 64, 96, 100, 128, 192, 256, 384, 512),
+    "N": (1_000, 2_000, 4_000, 10_000, 20_000, 40_000, 100_000, 200_000, 400_000, 1_000_000),
+}
+QUICK_AXES = {
+    "B": (1, 4, 16),
+    "K": (1, 5, 10, 24),
+    "D": (16, 33, 64, 128),
+    "N": (1_000, 10_000, 100_000),
+}
 PEER = "PyTorch eager, expanded"
 
 
 def along(axis, value):
     """The base shape with one size changed; H goes with D, and N is swept with one image."""
     shape = BASE._replace(**{axis: value})
-    return shape._replace(H=2 * value) if axis == "D" else shape._replace(B=1) if axis == "N" else shape
+    return (
+        shape._replace(H=2 * value)
+        if axis == "D"
+        else shape._replace(B=1)
+        if axis == "N"
+        else shape
+    )
 
 
 def sweep(axes, threads, seconds):
@@ -142,18 +207,31 @@ def sweep(axes, threads, seconds):
         for value in values:
             shape = along(axis, value)
             problem = Problem("SlotMixture", shape)
-            names = [contenders.OURS] + [contenders.RECOMPUTE] * (axis == "N") + [PEER] * (shape.B * shape.N * (shape.K + shape.D) <= 2**24)
+            names = (
+                [contenders.OURS]
+                + [contenders.RECOMPUTE] * (axis == "N")
+                + [PEER] * (shape.B * shape.N * (shape.K + shape.D) <= 2**24)
+            )
             made = {name: contenders.make(name, problem) for name in names}
             for backward in (False, True):
                 calls = {name: c.both if backward else c.forward for name, c in made.items()}
                 for call in calls.values():
                     call()
-                yield {"axis": axis, "value": value, "backward": backward, "threads": threads,
-                       "flops": sum(flops("SlotMixture", shape, "full")[:1 + backward]),
-                       "time": summary(interleave(calls, seconds))}
+                yield {
+                    "axis": axis,
+                    "value": value,
+                    "backward": backward,
+                    "threads": threads,
+                    "flops": sum(flops("SlotMixture", shape, "full")[: 1 + backward]),
+                    "time": summary(interleave(calls, seconds)),
+                }
 
 
-THREAD_SHAPES = {"batch": SHAPES["batch"], "B=1 N=4096": Shape(1, 4096, 10, 64, 128, 5), "large": SHAPES["large"]}
+THREAD_SHAPES = {
+    "batch": SHAPES["batch"],
+    "B=1 N=4096": Shape(1, 4096, 10, 64, 128, 5),
+    "large": SHAPES["large"],
+}
 
 
 def thread_counts(most):
@@ -170,29 +248,54 @@ def threads_sweep(most, seconds):
                 set_threads(count)
                 call()
 
-            for way, call in (("forward", contender.forward), ("forward + backward, full", contender.both)):
+            for way, call in (
+                ("forward", contender.forward),
+                ("forward + backward, full", contender.both),
+            ):
                 calls = {count: (lambda n=count, c=call: on(n, c)) for count in thread_counts(most)}
                 interleave(calls, 0, least=1)  # the threads are started
                 for count, times in summary(interleave(calls, seconds)).items():
-                    yield {"shape": label, "kind": kind, "mode": way, "threads": count, "time": times}
+                    yield {
+                        "shape": label,
+                        "kind": kind,
+                        "mode": way,
+                        "threads": count,
+                        "time": times,
+                    }
 
 
 def small_calls(seconds):
     """Calls where the way there is what counts: a 1 x 1 x 1 problem, and one image of few inputs."""
     for kind in KINDS:
-        for shape in (Shape(1, 1, 1, 1, 1, 1), Shape(1, 64, 7, 64, 128, 3), Shape(1, 256, 7, 64, 128, 3), Shape(1, 1024, 7, 64, 128, 3)):
+        for shape in (
+            Shape(1, 1, 1, 1, 1, 1),
+            Shape(1, 64, 7, 64, 128, 3),
+            Shape(1, 256, 7, 64, 128, 3),
+            Shape(1, 1024, 7, 64, 128, 3),
+        ):
             problem = Problem(kind, shape)
-            names = [n for n in contenders.names(kind, compiled=False) if not n.startswith("smm_py, lean")]
+            names = [
+                n
+                for n in contenders.names(kind, compiled=False)
+                if not n.startswith("smm_py, lean")
+            ]
             made = {name: contenders.make(name, problem) for name in names}
             state = (*problem.init.values(), None)[:2]
-            config, params = smm_py._modules.core_config(problem.module._spec), tuple(problem.params.values())
+            config, params = (
+                smm_py._modules.core_config(problem.module._spec),
+                tuple(problem.params.values()),
+            )
 
             def bare():
-                smm_py._core.forward(config, problem.x, params, *state, None, None, None, shape.T, False, False)
+                smm_py._core.forward(
+                    config, problem.x, params, *state, None, None, None, shape.T, False, False
+                )
 
-            calls = {"the extension's forward alone": bare, **{name: c.forward for name, c in made.items()}}
+            calls = {
+                "the extension's forward alone": bare,
+                **{name: c.forward for name, c in made.items()},
+            }
             for count in (1, 2):
                 set_threads(count)
                 times = summary(interleave(calls, seconds * len(calls), row=0.004))
                 yield {"kind": kind, "shape": list(shape), "threads": count, "time": times}
-

@@ -15,13 +15,20 @@ from .measure import set_threads
 from .problem import Problem, Shape
 
 STATUS = Path("/proc/self/status")
-NAMES = {contenders.OURS: 2**20, contenders.RECOMPUTE: 2**20, "PyTorch eager, expanded": 2**18, "PyTorch eager, broadcast": 2**15}  # N up to which
+NAMES = {
+    contenders.OURS: 2**20,
+    contenders.RECOMPUTE: 2**20,
+    "PyTorch eager, expanded": 2**18,
+    "PyTorch eager, broadcast": 2**15,
+}  # N up to which
 SIZES = [2**i for i in range(10, 21)]
 
 
 def kibibytes(key):
     """VmRSS (resident now) or VmHWM (at most since the last `forget_peak`) of this process."""
-    return next(int(line.split()[1]) for line in STATUS.read_text().splitlines() if line.startswith(key))
+    return next(
+        int(line.split()[1]) for line in STATUS.read_text().splitlines() if line.startswith(key)
+    )
 
 
 def forget_peak():
@@ -31,7 +38,9 @@ def forget_peak():
 
 def measure(name, n):
     set_threads(2)
-    contenders.make(name, Problem("SlotMixture", Shape(1, 64, 11, 64, 128, 3))).both()  # code and threads are loaded
+    contenders.make(
+        name, Problem("SlotMixture", Shape(1, 64, 11, 64, 128, 3))
+    ).both()  # code and threads are loaded
     contender = contenders.make(name, Problem("SlotMixture", Shape(1, n, 11, 64, 128, 3)))
     forget_peak()
     before = kibibytes("VmRSS")
@@ -48,7 +57,11 @@ def against_inputs(most):
     for name, largest in NAMES.items():
         for n in SIZES:
             if n <= min(largest, most):
-                done = subprocess.run([sys.executable, "-m", __spec__.name, name, str(n)], capture_output=True, text=True)
+                done = subprocess.run(
+                    [sys.executable, "-m", __spec__.name, name, str(n)],
+                    capture_output=True,
+                    text=True,
+                )
                 if done.returncode:
                     raise RuntimeError(f"memory of {name} at N={n}: {done.stderr}")
                 yield {"name": name, "N": n, "bytes": int(done.stdout)}

@@ -18,7 +18,10 @@ def narrow_inputs(threads, labels, seconds):
             problem = Problem(kind, SHAPES[label], "implicit")
             slots, grads = problem.expected()
             narrow = getattr(smm_py, kind)(**problem.options, bfloat16_inputs=True)
-            calls = {"float32": (problem.module, problem.x), "bfloat16": (narrow, smm_py.to_bfloat16(problem.x))}
+            calls = {
+                "float32": (problem.module, problem.x),
+                "bfloat16": (narrow, smm_py.to_bfloat16(problem.x)),
+            }
             found = {}
 
             def call(name):
@@ -26,10 +29,24 @@ def narrow_inputs(threads, labels, seconds):
                 out = module(x, init=problem.init)
                 found[name] = out.slots, module.backward(out, problem.d_slots)["x"]
 
-            times = summary(interleave({name: lambda name=name: call(name) for name in calls}, seconds))
-            for name, (_, x) in calls.items():  # afterwards: what NumPy's library has begun may keep a core busy
-                yield {"shape": label, "kind": kind, "inputs": name, "time": times[name], "mib": x.nbytes / 2**20,
-                       "errors": {"slots": share(found[name][0], slots), "dx": share(found[name][1], grads["x"])}}
+            times = summary(
+                interleave({name: lambda name=name: call(name) for name in calls}, seconds)
+            )
+            for name, (
+                _,
+                x,
+            ) in calls.items():  # afterwards: what NumPy's library has begun may keep a core busy
+                yield {
+                    "shape": label,
+                    "kind": kind,
+                    "inputs": name,
+                    "time": times[name],
+                    "mib": x.nbytes / 2**20,
+                    "errors": {
+                        "slots": share(found[name][0], slots),
+                        "dx": share(found[name][1], grads["x"]),
+                    },
+                }
 
 
 def share(found, expected):

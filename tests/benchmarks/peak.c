@@ -8,31 +8,29 @@
 #include <immintrin.h>
 #endif
 
-static double seconds(void)
-{
+static double seconds(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
 /* Twelve chains hide the latency of two units of four or five cycles. */
-#define MEASURE(name, vec, width, set, fma, sum)                                                            \
-    static double name(void)                                                                                \
-    {                                                                                                       \
-        double best = 0;                                                                                    \
-        for (int repeat = 0; repeat < 30; repeat++) {                                                       \
-            vec c[12];                                                                                      \
-            const vec a = set(1.000001f), b = set(1e-7f);                                                   \
-            for (int i = 0; i < 12; i++) c[i] = set((float)i);                                              \
-            const double begin = seconds();                                                                 \
-            for (int n = 0; n < 200000; n++)                                                                \
-                _Pragma("GCC unroll 12") for (int i = 0; i < 12; i++) c[i] = fma(c[i], a, b);               \
-            const double rate = 200000.0 * 12 * 2 * width / (seconds() - begin);                            \
-            for (int i = 1; i < 12; i++) c[0] = fma(c[0], a, c[i]);                                         \
-            if (sum(c[0]) == 12345.f) printf("\n"); /* the result is used */                                \
-            best = rate > best ? rate : best;                                                               \
-        }                                                                                                   \
-        return best;                                                                                        \
+#define MEASURE(name, vec, width, set, fma, sum)                                              \
+    static double name(void) {                                                                \
+        double best = 0;                                                                      \
+        for (int repeat = 0; repeat < 30; repeat++) {                                         \
+            vec c[12];                                                                        \
+            const vec a = set(1.000001f), b = set(1e-7f);                                     \
+            for (int i = 0; i < 12; i++) c[i] = set((float)i);                                \
+            const double begin = seconds();                                                   \
+            for (int n = 0; n < 200000; n++)                                                  \
+                _Pragma("GCC unroll 12") for (int i = 0; i < 12; i++) c[i] = fma(c[i], a, b); \
+            const double rate = 200000.0 * 12 * 2 * width / (seconds() - begin);              \
+            for (int i = 1; i < 12; i++) c[0] = fma(c[0], a, c[i]);                           \
+            if (sum(c[0]) == 12345.f) printf("\n"); /* the result is used */                  \
+            best = rate > best ? rate : best;                                                 \
+        }                                                                                     \
+        return best;                                                                          \
     }
 
 #if defined(__x86_64__)
@@ -51,8 +49,7 @@ static float fma_scalar(float a, float b, float c) { return a * b + c; }
 static float sum_scalar(float a) { return a; }
 MEASURE(peak_scalar, float, 1, set_scalar, fma_scalar, sum_scalar)
 
-int main(void)
-{
+int main(void) {
     double rate = 0;
 #if defined(__x86_64__)
     if (__builtin_cpu_supports("avx512f")) rate = peak_avx512();

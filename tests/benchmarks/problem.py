@@ -46,7 +46,9 @@ def flops(kind, shape, gradient):
         projections, forward, backward = n * (2 * d * h + d * d), 4, 11
     else:
         projections, forward, backward = 2 * n * d * d, 2, 5
-    return 2 * b * (projections + forward * nkd * t), 2 * b * (2 * projections + backward * nkd * last)
+    return 2 * b * (projections + forward * nkd * t), 2 * b * (
+        2 * projections + backward * nkd * last
+    )
 
 
 class Problem:
@@ -80,7 +82,12 @@ class Problem:
     def expected(self):
         """Slots, the gradient of x and of every parameter, in float64."""
         module = getattr(smm_py, self.kind)(**self.options, dtype="float64")
-        module.parameters = {name: value.astype("float64") for name, value in self.module.parameters.items()}
-        out = module(self.x.astype("float64"), init={name: value.astype("float64") for name, value in self.init.items()})
+        module.parameters = {
+            name: value.astype("float64") for name, value in self.module.parameters.items()
+        }
+        out = module(
+            self.x.astype("float64"),
+            init={name: value.astype("float64") for name, value in self.init.items()},
+        )
         grads = module.backward(out, self.d_slots.astype("float64"))
         return out.slots, {name: grads[name] for name in ("x", *self.params)}

@@ -34,7 +34,11 @@ def fraction(row, times, peak):
 
 
 def peers_of(row):
-    return {name: times["median"] for name, times in row["time"].items() if name not in (OURS, OURS_TORCH, LEAN)}
+    return {
+        name: times["median"]
+        for name, times in row["time"].items()
+        if name not in (OURS, OURS_TORCH, LEAN)
+    }
 
 
 def against_fastest(row):
@@ -57,9 +61,15 @@ def _share(value):
 
 def machine(results):
     facts, peak = results["machine"], results["peak"]
-    text = "unknown (no C compiler)" if peak is None else \
-        f"{peak / 1e9:.0f} GFLOP/s a thread ({', '.join(f'{p / 1e9:.0f}' for p in results['peaks'])} before and after)"
-    return ", ".join(f"{key} {value}" for key, value in facts.items()) + f". Peak of fused multiply-adds: {text}.\n"
+    text = (
+        "unknown (no C compiler)"
+        if peak is None
+        else f"{peak / 1e9:.0f} GFLOP/s a thread ({', '.join(f'{p / 1e9:.0f}' for p in results['peaks'])} before and after)"
+    )
+    return (
+        ", ".join(f"{key} {value}" for key, value in facts.items())
+        + f". Peak of fused multiply-adds: {text}.\n"
+    )
 
 
 def limit(results):
@@ -68,10 +78,14 @@ def limit(results):
         for kind in KINDS:
             for threads in sorted({row["threads"] for row in results["limit"]}):
                 case = select(results["limit"], shape=label, kind=kind, threads=threads)
-                cells = [f"{spread(r['time'])}: **{_share(fraction(r, r['time'], results['peak']))}**" for r in case]
+                cells = [
+                    f"{spread(r['time'])}: **{_share(fraction(r, r['time'], results['peak']))}**"
+                    for r in case
+                ]
                 rows.append([f"{label}: {SHAPES[label]}", SHORT[kind], threads, *cells])
     return "Time in ms (quartiles): **fraction of the limit**.\n\n" + table(
-        ["shape", "", "threads", "forward", "backward, full", "backward, implicit"], rows)
+        ["shape", "", "threads", "forward", "backward, full", "backward, implicit"], rows
+    )
 
 
 def peers(results):
@@ -84,43 +98,93 @@ def peers(results):
             times = row["time"]
             fastest, ratio = against_fastest(row)
             cells = [ms(times[n]) if n in times else "-" for n in names]
-            rows.append([row["shape"], row["mode"], *cells, f"{times[OURS_TORCH]['low'] * 1e3:.3g} to "
-                         f"{times[OURS_TORCH]['high'] * 1e3:.3g}", f"**{ratio:.1f}** ({fastest})", _share(at_the_limit(row, results["peak"])),
-                         f"{max(row['errors'][name] for name in times):.0e}"])
+            rows.append(
+                [
+                    row["shape"],
+                    row["mode"],
+                    *cells,
+                    f"{times[OURS_TORCH]['low'] * 1e3:.3g} to "
+                    f"{times[OURS_TORCH]['high'] * 1e3:.3g}",
+                    f"**{ratio:.1f}** ({fastest})",
+                    _share(at_the_limit(row, results["peak"])),
+                    f"{max(row['errors'][name] for name in times):.0e}",
+                ]
+            )
         if rows:
-            parts.append(f"{kind}, {cases[0]['threads']} threads, ms:\n\n" + table(
-                ["shape", "", *names, f"quartiles of {OURS_TORCH}", "fastest peer / ours", "fastest peer / limit", "largest error"], rows))
-    absent = dict.fromkeys(f"{name}: {why}" for row in results["peers"] for name, why in row["absent"].items())
-    return "\n".join(parts) + "".join(f"\nNot run: {line}." for line in absent) + ("\n" if absent else "")
+            parts.append(
+                f"{kind}, {cases[0]['threads']} threads, ms:\n\n"
+                + table(
+                    [
+                        "shape",
+                        "",
+                        *names,
+                        f"quartiles of {OURS_TORCH}",
+                        "fastest peer / ours",
+                        "fastest peer / limit",
+                        "largest error",
+                    ],
+                    rows,
+                )
+            )
+    absent = dict.fromkeys(
+        f"{name}: {why}" for row in results["peers"] for name, why in row["absent"].items()
+    )
+    return (
+        "\n".join(parts)
+        + "".join(f"\nNot run: {line}." for line in absent)
+        + ("\n" if absent else "")
+    )
 
 
 def growth(results):
     """How far from proportional to N the time is above 10^4 inputs."""
     parts = []
     for backward, what in ((False, "forward"), (True, "forward + backward, full")):
-        rows = [r for r in select(results["sweep"], axis="N", backward=backward) if r["value"] >= 10_000]
+        rows = [
+            r for r in select(results["sweep"], axis="N", backward=backward) if r["value"] >= 10_000
+        ]
         for name in (OURS, RECOMPUTE):
-            each = np.array([r["time"][name]["median"] / r["value"] for r in rows if name in r["time"]])
+            each = np.array(
+                [r["time"][name]["median"] / r["value"] for r in rows if name in r["time"]]
+            )
             if len(each) > 1:
-                parts.append(f"{name}: time for each input, {what}, N = {rows[0]['value']} to {rows[-1]['value']}: "
-                             f"{1e6 * each.min():.3g} to {1e6 * each.max():.3g} us, {100 * (each.max() / each.min() - 1):.0f} % apart.\n")
+                parts.append(
+                    f"{name}: time for each input, {what}, N = {rows[0]['value']} to {rows[-1]['value']}: "
+                    f"{1e6 * each.min():.3g} to {1e6 * each.max():.3g} us, {100 * (each.max() / each.min() - 1):.0f} % apart.\n"
+                )
     return "\n".join(parts)
 
 
 def threads(results):
     rows = []
-    for (label, kind, mode) in dict.fromkeys((r["shape"], r["kind"], r["mode"]) for r in results["threads sweep"]):
+    for label, kind, mode in dict.fromkeys(
+        (r["shape"], r["kind"], r["mode"]) for r in results["threads sweep"]
+    ):
         case = select(results["threads sweep"], shape=label, kind=kind, mode=mode)
         one = case[0]["time"]["median"]
-        rows.append([label, SHORT[kind], mode, *(f"{ms(r['time'])} ({one / r['time']['median']:.2f}x)" for r in case)])
+        rows.append(
+            [
+                label,
+                SHORT[kind],
+                mode,
+                *(f"{ms(r['time'])} ({one / r['time']['median']:.2f}x)" for r in case),
+            ]
+        )
     counts = dict.fromkeys(r["threads"] for r in results["threads sweep"])
     return table(["shape", "", "ms"] + [f"{n} thread{'s' * (n > 1)}" for n in counts], rows)
 
 
 def small_calls(results):
     names = list(dict.fromkeys(name for row in results["small calls"] for name in row["time"]))
-    rows = [[Shape(*row["shape"]), SHORT[row["kind"]], row["threads"],
-             *(f"{1e6 * row['time'][n]['median']:.3g}" if n in row["time"] else "-" for n in names)] for row in results["small calls"]]
+    rows = [
+        [
+            Shape(*row["shape"]),
+            SHORT[row["kind"]],
+            row["threads"],
+            *(f"{1e6 * row['time'][n]['median']:.3g}" if n in row["time"] else "-" for n in names),
+        ]
+        for row in results["small calls"]
+    ]
     return "Forward, us:\n\n" + table(["shape", "", "threads", *names], rows)
 
 
@@ -128,50 +192,108 @@ def warm(results):
     rows = []
     for name in dict.fromkeys(row["kind"] for row in results["warm"]):
         cold, kept = (select(results["warm"], kind=name, warm=w)[0] for w in (False, True))
-        rows.append([name, *(f"{r['steps']:.1f} steps, {1e3 * r['seconds']:.3g} ms" for r in (cold, kept)),
-                     f"{cold['seconds'] / kept['seconds']:.1f}"])
+        rows.append(
+            [
+                name,
+                *(f"{r['steps']:.1f} steps, {1e3 * r['seconds']:.3g} ms" for r in (cold, kept)),
+                f"{cold['seconds'] / kept['seconds']:.1f}",
+            ]
+        )
     first = results["warm"][0]
-    return f"A frame of N=1024 D=64 K=7, centres drifting, tol {first['tol']}, at most {first['most']} steps:\n\n" + table(
-        ["", "each frame afresh", "from the last frame's slots", "times as fast"], rows)
+    return (
+        f"A frame of N=1024 D=64 K=7, centres drifting, tol {first['tol']}, at most {first['most']} steps:\n\n"
+        + table(["", "each frame afresh", "from the last frame's slots", "times as fast"], rows)
+    )
 
 
 def bfloat16(results):
     rows = []
     for label, kind in dict.fromkeys((r["shape"], r["kind"]) for r in results["bfloat16"]):
-        case = [select(results["bfloat16"], shape=label, kind=kind, inputs=inputs)[0] for inputs in ("float32", "bfloat16")]
-        rows.append([label, SHORT[kind], *(f"{r['errors'][key]:.0e}" for key in ("slots", "dx") for r in case),
-                     *(ms(r["time"]) for r in case), *(f"{r['mib']:.3g}" for r in case)])
-    return "Relative error (L2 norm) against float64; forward + backward, implicit, ms; size of x:\n\n" + table(
-        ["shape", "", *(f"{what}, {inputs}" for what in ("error of slots", "of dx", "ms", "MiB") for inputs in ("float32", "bfloat16"))],
-        rows)
+        case = [
+            select(results["bfloat16"], shape=label, kind=kind, inputs=inputs)[0]
+            for inputs in ("float32", "bfloat16")
+        ]
+        rows.append(
+            [
+                label,
+                SHORT[kind],
+                *(f"{r['errors'][key]:.0e}" for key in ("slots", "dx") for r in case),
+                *(ms(r["time"]) for r in case),
+                *(f"{r['mib']:.3g}" for r in case),
+            ]
+        )
+    return (
+        "Relative error (L2 norm) against float64; forward + backward, implicit, ms; size of x:\n\n"
+        + table(
+            [
+                "shape",
+                "",
+                *(
+                    f"{what}, {inputs}"
+                    for what in ("error of slots", "of dx", "ms", "MiB")
+                    for inputs in ("float32", "bfloat16")
+                ),
+            ],
+            rows,
+        )
+    )
 
 
 def memory(results):
     rows = results["memory"]
     names = list(dict.fromkeys(row["name"] for row in rows))
     cells = {(row["name"], row["N"]): f"{row['bytes'] / 2**20:.1f}" for row in rows}
-    return "SMM, B=1 K=11 D=64 T=3, forward + backward, MiB beyond inputs, parameters, slots and gradients:\n\n" + table(
-        ["N", *names], [[n, *(cells.get((name, n), "-") for name in names)] for n in sorted({row["N"] for row in rows})])
+    return (
+        "SMM, B=1 K=11 D=64 T=3, forward + backward, MiB beyond inputs, parameters, slots and gradients:\n\n"
+        + table(
+            ["N", *names],
+            [
+                [n, *(cells.get((name, n), "-") for name in names)]
+                for n in sorted({row["N"] for row in rows})
+            ],
+        )
+    )
 
 
 def step(results):
     found = results["step"]
     ours = found["time"]["smm_py"]["median"]
-    words = {"smm_py": f"smm_py, convolutions in {found['precision']}",
-             "plain": "plain PyTorch: SMM in expanded form, float32, nothing tuned", "released": "the released module in plain PyTorch"}
-    rows = [[words[name], spread(times), f"{times['median'] / ours:.1f}"] for name, times in found["time"].items()]
+    words = {
+        "smm_py": f"smm_py, convolutions in {found['precision']}",
+        "plain": "plain PyTorch: SMM in expanded form, float32, nothing tuned",
+        "released": "the released module in plain PyTorch",
+    }
+    rows = [
+        [words[name], spread(times), f"{times['median'] / ours:.1f}"]
+        for name, times in found["time"].items()
+    ]
     parts = [[name, f"{100 * share:.1f} %"] for name, share in found["parts"].items()]
-    return (f"B={found['batch']}, 128 x 128, {found['threads']} threads, ms:\n\n" + table(["", "step (quartiles)", "/ ours"], rows) +
-            "\nOf our step, by PyTorch's profiler:\n\n" + table(["part", "share"], parts))
+    return (
+        f"B={found['batch']}, 128 x 128, {found['threads']} threads, ms:\n\n"
+        + table(["", "step (quartiles)", "/ ours"], rows)
+        + "\nOf our step, by PyTorch's profiler:\n\n"
+        + table(["part", "share"], parts)
+    )
 
 
-SECTIONS = {"limit": ("Fraction of the limit", limit), "peers": ("Against the peers", peers), "sweep": ("Growth with N", growth),
-            "threads sweep": ("Threads", threads), "small calls": ("Small calls", small_calls), "warm": ("Video", warm),
-            "bfloat16": ("Inputs in bfloat16", bfloat16), "memory": ("Memory", memory),
-            "step": ("A whole training step", step)}
+SECTIONS = {
+    "limit": ("Fraction of the limit", limit),
+    "peers": ("Against the peers", peers),
+    "sweep": ("Growth with N", growth),
+    "threads sweep": ("Threads", threads),
+    "small calls": ("Small calls", small_calls),
+    "warm": ("Video", warm),
+    "bfloat16": ("Inputs in bfloat16", bfloat16),
+    "memory": ("Memory", memory),
+    "step": ("A whole training step", step),
+}
 
 
 def markdown(results):
     parts = [machine(results)]
-    parts += [f"### {title}\n\n{section(results)}" for key, (title, section) in SECTIONS.items() if results.get(key)]
+    parts += [
+        f"### {title}\n\n{section(results)}"
+        for key, (title, section) in SECTIONS.items()
+        if results.get(key)
+    ]
     return "\n".join(parts)

@@ -36,13 +36,20 @@ class Plain(nn.Module):
 
     def forward(self, x, init, num_iters=None, return_attention=False):
         slots = self.function(dict(self.twin.named_parameters()), x, init)
-        return (slots, slots.new_zeros(len(x), x.shape[1], slots.shape[1])) if return_attention else slots
+        return (
+            (slots, slots.new_zeros(len(x), x.shape[1], slots.shape[1]))
+            if return_attention
+            else slots
+        )
 
 
 def written_out(attention, x):
     """Self-attention with its N x N weights, as released."""
-    q, k, v = (m(x).unflatten(-1, (attention.heads, -1)).transpose(1, 2) for m in (attention.to_q, attention.to_k, attention.to_v))
-    weights = (q @ k.mT * q.shape[-1]**-0.5).softmax(-1)
+    q, k, v = (
+        m(x).unflatten(-1, (attention.heads, -1)).transpose(1, 2)
+        for m in (attention.to_q, attention.to_k, attention.to_v)
+    )
+    weights = (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1)
     return attention.to_out[0]((weights @ v).transpose(1, 2).flatten(-2))
 
 
@@ -52,7 +59,11 @@ def released(iters):
         for attention in (block.attn1, block.attn2):
             attention.forward = lambda x, a=attention: written_out(a, x)
     mixture = model.slot_attention.mixture
-    options = {**{name: getattr(mixture._spec, name) for name in mixture._OPTIONS}, "kind": "SlotMixture", "num_iters": iters}
+    options = {
+        **{name: getattr(mixture._spec, name) for name in mixture._OPTIONS},
+        "kind": "SlotMixture",
+        "num_iters": iters,
+    }
 
     def function(params, x, init):
         return plain_torch.run(options, params, x, (init["mean"], init["log_std"]))["slots"]
@@ -73,8 +84,12 @@ def plain(config):
     model = Untuned(config)
     model.encoder = model.encoder.to(memory_format=torch.contiguous_format)
     spec = model.slots._spec
-    form = peers.make(peers.Torch(), "SlotMixture", "expanded", spec.num_iters, spec.gradient, spec.temperature)
-    model.slots = Plain(model.slots, lambda params, x, init: form(params, x, init["mean"], init["log_std"]))
+    form = peers.make(
+        peers.Torch(), "SlotMixture", "expanded", spec.num_iters, spec.gradient, spec.temperature
+    )
+    model.slots = Plain(
+        model.slots, lambda params, x, init: form(params, x, init["mean"], init["log_std"])
+    )
     return model
 
 
@@ -85,7 +100,11 @@ def configuration():
 
 def models():
     config = configuration()
-    return {"smm_py": SetPredictor(config), "plain": plain(config), "released": released(config.train_iters)}
+    return {
+        "smm_py": SetPredictor(config),
+        "plain": plain(config),
+        "released": released(config.train_iters),
+    }
 
 
 def make_step(model, images, targets):
@@ -119,21 +138,32 @@ def check():
         return model.slot_attention(x, noise, config.train_iters)[0]
 
     errors = []
-    for call, ours, other in ((mixture, SetPredictor(config), plain(config)),
-                              (whole, ReleasedPredictor(), released(config.train_iters))):
+    for call, ours, other in (
+        (mixture, SetPredictor(config), plain(config)),
+        (whole, ReleasedPredictor(), released(config.train_iters)),
+    ):
         other.load_state_dict(dict(zip(other.state_dict(), ours.state_dict().values())))
         with torch.no_grad():
             one, two = (call(ours, n) for n in noise)
-            errors.append(float((call(other, noise[0]) - one).abs().max() / (two - one).abs().max()))
+            errors.append(
+                float((call(other, noise[0]) - one).abs().max() / (two - one).abs().max())
+            )
     if not max(errors) <= 1e-2:
-        raise SystemExit(f"the modules of the whole step do not agree: {errors} of the difference that other initial slots make")
+        raise SystemExit(
+            f"the modules of the whole step do not agree: {errors} of the difference that other initial slots make"
+        )
     return errors
 
 
-PARTS = {"slot module, forward": ("smm_py::forward",), "slot module, backward": ("smm_py::backward",),
-         "convolutions": ("convolution",), "ReLU, bias, activations": ("relu", "threshold", "clamp", "aten::add", "sigmoid", "softmax"),
-         "copies, other layouts and types": ("copy", "contiguous", "aten::to", "fill", "zero"),
-         "matching": ("matching",), "Adam and clipping": ("Optimizer", "norm", "foreach", "addcdiv", "addcmul", "lerp", "sqrt")}
+PARTS = {
+    "slot module, forward": ("smm_py::forward",),
+    "slot module, backward": ("smm_py::backward",),
+    "convolutions": ("convolution",),
+    "ReLU, bias, activations": ("relu", "threshold", "clamp", "aten::add", "sigmoid", "softmax"),
+    "copies, other layouts and types": ("copy", "contiguous", "aten::to", "fill", "zero"),
+    "matching": ("matching",),
+    "Adam and clipping": ("Optimizer", "norm", "foreach", "addcdiv", "addcmul", "lerp", "sqrt"),
+}
 
 
 def by_part(step, count=5):
@@ -144,7 +174,10 @@ def by_part(step, count=5):
             step()
     taken = {}
     for event in profile.key_averages():
-        part = next((part for part, words in PARTS.items() if any(word in event.key for word in words)), "the rest")
+        part = next(
+            (part for part, words in PARTS.items() if any(word in event.key for word in words)),
+            "the rest",
+        )
         taken[part] = taken.get(part, 0) + event.self_cpu_time_total
     total = sum(taken.values())
     return {part: time / total for part, time in sorted(taken.items(), key=lambda item: -item[1])}
@@ -154,11 +187,19 @@ def whole_step(threads, seconds):
     measure.set_threads(threads)
     errors = check()
     torch.manual_seed(0)
-    scenes = data.open_dataset(None, None, "train", 128, min_objects=3, max_objects=10, seed=0, count=BATCH)
+    scenes = data.open_dataset(
+        None, None, "train", 128, min_objects=3, max_objects=10, seed=0, count=BATCH
+    )
     images = np.stack([scene["image"] for scene in scenes])
     targets = torch.from_numpy(np.stack([scene["target"] for scene in scenes]))
     calls = {name: make_step(model, images, targets) for name, model in models().items()}
     for call in calls.values():
         call()
-    return {"threads": threads, "batch": BATCH, "precision": configuration().precision, "differences": errors,
-            "time": measure.summary(measure.interleave(calls, seconds)), "parts": by_part(calls["smm_py"])}
+    return {
+        "threads": threads,
+        "batch": BATCH,
+        "precision": configuration().precision,
+        "differences": errors,
+        "time": measure.summary(measure.interleave(calls, seconds)),
+        "parts": by_part(calls["smm_py"]),
+    }

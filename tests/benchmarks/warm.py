@@ -32,8 +32,13 @@ def frame_by_frame(threads):
     """For each module and way of starting: mean number of steps and seconds of a frame."""
     set_threads(threads)
     options = dict(dim=64, num_slots=7, num_iters=MOST, tol=TOL)
-    modules = {"SlotMixture": smm_py.SlotMixture(**options, norm_kv=True, temperature=64**-0.5, prior="uniform", start="inputs"),
-               "GaussianMixture": smm_py.GaussianMixture(**options, temperature=64**-0.5), "KMeans": smm_py.KMeans(**options)}
+    modules = {
+        "SlotMixture": smm_py.SlotMixture(
+            **options, norm_kv=True, temperature=64**-0.5, prior="uniform", start="inputs"
+        ),
+        "GaussianMixture": smm_py.GaussianMixture(**options, temperature=64**-0.5),
+        "KMeans": smm_py.KMeans(**options),
+    }
     for name, module in modules.items():
         for warm in (False, True):
             state, steps, taken = None, [], []
@@ -43,5 +48,11 @@ def frame_by_frame(threads):
                 taken.append(time.perf_counter() - begin)
                 steps.append(int(out.iterations[0]))
                 state = state_of(out)
-            yield {"kind": name, "warm": warm, "most": MOST, "tol": TOL, "steps": float(np.mean(steps[1:])),
-                   "seconds": float(np.median(taken[1:]))}
+            yield {
+                "kind": name,
+                "warm": warm,
+                "most": MOST,
+                "tol": TOL,
+                "steps": float(np.mean(steps[1:])),
+                "seconds": float(np.median(taken[1:])),
+            }

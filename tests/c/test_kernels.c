@@ -17,10 +17,11 @@ static double uniform(void) /* in [-1, 1) */
 }
 
 static int failures;
-static void report(const char *set, const char *kernel, size_t a, size_t b, size_t c, double error, double bound)
-{
+static void report(const char *set, const char *kernel, size_t a, size_t b, size_t c, double error,
+                   double bound) {
     if (failures++ < 20)
-        printf("FAIL %s %s sizes %zu %zu %zu: error %g over bound %g\n", set, kernel, a, b, c, error, bound);
+        printf("FAIL %s %s sizes %zu %zu %zu: error %g over bound %g\n", set, kernel, a, b, c,
+               error, bound);
 }
 
 #define GUARD 64
@@ -39,8 +40,7 @@ static void report(const char *set, const char *kernel, size_t a, size_t b, size
 #define TABLE smm_kernels_f64
 #include "test_kernels_tpl.h"
 
-int main(void)
-{
+int main(void) {
     int supported;
     const char *name;
     for (size_t i = 0; (name = smm_simd_built(i, &supported)); i++) {
@@ -48,7 +48,8 @@ int main(void)
             printf("%-8s not on this machine\n", name);
             continue;
         }
-        if (smm_simd_select(name) != 0 || strcmp(smm_simd_chosen(), name)) report(name, "select", 0, 0, 0, 1, 0);
+        if (smm_simd_select(name) != 0 || strcmp(smm_simd_chosen(), name))
+            report(name, "select", 0, 0, 0, 1, 0);
         const int before = failures;
         test_all_f32(smm_kernels_f32_get());
         test_all_f64(smm_kernels_f64_get());
