@@ -32,6 +32,14 @@ typedef struct {
     int input_mlp, input_norm, norm_kv, slot_norm;
 } smm_sizes;
 
+/* Whether slots have variances; whether there are parameters. */
+static inline int smm_is_mixture(const smm_config *c)
+{
+    return c->kind == SMM_SLOT_MIXTURE || c->kind == SMM_SLOT_MIXTURE_REFERENCE || c->kind == SMM_GAUSSIAN_MIXTURE;
+}
+
+static inline int smm_is_learned(const smm_config *c) { return c->kind != SMM_KMEANS && c->kind != SMM_GAUSSIAN_MIXTURE; }
+
 /* Fill *s. SMM_OK, or SMM_ERR_CONFIG or SMM_ERR_DIMS. */
 smm_status smm_sizes_init(smm_sizes *s, const smm_config *config, const smm_dims *dims);
 

@@ -81,11 +81,22 @@ void *smm_alloc(size_t bytes)
 void smm_free(void *memory)
 {
     head *h = memory ? (head *)memory - 1 : NULL;
-    for (size_t i = 0; bytes_of(h) <= SMM_KEPT_MOST && i < KEPT; i++) {
+    for (size_t i = 0; bytes_of(h) <= SMM_CACHED_MOST && i < KEPT; i++) {
         head *other = exchange(&kept[i], NULL);
         const int larger = bytes_of(other) > bytes_of(h);
         drop(exchange(&kept[i], larger ? other : h));
         if (!larger) h = other;
     }
     drop(h);
+}
+
+size_t smm_trim(void)
+{
+    size_t bytes = 0;
+    for (size_t i = 0; i < KEPT; i++) {
+        head *h = exchange(&kept[i], NULL);
+        bytes += bytes_of(h);
+        drop(h);
+    }
+    return bytes;
 }

@@ -15,6 +15,7 @@
 #ifndef SMM_H
 #define SMM_H
 
+#include <float.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -48,45 +49,70 @@ typedef enum {
     SMM_SLOT_MIXTURE,           /* the paper's Algorithm 1 and its options */
     SMM_SLOT_MIXTURE_REFERENCE, /* the released code: T+1 steps, linear responsibilities */
     SMM_KMEANS,                 /* soft K-Means on the inputs themselves: no parameters, I = D */
-    SMM_GAUSSIAN_MIXTURE /* EM for a diagonal Gaussian mixture on the inputs themselves: no parameters, I = D */
+    SMM_GAUSSIAN_MIXTURE /* EM for a diagonal Gaussian mixture on the inputs: no parameters, I = D */
 } smm_kind;
 
 typedef enum {
     SMM_GRADIENT_FULL, /* through all T steps */
-    SMM_GRADIENT_IMPLICIT, /* through the last step only (Chang et al. 2022); the initial state's gradient is zero */
-    SMM_GRADIENT_STRAIGHT_THROUGH /* implicit, and the final state's gradient goes to the initial state unchanged */
+    /* through the last step only (Chang et al. 2022); the initial state gets zeros */
+    SMM_GRADIENT_IMPLICIT,
+    /* implicit, and the final state's gradient goes to the initial state unchanged */
+    SMM_GRADIENT_STRAIGHT_THROUGH
 } smm_gradient;
 
-/* What a module is. Zero in `reserved`. */
+/* Every option that a configuration holds besides its kind: X(type, name, default, least, most, text).
+ *
+ * A default of 0 that lies below `least` stands for one that follows from dim: see smm_config_init. "Positive" has DBL_MIN for
+ * its least. Which kinds an option concerns is said in its text; the others ignore it. */
+#define SMM_OPTION_LIST(X)                                                                       \
+    X(size_t, dim, 0, 1, SMM_WIDTH_MOST, "D, width of a slot's mean")                            \
+    X(size_t, input_dim, 0, 1, SMM_WIDTH_MOST, "I, width of an input")                           \
+    X(size_t, hidden_dim, 128, 1, SMM_WIDTH_MOST,                                                \
+      "H, hidden width of both MLPs (2H in the reference variant's output MLP)")                 \
+    X(size_t, heads, 1, 1, SMM_WIDTH_MOST,                                                       \
+      "Slot Attention: heads, a divisor of D, each with a softmax over slots of its own")        \
+    X(int, gradient, SMM_GRADIENT_FULL, 0, SMM_GRADIENT_STRAIGHT_THROUGH, "one of smm_gradient") \
+    X(int, qkv_bias, 0, 0, 1, "Slot Attention, mixtures: the maps to q, k and v have biases")    \
+    X(int, input_mlp, 1, 0, 1, "mixtures: h = MLP(LN(x)); without it h = x")                     \
+    X(int, norm_kv, 0, 0, 1, "paper variant: keys and values from LN(h) (reference: always)")    \
+    X(int, slot_norm, 0, 0, 1,                                                                   \
+      "paper variant: query and log std from LN([mean, log_std]) (reference: always)")           \
+    X(int, uniform_prior, 0, 0, 1, "paper variant, Gaussian mixture: the prior stays 1/K")       \
+    X(int, reduce, 1, 0, 1,                                                                      \
+      "mixtures with parameters: slots are a map of [mean, variance] to width D; else (B,K,2D)") \
+    X(int, recompute, 0, 0, 1,                                                                   \
+      "keys and values are recomputed in every step: memory does not grow with N")               \
+    X(double, temperature, 1, DBL_MIN, DBL_MAX,                                                  \
+      "paper variant, Gaussian mixture: factor of the log density in the responsibilities")      \
+    X(double, scale, 0, DBL_MIN, DBL_MAX,                                                        \
+      "factor of the logits (Slot Attention, K-Means) or distances (reference)")                 \
+    X(double, eps, 1e-8, DBL_MIN, DBL_MAX,                                                       \
+      "added to the responsibilities before they are normalised over inputs")                    \
+    X(double, var_floor, 1e-4, 0, DBL_MAX,                                                       \
+      "paper variant, Gaussian mixture: added to every variance")                                \
+    X(double, norm_eps, 1e-5, DBL_MIN, DBL_MAX, "added to the variance in every LayerNorm")      \
+    X(double, tol, 0, 0, DBL_MAX,                                                                \
+      "an image whose slots all moved at most this far takes one more step; 0: all T steps")
+
+#define SMM_WIDTH_MOST ((size_t)1 << 24)
+
+/* What a module is. */
 typedef struct {
     smm_kind kind;
-    smm_gradient gradient;
-    size_t dim;        /* D */
-    size_t input_dim;  /* I */
-    size_t hidden_dim; /* H, of both MLPs (2H in the reference variant's output MLP) */
-    size_t
-        heads; /* Slot Attention: heads, a divisor of D; each has its own softmax over slots. Else 1 */
-    int qkv_bias;  /* Slot Attention and mixtures: q, k and v have biases */
-    int input_mlp; /* mixtures: h = MLP(LN(x)); without it h = x */
-    int norm_kv; /* paper variant: h = LN(h) before it serves as key's input and value (always in the reference) */
-    int slot_norm; /* paper variant: query and log standard deviation from LN([mean, log_std]) (always in the reference) */
-    int uniform_prior; /* paper variant: prior stays 1/K */
-    int reduce; /* mixtures with parameters: slots = [mean, variance] W_o' + b_o, (B,K,D); else (B,K,2D) */
-    int recompute; /* keys and values are made again in every step, not kept: memory of a call does not grow with N */
-    double
-        temperature; /* factor of the log density in the responsibilities (paper variant, Gaussian mixture) */
-    double scale;     /* factor of the logits (Slot Attention, K-Means) or distances (reference) */
-    double eps;       /* added to the weights before they are normalised over inputs */
-    double var_floor; /* added to every variance (paper variant, Gaussian mixture) */
-    double norm_eps;  /* of every LayerNorm */
-    double
-        tol; /* an image that moves no more than this in a step does one more, its last; 0: all T steps. See smm_typed.h */
-    double reserved[7];
+#define SMM_X(type, name, value, least, most, text) type name;
+    SMM_OPTION_LIST(SMM_X)
+#undef SMM_X
 } smm_config;
 
-/* Defaults: gradient full, I = D = dim, H = 128, heads 1, input_mlp 1, reduce 1, temperature 1, scale D^-1/2, eps 1e-8,
- * var_floor 1e-4, norm_eps 1e-5, tol 0, every other option off. */
+/* Fill a configuration with the defaults of the table; I = D = dim and scale = D^-1/2. */
 void smm_config_init(smm_config *config, smm_kind kind, size_t dim);
+
+/* Set one option by name: SMM_OK, SMM_ERR_NULL, or SMM_ERR_CONFIG where there is no such option or its value is out of range. For
+ * bindings and files; C programs assign to the fields. */
+smm_status smm_config_set(smm_config *config, const char *name, double value);
+
+/* Name of option i, or NULL past the last; *text, unless NULL, is what it is. */
+const char *smm_option_name(size_t i, const char **text);
 
 /* Sizes of one call. */
 typedef struct {
@@ -152,50 +178,142 @@ size_t smm_slot_width(const smm_config *config);
 /* SMM_OK, or what is wrong with a configuration. */
 smm_status smm_config_check(const smm_config *config);
 
-/* Elements of the buffer that forward fills for backward; 0 if the arguments are invalid. It holds states, whose size does not
- * depend on N, and both layers of the inputs' MLP and the keys, from which backward takes them, unless config.recompute is set
- * or these are too many: B ceil(N / 64) 64 (H + 2 D) elements, at most SMM_SAVED_MOST, or, where no image has more than SMM_SAVED_IMAGE,
- * SMM_SAVED_BATCH. */
-#define SMM_SAVED_MOST ((size_t)8 << 20)
-#define SMM_SAVED_IMAGE ((size_t)3 << 20)
-#define SMM_SAVED_BATCH ((size_t)64 << 20)
-#define SMM_SAVED_ALIGN \
-    64 /* bytes: where `saved` starts at a multiple of it, they are not copied; anywhere else is as right */
+/* Elements of the saved state, which forward fills for backward; 0 if the arguments are invalid. At a multiple of SMM_SAVED_ALIGN
+ * bytes it is worked on in place; elsewhere it is copied. */
+#define SMM_SAVED_ALIGN 64
 size_t smm_saved_size(const smm_config *config, const smm_dims *dims);
 
-/* Memory of `bytes`, not cleared, at a multiple of SMM_SAVED_ALIGN, for what forward saves or anything else; NULL if there is none.
- * The system makes fresh pages of it one by one, which can take as long as the work in them: of what is given back, the two largest
- * blocks of at most SMM_KEPT_MOST bytes each stay for later calls, whose scratch memory comes from here too. Any thread may call
- * either function; memory == NULL is nothing to free. */
-#define SMM_KEPT_MOST ((size_t)64 << 20)
-void *smm_alloc(size_t bytes);
-void smm_free(void *memory);
+/* The rule of smm_saved_size, for callers to whom B and N are symbols, as in graphs of dynamic shapes:
+ *
+ *     layers = (N + inputs - 1) / inputs * block
+ *     size = B * (image + (B * layers <= (layers <= small ? most_of_small : most) ? layers : 0))
+ *
+ * An image's states take `image` elements. Its layers, from which backward need not recompute, are those of the inputs' MLP and the
+ * keys; `block` is 0 where none are saved (no MLP, or config.recompute). All are 0 if the arguments are invalid. */
+typedef struct {
+    size_t image, block, inputs, small, most_of_small, most;
+} smm_saved_rule;
+smm_saved_rule smm_saved_rule_of(const smm_config *config, size_t slots, size_t iters);
 
-/* The set of vector instructions in use ("scalar", "avx2", "avx512", "neon"), chosen at the first call, or by the environment
- * variable SMM_SIMD (the best one, where that names none that is built and runs here: see smm_simd); whether the library
- * was built with OpenMP. */
+/* Memory of `bytes` bytes, not cleared, aligned to SMM_SAVED_ALIGN; NULL if there is none. Any thread may call these functions.
+ *
+ * Fresh pages can take as long as the work in them, so smm_free caches the two largest blocks of at most SMM_CACHED_MOST bytes for
+ * later calls of the library, whose scratch memory comes from here too. smm_trim gives cached blocks back to the system and
+ * returns their bytes. */
+#define SMM_CACHED_MOST ((size_t)64 << 20)
+void *smm_alloc(size_t bytes);
+void smm_free(void *memory); /* NULL: nothing to free */
+size_t smm_trim(void);
+
+/* The set of vector instructions in use ("scalar", "avx2", "avx512", "neon"): the best that runs here, or the one
+ * that the environment variable SMM_SIMD names at the first call. */
 const char *smm_simd(void);
-int smm_simd_set(
-    const char
-        *name); /* 0, or -1 if unknown or not supported here; not while another thread computes */
-const char *smm_simd_list(size_t i, int *supported); /* i-th set built, or NULL */
+
+/* Choose a set by name: 0, or -1 if it is unknown or not supported here. Not while another thread computes. */
+int smm_simd_set(const char *name);
+
+/* Name of the i-th set that was built, weakest first, or NULL past the last; whether it runs here. */
+const char *smm_simd_list(size_t i, int *supported);
+
+/* Whether the library was built with OpenMP. */
 int smm_openmp(void);
 
 /* Index of the first infinity or NaN among n numbers of `bits` bits (16: bfloat16; 32: float; 64: double), or n; (size_t)-1
  * for other `bits`. At most `threads` threads look. The calls below do not: what such a number touches is then NaN in their results. */
 size_t smm_first_nonfinite(int bits, const void *numbers, size_t n, int threads);
 
-/* Arrays that a call reads; see smm_typed.h for their shapes. */
-#define real float
-#define SMM_T(name) name##_f32
-#include "smm_typed.h"
-#undef real
-#undef SMM_T
-#define real double
-#define SMM_T(name) name##_f64
-#include "smm_typed.h"
-#undef real
-#undef SMM_T
+/* What a call reads. */
+typedef struct {
+    const float *x;             /* (B,N,I) */
+    const float *mean;          /* (B,K,D) initial slots or means; NULL where `indices` is given */
+    const float *log_std;       /* (B,K,D) initial log standard deviations; mixtures only */
+    const int64_t *indices;     /* (B,K) or NULL: see below */
+    const uint8_t *mask;        /* (B,N) or NULL: nonzero where the input is real */
+    const uint8_t *slot_mask;   /* (B,K) or NULL: nonzero where the slot is active */
+    const uint16_t *x_bfloat16; /* (B,N,I) in place of x, or NULL: upper halves of floats */
+} smm_inputs_f32;
+
+/* What forward writes; every pointer but slots may be NULL. */
+typedef struct {
+    float *slots;    /* (B,K,W), W = smm_slot_width */
+    float *mean;     /* (B,K,D) mixtures: the last means */
+    float *variance; /* (B,K,D) mixtures */
+    float *prior;    /* (B,K) mixtures */
+    float *
+        log_likelihood; /* (B) mixtures but the reference: sum_n log sum_k prior_k N_k, last E step */
+    float *attention; /* (B,N,K) responsibilities of the last step; masked inputs have theirs too */
+    float *saved;     /* smm_saved_size elements, for backward */
+    int64_t *iterations; /* (B) steps done: T, or fewer with config.tol */
+} smm_outputs_f32;
+
+/* What backward writes (it overwrites); each may be NULL. */
+typedef struct {
+    float *x;                  /* (B,N,I) */
+    float *mean;               /* (B,K,D) gradient of the initial slots or means */
+    float *log_std;            /* (B,K,D) */
+    float *params[SMM_PARAMS]; /* shapes of the parameters */
+} smm_gradients_f32;
+
+/* Run T steps.
+ *   params   a pointer for each parameter that smm_param_shape gives a rank; others are ignored. May be NULL for clustering
+ *   in       the inputs and the initial state. With `indices`, slot k of image b starts at row indices[b,k] of h (Slot Attention:
+ *            of v; clustering: of x), taken as a constant
+ *   out      the outputs
+ *   threads  at most so many; 0 and 1 mean one
+ *   image    unless NULL: set to the index of the image that caused an error
+ * With config.tol, an image's movement in a step is the largest, over its active slots, of the root mean square over channels of the
+ * change of the mean (Slot Attention: of the slot). A NaN in an image stays in that image's outputs. */
+smm_status smm_forward_f32(const smm_config *config, const smm_dims *dims,
+                           const float *const params[SMM_PARAMS], const smm_inputs_f32 *in,
+                           const smm_outputs_f32 *out, int threads, size_t *image);
+
+/* Gradients of sum(slots * d_slots) + sum(attention * d_attention), with the arguments that forward had.
+ *   saved        what forward wrote
+ *   d_slots      (B,K,W)
+ *   d_attention  (B,N,K) or NULL; masked inputs get no gradient from it
+ *   grads        the gradients; grads->mean and log_std get zeros with SMM_GRADIENT_IMPLICIT */
+smm_status smm_backward_f32(const smm_config *config, const smm_dims *dims,
+                            const float *const params[SMM_PARAMS], const smm_inputs_f32 *in,
+                            const float *saved, const float *d_slots, const float *d_attention,
+                            const smm_gradients_f32 *grads, int threads, size_t *image);
+
+/* The same in double. */
+typedef struct {
+    const double *x;
+    const double *mean;
+    const double *log_std;
+    const int64_t *indices;
+    const uint8_t *mask;
+    const uint8_t *slot_mask;
+    const uint16_t *x_bfloat16;
+} smm_inputs_f64;
+
+typedef struct {
+    double *slots;
+    double *mean;
+    double *variance;
+    double *prior;
+    double *log_likelihood;
+    double *attention;
+    double *saved;
+    int64_t *iterations;
+} smm_outputs_f64;
+
+typedef struct {
+    double *x;
+    double *mean;
+    double *log_std;
+    double *params[SMM_PARAMS];
+} smm_gradients_f64;
+
+smm_status smm_forward_f64(const smm_config *config, const smm_dims *dims,
+                           const double *const params[SMM_PARAMS], const smm_inputs_f64 *in,
+                           const smm_outputs_f64 *out, int threads, size_t *image);
+
+smm_status smm_backward_f64(const smm_config *config, const smm_dims *dims,
+                            const double *const params[SMM_PARAMS], const smm_inputs_f64 *in,
+                            const double *saved, const double *d_slots, const double *d_attention,
+                            const smm_gradients_f64 *grads, int threads, size_t *image);
 
 #ifdef __cplusplus
 }

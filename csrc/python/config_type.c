@@ -37,7 +37,7 @@ static PyObject *config_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     if (!self) return NULL;
     smm_config *c = &self->config;
     smm_config_init(c, (smm_kind)kind, dim > 0 ? (size_t)dim : 0);
-    c->gradient = (smm_gradient)gradient;
+    c->gradient = gradient;
     c->input_dim = input_dim > 0 ? (size_t)input_dim : 0;
     c->hidden_dim = hidden_dim > 0 ? (size_t)hidden_dim : 0;
     c->heads = heads > 0 ? (size_t)heads : 0;

@@ -35,11 +35,11 @@ static PyMethodDef methods[] = {
      "forward(config, x, params, state0, state1, indices, mask, slot_mask, num_iters, attention, "
      "save)\n"
      "-> (slots, mean, variance, prior, log_likelihood, attention, iterations, saved); see "
-     "smm_forward in smm_typed.h"},
+     "smm_forward in smm.h"},
     {"backward", FAST(backward), METH_FASTCALL,
      "backward(config, x, params, state0, state1, indices, mask, slot_mask, num_iters, saved, "
      "d_slots, d_attention)\n"
-     "-> (dx, d_state0, d_state1, d_params); see smm_backward in smm_typed.h"},
+     "-> (dx, d_state0, d_state1, d_params); see smm_backward in smm.h"},
     {"saved_size", FAST(saved_size), METH_FASTCALL,
      "saved_size(config, B, N, K, num_iters) -> elements of `saved`"},
     {"first_nonfinite", first_nonfinite, METH_O,
@@ -75,9 +75,12 @@ static int module_exec(PyObject *module) {
     smm_simd(); /* choose now, while there is one thread */
     state->config_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &config_spec, NULL);
     if (!state->config_type || PyModule_AddType(module, state->config_type) < 0) return -1;
-    if (PyModule_AddIntConstant(module, "SAVED_MOST", (long)SMM_SAVED_MOST) < 0 ||
-        PyModule_AddIntConstant(module, "SAVED_IMAGE", (long)SMM_SAVED_IMAGE) < 0 ||
-        PyModule_AddIntConstant(module, "SAVED_BATCH", (long)SMM_SAVED_BATCH) < 0)
+    smm_config any;
+    smm_config_init(&any, SMM_SLOT_MIXTURE, 1);
+    const smm_saved_rule rule = smm_saved_rule_of(&any, 1, 1);
+    if (PyModule_AddIntConstant(module, "SAVED_MOST", (long)rule.most) < 0 ||
+        PyModule_AddIntConstant(module, "SAVED_IMAGE", (long)rule.small) < 0 ||
+        PyModule_AddIntConstant(module, "SAVED_BATCH", (long)rule.most_of_small) < 0)
         return -1;
     return PyModule_AddStringConstant(module, "__version__", SMM_VERSION);
 }

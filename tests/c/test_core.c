@@ -194,9 +194,9 @@ static void check_errors(void) {
     p.dims.inputs = 3, p.dims.iters = (size_t)-1,
     p.config.kind = SMM_SLOT_MIXTURE_REFERENCE; /* which adds a step */
     EXPECT(smm_saved_size(&p.config, &p.dims) == 0, "steps wrap");
-    p.dims.iters = 1, p.config.kind = SMM_SLOT_MIXTURE, p.config.reserved[3] = 1;
+    p.dims.iters = 1, p.config.kind = SMM_SLOT_MIXTURE, p.config.reduce = 2;
     EXPECT(smm_forward_f64(&p.config, &p.dims, params, &in, &out, 1, NULL) == SMM_ERR_CONFIG,
-           "reserved field");
+           "a flag that is neither 0 nor 1");
     EXPECT(slots[0] == 7 && slots[1] == 7, "something was written");
     EXPECT(!strcmp(smm_status_str(SMM_OK), "ok") && smm_status_str((smm_status)99) != NULL,
            "status text");
@@ -227,9 +227,9 @@ static void check_memory(void) {
     EXPECT(smm_alloc(8000000) == large, "the larger block is not kept");
     memset(again, 1, 2000000), memset(large, 1, 8000000);
     smm_free(again), smm_free(large), smm_free(NULL);
-    large = smm_alloc(SMM_KEPT_MOST + 1);
+    large = smm_alloc(SMM_CACHED_MOST + 1);
     EXPECT(large, "a block too large to keep");
-    large[SMM_KEPT_MOST] = 1;
+    large[SMM_CACHED_MOST] = 1;
     smm_free(large);
     again = smm_alloc(2000000);
     EXPECT(again == middle, "the blocks before it are not kept");
