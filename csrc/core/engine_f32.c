@@ -1,20 +1,27 @@
-/* engine_f32.c - the core in float: the templates, read in the order in which data flows. */
-#include <math.h>
-#include <string.h>
-
+/* engine_f32.c - the core in float: the templates, and the public calls by name. */
 #include "core.h"
-#include "parallel.h"
 
-#define real float
+typedef float real;
+typedef smm_kernels_f32 KERNELS;
 #define LOG logf
-#define SMM_T(name) name##_f32
-#define KERNELS smm_kernels_f32
 #define KERNELS_GET smm_kernels_f32_get
 
-#include "params_tpl.h"
-#include "inputs_tpl.h"
-#include "slots_tpl.h"
-#include "image_tpl.h"
-#include "forward_tpl.h"
-#include "backward_tpl.h"
+typedef smm_inputs_f32 call_inputs;
+typedef smm_outputs_f32 call_outputs;
+typedef smm_gradients_f32 call_grads;
+
 #include "engine_tpl.h"
+
+smm_status smm_forward_f32(const smm_config *config, const smm_dims *dims,
+                           const float *const params[SMM_PARAMS], const smm_inputs_f32 *in,
+                           const smm_outputs_f32 *out, int threads, size_t *image) {
+    return run_forward(config, dims, params, in, out, threads, image);
+}
+
+smm_status smm_backward_f32(const smm_config *config, const smm_dims *dims,
+                            const float *const params[SMM_PARAMS], const smm_inputs_f32 *in,
+                            const float *saved, const float *d_slots, const float *d_attention,
+                            const smm_gradients_f32 *grads, int threads, size_t *image) {
+    const backward_arguments a = {in, saved, d_slots, d_attention, grads};
+    return run_backward(config, dims, params, &a, threads, image);
+}

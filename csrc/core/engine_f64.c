@@ -1,20 +1,27 @@
-/* engine_f64.c - the core in double: the templates, read in the order in which data flows. */
-#include <math.h>
-#include <string.h>
-
+/* engine_f64.c - the core in double: the templates, and the public calls by name. */
 #include "core.h"
-#include "parallel.h"
 
-#define real double
+typedef double real;
+typedef smm_kernels_f64 KERNELS;
 #define LOG log
-#define SMM_T(name) name##_f64
-#define KERNELS smm_kernels_f64
 #define KERNELS_GET smm_kernels_f64_get
 
-#include "params_tpl.h"
-#include "inputs_tpl.h"
-#include "slots_tpl.h"
-#include "image_tpl.h"
-#include "forward_tpl.h"
-#include "backward_tpl.h"
+typedef smm_inputs_f64 call_inputs;
+typedef smm_outputs_f64 call_outputs;
+typedef smm_gradients_f64 call_grads;
+
 #include "engine_tpl.h"
+
+smm_status smm_forward_f64(const smm_config *config, const smm_dims *dims,
+                           const double *const params[SMM_PARAMS], const smm_inputs_f64 *in,
+                           const smm_outputs_f64 *out, int threads, size_t *image) {
+    return run_forward(config, dims, params, in, out, threads, image);
+}
+
+smm_status smm_backward_f64(const smm_config *config, const smm_dims *dims,
+                            const double *const params[SMM_PARAMS], const smm_inputs_f64 *in,
+                            const double *saved, const double *d_slots, const double *d_attention,
+                            const smm_gradients_f64 *grads, int threads, size_t *image) {
+    const backward_arguments a = {in, saved, d_slots, d_attention, grads};
+    return run_backward(config, dims, params, &a, threads, image);
+}

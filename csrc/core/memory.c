@@ -7,8 +7,7 @@
 
 #include "core.h"
 
-void *smm_carve(smm_arena *arena, size_t count, size_t size)
-{
+void *smm_carve(smm_arena *arena, size_t count, size_t size) {
     if (smm_too_big(count, size)) {
         arena->overflow = 1;
         return NULL;
@@ -30,8 +29,7 @@ typedef struct {
 #define KEPT 2
 static head *kept[KEPT];
 
-static head *exchange(head **place, head *h)
-{
+static head *exchange(head **place, head *h) {
 #ifdef __GNUC__
     return __atomic_exchange_n(place, h, __ATOMIC_ACQ_REL);
 #else
@@ -40,16 +38,14 @@ static head *exchange(head **place, head *h)
 #endif
 }
 
-static void drop(head *h)
-{
+static void drop(head *h) {
     if (h) free(h->base);
 }
 
 static size_t bytes_of(const head *h) { return h ? h->bytes : 0; }
 
 /* The smallest kept block of at least `bytes`, or NULL. */
-static head *take_kept(size_t bytes)
-{
+static head *take_kept(size_t bytes) {
     head *best = NULL;
     for (size_t i = 0; i < KEPT; i++) {
         head *h = exchange(&kept[i], NULL);
@@ -62,8 +58,7 @@ static head *take_kept(size_t bytes)
     return best;
 }
 
-void *smm_alloc(size_t bytes)
-{
+void *smm_alloc(size_t bytes) {
     const size_t huge = (size_t)1 << 21, align = bytes < huge / 4 ? SMM_ALIGN : huge;
     if (smm_too_big(bytes, 1)) return NULL;
     const size_t used = (bytes + align - 1) / align * align, whole = sizeof(head) + align + used;
@@ -73,13 +68,14 @@ void *smm_alloc(size_t bytes)
     const uintptr_t at = ((uintptr_t)block.base + sizeof(head) + align - 1) / align * align;
     ((head *)at)[-1] = block;
 #ifdef MADV_HUGEPAGE
-    if (align == huge) madvise((void *)at, used, MADV_HUGEPAGE); /* small pages can take as long as the work in them */
+    if (align == huge)
+        madvise((void *)at, used,
+                MADV_HUGEPAGE); /* small pages can take as long as the work in them */
 #endif
     return (void *)at;
 }
 
-void smm_free(void *memory)
-{
+void smm_free(void *memory) {
     head *h = memory ? (head *)memory - 1 : NULL;
     for (size_t i = 0; bytes_of(h) <= SMM_CACHED_MOST && i < KEPT; i++) {
         head *other = exchange(&kept[i], NULL);
@@ -90,8 +86,7 @@ void smm_free(void *memory)
     drop(h);
 }
 
-size_t smm_trim(void)
-{
+size_t smm_trim(void) {
     size_t bytes = 0;
     for (size_t i = 0; i < KEPT; i++) {
         head *h = exchange(&kept[i], NULL);

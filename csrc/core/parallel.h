@@ -24,21 +24,21 @@ static inline size_t smm_part(size_t tasks, size_t i, size_t parts) { return tas
 
 /* call, for each i < tasks; in it, `thread` < threads is the number of the thread that is at work. A thread's tasks lie side by side:
  * over the same tasks, what it has left in its caches in one region is there in the next. */
-#define SMM_PARALLEL(threads, tasks, i, thread, call)                                                      \
-    do {                                                                                                   \
-        const size_t smm_tasks = (tasks);                                                                  \
-        const int smm_threads = (int)(threads);                                                            \
-        if (smm_threads > 1) {                                                                             \
-            SMM_TEAM(smm_threads)                                                                          \
-            {                                                                                              \
-                const size_t thread = SMM_THREAD, smm_end = smm_part(smm_tasks, thread + 1, SMM_THREADS);  \
-                for (size_t i = smm_part(smm_tasks, thread, SMM_THREADS); i < smm_end; i++) call;          \
-            }                                                                                              \
-        } else {                                                                                           \
-            const size_t thread = 0;                                                                       \
-            (void)thread;                                                                                  \
-            for (size_t i = 0; i < smm_tasks; i++) call;                                                   \
-        }                                                                                                  \
+#define SMM_PARALLEL(threads, tasks, i, thread, call)                                             \
+    do {                                                                                          \
+        const size_t smm_tasks = (tasks);                                                         \
+        const int smm_threads = (int)(threads);                                                   \
+        if (smm_threads > 1) {                                                                    \
+            SMM_TEAM(smm_threads) {                                                               \
+                const size_t thread = SMM_THREAD,                                                 \
+                             smm_end = smm_part(smm_tasks, thread + 1, SMM_THREADS);              \
+                for (size_t i = smm_part(smm_tasks, thread, SMM_THREADS); i < smm_end; i++) call; \
+            }                                                                                     \
+        } else {                                                                                  \
+            const size_t thread = 0;                                                              \
+            (void)thread;                                                                         \
+            for (size_t i = 0; i < smm_tasks; i++) call;                                          \
+        }                                                                                         \
     } while (0)
 
 #endif

@@ -3,65 +3,76 @@
 
 #include "core.h"
 
-smm_layout smm_layout_of(const smm_config *c, size_t i)
-{
+/* Where a parameter is applied and in how many parts, of those that the module has. */
+static void place(smm_layout *l, const smm_sizes *s, size_t param) {
+    switch (param) {
+    case SMM_TO_K_WEIGHT:
+    case SMM_TO_K_BIAS:
+    case SMM_TO_V_WEIGHT:
+    case SMM_TO_V_BIAS:
+        l->of_slots = s->folded;
+        l->recomputed = 1;
+        break;
+    case SMM_TO_Q_WEIGHT:
+    case SMM_TO_Q_BIAS: l->of_slots = l->recomputed = 1; break;
+    case SMM_NORM_SLOTS_WEIGHT:
+    case SMM_NORM_SLOTS_BIAS:
+        l->of_slots = 1;
+        if (s->variance) l->out_parts = 2;
+        break;
+    case SMM_GRU_WEIGHT_IH:
+    case SMM_GRU_WEIGHT_HH:
+    case SMM_GRU_BIAS_IH:
+    case SMM_GRU_BIAS_HH:
+        l->of_slots = 1;
+        l->out_parts = 3;
+        break;
+    case SMM_NORM_MLP_WEIGHT:
+    case SMM_NORM_MLP_BIAS:
+    case SMM_MLP_0_WEIGHT:
+    case SMM_MLP_0_BIAS:
+    case SMM_MLP_2_WEIGHT:
+    case SMM_MLP_2_BIAS: l->of_slots = 1; break;
+    case SMM_TO_OUT_WEIGHT:
+    case SMM_TO_OUT_0_WEIGHT:
+        l->of_slots = l->recomputed = 1;
+        l->in_parts = 2;
+        break;
+    case SMM_TO_OUT_BIAS:
+    case SMM_TO_OUT_0_BIAS:
+    case SMM_TO_OUT_2_WEIGHT:
+    case SMM_TO_OUT_2_BIAS: l->of_slots = l->recomputed = 1; break;
+    default: break;
+    }
+}
+
+smm_layout smm_layout_of(const smm_sizes *s, size_t param) {
     size_t shape[2] = {0, 1};
-    const int rank = smm_param_shape(c, i, shape), gates = i >= SMM_GRU_WEIGHT_IH && i <= SMM_GRU_BIAS_HH;
-    smm_layout l = {rank, shape[0], rank == 2 ? shape[1] : 1, 1, 1, 0, 0, 0};
-    if (gates) l.out_parts = 3;
-    if ((i == SMM_NORM_SLOTS_WEIGHT || i == SMM_NORM_SLOTS_BIAS) && smm_is_mixture(c)) l.out_parts = 2;
-    if (i == SMM_TO_OUT_WEIGHT || i == SMM_TO_OUT_0_WEIGHT) l.in_parts = 2;
+    const int rank = smm_param_shape(s->cfg, param, shape);
+    smm_layout l = {.rank = rank, .out = shape[0], .in = rank == 2 ? shape[1] : 1};
+    l.out_parts = l.in_parts = 1;
+    place(&l, s, param);
     l.outp = l.out_parts * smm_pad(l.out / l.out_parts);
     l.inp = l.in_parts * smm_pad(l.in / l.in_parts);
     l.size = rank == 2 ? l.out * l.inp : rank == 1 ? l.outp : 0;
     return l;
 }
 
-/* Elements of all parameter gradients of one group, roughly: what a group costs in memory. */
-static size_t parameter_elements(const smm_config *c)
-{
-    size_t total = 1;
-    for (size_t i = 0; i < SMM_PARAMS; i++) total += smm_layout_of(c, i).size;
-    return total;
-}
-
-/* The numbers of chunks, segments and groups depend on the sizes of the call alone, never on threads: so do the bits. */
-static void split_work(smm_sizes *s)
-{
+/* Chunks, segments and groups depend on the sizes of the call alone, never on threads: so do the
+ * bits of the sums over them. */
+static void split_work(smm_sizes *s) {
+    size_t each = 1; /* elements of all parameter gradients of a group, roughly */
+    for (size_t i = 0; i < SMM_PARAMS; i++) each += smm_layout_of(s, i).size;
+    const size_t budget = (size_t)1 << 22, most = smm_max(1, budget / each);
     s->blocks = (s->N + SMM_BLOCK - 1) / SMM_BLOCK;
     s->chunk_blocks = smm_max(2, (s->blocks + 31) / 32);
     s->chunks = (s->blocks + s->chunk_blocks - 1) / s->chunk_blocks;
-    const size_t each = parameter_elements(s->cfg), budget = (size_t)1 << 22;
-    const size_t most = smm_max(1, budget / each);
     s->segments = 1;
     if (s->B < 8) s->segments = smm_max(1, smm_min(smm_min(8, s->chunks / 2), most / s->B));
     s->groups = s->segments > 1 ? s->B * s->segments : smm_min(s->B, smm_min(16, smm_max(4, most)));
 }
 
-/* Elements of the layers of a block of inputs, which forward saves of a mixture with an MLP; see smm_saved_rule. */
-enum { SMALL = 3 << 20, MOST_OF_SMALL = 64 << 20, MOST = 8 << 20 };
-
-static size_t block_layers(const smm_sizes *s)
-{
-    return s->input_mlp && s->keep ? SMM_BLOCK * (s->H + s->F + s->C) : 0;
-}
-
-static int saves_layers(const smm_sizes *s)
-{
-    const size_t block = block_layers(s);
-    if (!block) return 0;
-    return s->B * s->blocks <= (s->blocks <= SMALL / block ? MOST_OF_SMALL : MOST) / block;
-}
-
-smm_status smm_sizes_init(smm_sizes *s, const smm_config *c, const smm_dims *dims)
-{
-    memset(s, 0, sizeof *s);
-    if (!c || !dims) return SMM_ERR_NULL;
-    smm_status status = smm_config_check(c);
-    if (status != SMM_OK) return status;
-    if (!dims->batch || !dims->inputs || !dims->slots || !dims->iters) return SMM_ERR_DIMS;
-    s->cfg = c;
-    s->B = dims->batch, s->N = dims->inputs, s->K = dims->slots;
+static void choose_forms(smm_sizes *s, const smm_config *c) {
     s->reference = c->kind == SMM_SLOT_MIXTURE_REFERENCE;
     s->learned = smm_is_learned(c);
     s->variance = smm_is_mixture(c);
@@ -70,53 +81,92 @@ smm_status smm_sizes_init(smm_sizes *s, const smm_config *c, const smm_dims *dim
     s->input_norm = s->dot || s->input_mlp;
     s->norm_kv = s->reference || (c->kind == SMM_SLOT_MIXTURE && c->norm_kv);
     s->slot_norm = s->reference || (c->kind == SMM_SLOT_MIXTURE && c->slot_norm);
-    if (dims->iters >= (size_t)1 << 20) return SMM_ERR_DIMS; /* a count of steps is saved as a real */
-    s->T = dims->iters + (size_t)s->reference;
-    s->D = c->dim, s->I = c->input_dim, s->H = c->hidden_dim, s->W = smm_slot_width(c);
-    s->F = s->input_mlp ? s->D : s->I;
-    s->heads = c->heads;
-    /* multiplications of an input: 2 T K I with the maps on the slots' side, 2 I D + 2 T K D without; T taken as 4, so that it
-       is not the number of steps that decides which roundings a step has */
-    s->folded = s->dot && s->heads == 1 && (s->I <= s->D || 4 * s->K * (s->I - s->D) <= s->I * s->D);
+    /* Multiplications of an input: 2 T K I with the maps applied to slots, 2 I D + 2 T K D without. T is
+     * taken as 4, so that the number of steps does not decide which roundings a step has. */
+    s->folded =
+        s->dot && c->heads == 1 && (s->I <= s->D || 4 * s->K * (s->I - s->D) <= s->I * s->D);
     s->own_values = (s->dot && !s->folded) || s->reference;
-    s->C = s->folded ? s->I : s->D, s->Ch = s->C / s->heads;
-    s->Dp = smm_pad(s->D), s->Ip = smm_pad(s->I), s->Hp = smm_pad(s->H), s->Fp = smm_pad(s->F);
-    s->Cp = smm_pad(s->C), s->Chp = smm_pad(s->Ch), s->Vp = s->heads * s->Chp;
-    const size_t widest = smm_max(smm_max(s->I, s->H), 4 * s->D) + SMM_LANES;
-    if (s->N > (size_t)-1 - SMM_BLOCK || smm_too_big(s->N + SMM_BLOCK, widest) || smm_too_big(s->B, (s->N + SMM_BLOCK) * widest))
-        return SMM_ERR_DIMS;
-    if (s->K > ((size_t)1 << 20) || smm_too_big(s->K * s->heads, s->B) || smm_too_big(s->T + 2, s->B * s->K * (8 * s->Dp + s->Hp + s->Cp + 8)))
-        return SMM_ERR_DIMS;
-    split_work(s);
-    s->steps_back = c->gradient == SMM_GRADIENT_FULL ? s->T : 1;
-    /* Keys and values of large images are made again where that is little work, or where the caller wants it. */
-    const size_t rows = s->blocks * SMM_BLOCK, most = (size_t)6 << 20;
-    const int cheap = s->folded || !s->learned;
-    s->keep = !c->recompute && (!cheap || rows * (s->C + s->Vp) <= most);
-    s->keep_backward = s->steps_back > 1 && !c->recompute && (!cheap || rows * 4 * s->C <= most);
-    s->saved_block = saves_layers(s) ? block_layers(s) : 0;
-    s->pending_rows = smm_max(128, 2 * s->K);
-    s->records = s->steps_back + 1;
-    s->record = (3 * s->Dp + s->Cp) * s->K + smm_pad(s->K) + smm_pad(s->heads * s->K);
-    s->update = s->learned ? (5 * s->Dp + s->Hp) * s->K : 0;
-    s->saved_head = s->records * s->record + s->Cp + SMM_LANES + s->steps_back * s->update;
-    s->saved_image = s->saved_head + s->blocks * s->saved_block;
-    if (smm_too_big(s->records * s->B, s->record + s->update + s->Cp)) return SMM_ERR_DIMS;
-    return SMM_OK;
 }
 
-size_t smm_saved_size(const smm_config *config, const smm_dims *dims)
-{
+static void pad_widths(smm_sizes *s) {
+    s->F = s->input_mlp ? s->D : s->I;
+    s->C = s->folded ? s->I : s->D;
+    s->Ch = s->C / s->heads;
+    s->Dp = smm_pad(s->D), s->Ip = smm_pad(s->I), s->Hp = smm_pad(s->H), s->Fp = smm_pad(s->F);
+    s->Cp = smm_pad(s->C), s->Chp = smm_pad(s->Ch), s->Vp = s->heads * s->Chp;
+}
+
+/* Whether sizes of arrays overflow. */
+static int overflows(const smm_sizes *s) {
+    const size_t widest = smm_max(smm_max(s->I, s->H), 4 * s->D) + SMM_LANES;
+    const size_t row = 8 * s->Dp + s->Hp + s->Cp + 8;
+    if (s->N > (size_t)-1 - SMM_BLOCK || smm_too_big(s->N + SMM_BLOCK, widest)) return 1;
+    return smm_too_big(s->B, (s->N + SMM_BLOCK) * widest) || s->K > ((size_t)1 << 20) ||
+           smm_too_big(s->K * s->heads, s->B) || smm_too_big(s->T + 2, s->B * s->K * row);
+}
+
+/* What is cached of an image: keys and values of large images are recomputed where that is little
+ * work, or where the caller wants it. */
+static void choose_caches(smm_sizes *s) {
+    const size_t rows = s->blocks * SMM_BLOCK, most = (size_t)6 << 20;
+    const int cheap = s->folded || !s->learned, may = !s->cfg->recompute;
+    s->cache_forward = may && (!cheap || rows * (s->C + s->Vp) <= most);
+    s->cache_backward = may && s->steps_back > 1 && (!cheap || rows * 4 * s->C <= most);
+}
+
+/* The limits of smm_saved_rule. */
+enum { SMALL = 3 << 20, MOST_OF_SMALL = 64 << 20, MOST = 8 << 20 };
+
+/* Elements of a block's layers that backward would have to recompute. */
+static size_t block_layers(const smm_sizes *s) {
+    return s->input_mlp && s->cache_forward ? SMM_BLOCK * (s->H + s->F + s->C) : 0;
+}
+
+static void lay_out_saved(smm_sizes *s) {
+    const size_t block = block_layers(s);
+    const size_t most = block && s->blocks <= SMALL / block ? MOST_OF_SMALL : MOST;
+    s->states = s->steps_back + 1;
+    s->state = (3 * s->Dp + s->Cp) * s->K + smm_pad(s->K) + smm_pad(s->heads * s->K);
+    s->update = s->learned ? (5 * s->Dp + s->Hp) * s->K : 0;
+    s->saved_head = s->states * s->state + s->Cp + SMM_LANES + s->steps_back * s->update;
+    s->saved_block = block && s->B * s->blocks <= most / block ? block : 0;
+    s->saved_image = s->saved_head + s->blocks * s->saved_block;
+}
+
+smm_status smm_sizes_init(smm_sizes *s, const smm_config *c, const smm_dims *dims) {
+    memset(s, 0, sizeof *s);
+    if (!c || !dims) return SMM_ERR_NULL;
+    const smm_status status = smm_config_check(c);
+    if (status != SMM_OK) return status;
+    if (!dims->batch || !dims->inputs || !dims->slots || !dims->iters) return SMM_ERR_DIMS;
+    if (dims->iters >= (size_t)1 << 20) return SMM_ERR_DIMS; /* the number is saved as a real */
+    s->cfg = c;
+    s->B = dims->batch, s->N = dims->inputs, s->K = dims->slots;
+    s->D = c->dim, s->I = c->input_dim, s->H = c->hidden_dim, s->heads = c->heads;
+    s->W = smm_slot_width(c);
+    choose_forms(s, c);
+    s->T = dims->iters + (size_t)s->reference;
+    pad_widths(s);
+    if (overflows(s)) return SMM_ERR_DIMS;
+    s->steps_back = c->gradient == SMM_GRADIENT_FULL ? s->T : 1;
+    s->pending_rows = smm_max(128, 2 * s->K);
+    split_work(s);
+    choose_caches(s);
+    lay_out_saved(s);
+    return smm_too_big(s->states * s->B, s->state + s->update + s->Cp) ? SMM_ERR_DIMS : SMM_OK;
+}
+
+size_t smm_saved_size(const smm_config *config, const smm_dims *dims) {
     smm_sizes s;
     return smm_sizes_init(&s, config, dims) == SMM_OK ? s.B * s.saved_image : 0;
 }
 
-smm_saved_rule smm_saved_rule_of(const smm_config *config, size_t slots, size_t iters)
-{
-    const smm_saved_rule nothing = {0, 0, 0, 0, 0, 0};
-    const smm_dims dims = {1, 1, slots, iters};
+smm_saved_rule smm_saved_rule_of(const smm_config *config, size_t slots, size_t iters) {
+    const smm_dims one = {1, 1, slots, iters};
+    smm_saved_rule rule = {0, 0, 0, 0, 0, 0};
     smm_sizes s;
-    if (smm_sizes_init(&s, config, &dims) != SMM_OK) return nothing;
-    const smm_saved_rule rule = {s.saved_head, block_layers(&s), SMM_BLOCK, SMALL, MOST_OF_SMALL, MOST};
+    if (smm_sizes_init(&s, config, &one) != SMM_OK) return rule;
+    rule.image = s.saved_head, rule.block = block_layers(&s), rule.inputs = SMM_BLOCK;
+    rule.small = SMALL, rule.most_of_small = MOST_OF_SMALL, rule.most = MOST;
     return rule;
 }

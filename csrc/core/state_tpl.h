@@ -1,0 +1,324 @@
+/* state_tpl.h - one image in progress: its slots' states, what is cached of its inputs, scratch memory.
+ *
+ * Masked inputs and inactive slots are left out here, by lists of the real ones: nothing further in knows
+ * of masks. Rows of slots are (K,Dp), of keys' channels (K,Cp); their pads, and rows beyond the active
+ * slots, are 0. */
+#ifndef SMM_STATE_TPL_H
+#define SMM_STATE_TPL_H
+
+#include "inputs_tpl.h"
+
+/* The state before a step, and what that step's M step found. */
+typedef struct {
+    real *mean, *log_std; /* (K,Dp) */
+    real *prior;          /* K */
+    real *m;              /* (K,Cp): weighted mean */
+    real *variance;       /* (K,Dp): about m; of the last state: the module's output */
+    real *sums;           /* (heads, slots): sums of the responsibilities */
+} slot_state;
+
+/* What the E step needs of a state: see queries_forward. */
+typedef struct {
+    real *cat, *normed; /* (K,2Dp): [mean, log_std] and its LayerNorm; Slot Attention (K,Dp) */
+    real *norm_mean, *norm_rstd; /* K */
+    real *q_rows;                /* folded: (K,Dp), the query before W_k' is applied */
+    real *q, *scale, *shift;     /* (K,Cp): query, e^{-log_std}, -q scale */
+    real *base, *base_density;   /* K: constants of the logits, of log prior + log density */
+    real *largest;               /* K: the largest |q scale| of some slots; else 0 */
+    real factor;                 /* of distances or products in the logits */
+    int exact;                   /* q scale is so large that x scale + shift would cancel */
+    int centred;                 /* the same of keys' second moments, which square it */
+} e_step;
+
+/* Scratch of an update of the slots, rows of K slots: see update_forward. */
+typedef struct {
+    real *gates_in, *gates_hidden; /* 3 Dp: W_ih m + b_ih, W_hh hidden + b_hh */
+    real *gru;         /* 5 Dp: residuals of the kernel gru, whose output h comes last */
+    real *hidden;      /* Hp: ReLU(W_1 LN(h) + b_1) */
+    real *normed;      /* Dp: LN(h) */
+    real *mean, *rstd; /* K: of the LayerNorm */
+    real *d_gates_in, *d_gates_hidden, *d_hidden, *d_normed; /* gradients */
+} update_work;
+
+/* What is cached of the inputs from step to step; channel-major blocks are (blocks, C, SMM_BLOCK). */
+typedef struct {
+    int on;
+    real *keys;
+    real *values; /* minus the centre: forward (blocks, SMM_BLOCK, Vp), backward channel-major */
+    real *d_keys, *d_values; /* backward */
+    uint8_t *made;           /* blocks: whether that one is there yet */
+} input_cache;
+
+/* What the M step sums over inputs: one for each chunk, and their sum in the first. */
+typedef struct {
+    real *sums;    /* (heads, slots): of responsibilities */
+    real *m1, *m2; /* (slots, Vp): first and second moments; Slot Attention has no second */
+    real *values;  /* 2 Vp: sums of values and of their squares, in the first step */
+    real *loglik;  /* 1 */
+} moment_sums;
+
+/* The M step. Moments are centred at a point amid the values that all slots share; where that proves too
+ * far from some slot, at a point of each slot. */
+typedef struct {
+    real *centre, *minus_centre; /* Cp: the shared point; its negative: backward */
+    real *value_sums;            /* 2 Vp: of all values, centred, and of their squares */
+    real *partials;              /* (chunks, partial): the arrays of moment_sums */
+    size_t partial;
+    int at_points;
+    real *point;   /* (K,Vp) */
+    real *inexact; /* K: whether the point proved too far in this step; backward: of values */
+} moment_work;
+
+/* The outputs, rows of all K slots, inactive ones among them. */
+typedef struct {
+    real *mean, *log_std, *variance; /* (K,Dp); backward, later: gradients of the initial state */
+    real *initial_mean;              /* (K,D) */
+    real *hidden, *mapped;           /* (K, pad(2H)), (K,2Dp) */
+} output_work;
+
+/* Backward's scratch, rows of slots. */
+typedef struct {
+    real *d_mean, *d_log_std,
+        *d_prior;               /* of the state: after the step, then before it; d_prior K */
+    real *d_state;              /* of the GRU's hidden state, then of the mean */
+    real *dm;                   /* of the weighted mean that the update takes */
+    real *d_variance;           /* (K,Cp): of the variance, A in docs/math.md */
+    real *d_folded;             /* (K,Cp): folded: of m, then of the query */
+    real *d_q, *d_ls, *d_base;  /* of query, log standard deviation; folded: K, of base */
+    real *d_cat, *d_out_hidden; /* (K,2Dp): of e.cat or e.normed; (K, pad(2H)) */
+    /* Constants of the pass over inputs: coefficients of quadratics in values and keys, (K,Cp). */
+    real *linear;                    /* d_gamma from values: d_variance t^2 + linear t */
+    real *value_slope, *value_const; /* d_values: sum_k gamma (slope t + const) */
+    real *key_slope, *key_const;     /* d_keys: sum_k d_logits (slope t + const) */
+    real *point;                     /* the slots' means, minus the centre */
+    real *a, *c;                     /* heads K: softmax_backward's constants */
+    real *eps_slope, *eps_const;     /* Cp: what the eps of every weight gives each input's value */
+} backward_work;
+
+typedef struct {
+    const KERNELS *k;
+    const smm_sizes *s;
+    const real *const *p; /* parameters, matrices of the inputs spaced */
+    slots_side side;
+    int threads;
+    input_block *blocks; /* scratch, one for each thread */
+
+    input_rows in;
+    size_t *index, *active; /* lists of real inputs and active slots */
+    size_t slots;           /* active ones */
+    size_t steps;           /* done: T, or fewer with a tolerance */
+
+    real *states;      /* (s->states, s->state) */
+    real *save;        /* forward: where the saved state goes; NULL where no backward follows */
+    const real *saved; /* backward: the saved state */
+
+    e_step e;
+    moment_work moments;
+    update_work u;
+    real *mapped; /* folded: (K,Dp), W_v m + b_v */
+    output_work out;
+    input_cache cache;
+    backward_work back;
+} image_state;
+
+static void layout_block(input_block *b, const smm_sizes *s, int backward, smm_arena *arena) {
+    const size_t n = SMM_BLOCK, gammas = s->heads * s->K;
+    const size_t widest = smm_max(smm_max(s->Ip, s->Hp), smm_max(s->Vp, s->Fp)) + SMM_LANES;
+    b->x = CARVE(s->I * n), b->x_normed = CARVE(s->I * n);
+    b->layers = s->input_mlp ? CARVE((s->H + s->F) * n) : NULL;
+    b->h_normed = s->norm_kv ? CARVE(s->F * n) : NULL;
+    b->mean_x = CARVE(n), b->rstd_x = CARVE(n), b->mean_h = CARVE(n), b->rstd_h = CARVE(n);
+    b->keys = CARVE(s->C * n);
+    b->v = s->own_values || s->folded ? CARVE(s->D * n) : NULL;
+    b->gamma = CARVE(gammas * n), b->d_gamma = CARVE(gammas * n);
+    b->lse = CARVE(n), b->ones = CARVE(n), b->discarded = CARVE(gammas);
+    b->rows = CARVE(widest * n);
+    if (!backward) {
+        b->value_rows = s->cache_forward ? NULL : CARVE(s->Vp * n);
+        return;
+    }
+    b->ratio = s->reference ? CARVE(s->K * n) : NULL;
+    b->centred = CARVE(s->C * n), b->d_keys = CARVE(s->C * n), b->d_values = CARVE(s->C * n);
+    b->d_wide = CARVE(widest * n), b->d_features = CARVE(widest * n);
+}
+
+static void layout_e_step(e_step *e, const smm_sizes *s, smm_arena *arena) {
+    const size_t K = s->K, c = K * s->Dp, r = K * s->Cp;
+    e->cat = CARVE(2 * c), e->normed = CARVE(2 * c);
+    e->norm_mean = CARVE(K), e->norm_rstd = CARVE(K);
+    e->q_rows = s->folded ? CARVE(c) : NULL;
+    e->q = CARVE(r), e->scale = CARVE(r), e->shift = CARVE(r);
+    e->base = CARVE(K), e->base_density = CARVE(K), e->largest = CARVE(K);
+}
+
+static void layout_moments(moment_work *m, const smm_sizes *s, smm_arena *arena) {
+    const size_t rows = (s->dot ? 1 : 2) * s->K + 2;
+    m->centre = CARVE(s->Cp), m->minus_centre = CARVE(s->Cp), m->value_sums = CARVE(2 * s->Vp);
+    m->partial = smm_pad(s->heads * s->K) + rows * s->Vp + SMM_LANES;
+    m->partials = CARVE(s->chunks * m->partial);
+    m->point = CARVE(s->K * s->Vp), m->inexact = CARVE(s->K);
+}
+
+static void layout_update(update_work *u, const smm_sizes *s, smm_arena *arena) {
+    const size_t c = s->K * s->Dp, h = s->K * s->Hp;
+    u->gates_in = CARVE(3 * c), u->gates_hidden = CARVE(3 * c), u->gru = CARVE(5 * c);
+    u->normed = CARVE(c), u->hidden = CARVE(h), u->mean = CARVE(s->K), u->rstd = CARVE(s->K);
+    u->d_gates_in = CARVE(3 * c), u->d_gates_hidden = CARVE(3 * c);
+    u->d_hidden = CARVE(h), u->d_normed = CARVE(c);
+}
+
+static void layout_output(output_work *out, const smm_sizes *s, smm_arena *arena) {
+    const size_t c = s->K * s->Dp;
+    out->mean = CARVE(c), out->log_std = CARVE(c), out->variance = CARVE(c);
+    out->initial_mean = CARVE(s->K * s->D);
+    out->hidden = CARVE(s->K * smm_pad(2 * s->H)), out->mapped = CARVE(2 * c);
+}
+
+static void layout_cache(input_cache *cache, const smm_sizes *s, int backward, smm_arena *arena) {
+    cache->on = backward ? s->cache_backward : s->cache_forward;
+    const size_t rows = cache->on ? s->blocks * SMM_BLOCK : 0;
+    cache->keys = CARVE(rows * s->C);
+    cache->made = smm_carve(arena, s->blocks, sizeof *cache->made);
+    if (!backward) {
+        cache->values = CARVE(rows * s->Vp);
+        return;
+    }
+    cache->values = s->folded ? cache->keys : CARVE(rows * s->C);
+    cache->d_keys = CARVE(rows * s->C);
+    cache->d_values = s->folded ? cache->d_keys : CARVE(rows * s->C);
+}
+
+static void layout_backward(backward_work *b, const smm_sizes *s, smm_arena *arena) {
+    const size_t K = s->K, c = K * s->Dp, r = K * s->Cp, heads = s->heads * K;
+    b->d_mean = CARVE(c), b->d_log_std = CARVE(c), b->d_prior = CARVE(K);
+    b->d_state = CARVE(c), b->dm = CARVE(c), b->d_variance = CARVE(r);
+    b->d_folded = s->folded ? CARVE(r) : NULL, b->d_base = s->folded ? CARVE(K) : NULL;
+    b->d_q = CARVE(c), b->d_ls = CARVE(c);
+    b->d_cat = CARVE(2 * c), b->d_out_hidden = CARVE(K * smm_pad(2 * s->H));
+    b->linear = CARVE(r), b->value_slope = CARVE(r), b->value_const = CARVE(r);
+    b->key_slope = CARVE(r), b->key_const = CARVE(r), b->point = CARVE(r);
+    b->a = CARVE(heads), b->c = CARVE(heads);
+    b->eps_slope = CARVE(s->Cp), b->eps_const = CARVE(s->Cp);
+}
+
+static void layout_pending(slots_side *side, const smm_sizes *s, smm_arena *arena) {
+    side->pending = smm_carve(arena, SMM_PARAMS, sizeof *side->pending);
+    for (size_t i = 0; i < SMM_PARAMS; i++) {
+        const smm_layout l = smm_layout_of(s, i);
+        pending_product q = {NULL, NULL, 0, 0, 0};
+        if (l.rank == 2 && l.of_slots)
+            q.x = CARVE(s->pending_rows * l.inp), q.dy = CARVE(s->pending_rows * l.outp);
+        if (side->pending) side->pending[i] = q;
+    }
+}
+
+static void layout_image(image_state *im, const smm_sizes *s, int masked, int backward,
+                         smm_arena *arena) {
+    im->index = masked ? smm_carve(arena, s->N, sizeof *im->index) : NULL;
+    im->active = smm_carve(arena, s->K, sizeof *im->active);
+    im->states = CARVE(s->states * s->state);
+    im->mapped = s->folded ? CARVE(s->K * s->Dp) : NULL;
+    layout_e_step(&im->e, s, arena);
+    layout_moments(&im->moments, s, arena);
+    layout_update(&im->u, s, arena);
+    layout_output(&im->out, s, arena);
+    layout_cache(&im->cache, s, backward, arena);
+    if (!backward) return;
+    layout_backward(&im->back, s, arena);
+    layout_pending(&im->side, s, arena);
+}
+
+/* The part of slots from j on. */
+static e_step e_step_of(const smm_sizes *s, const e_step *all, size_t j) {
+    e_step e = *all;
+    const size_t ld = s->dot ? s->Dp : 2 * s->Dp, r = j * s->Cp;
+    e.cat += j * ld, e.normed += j * ld, e.norm_mean += j, e.norm_rstd += j;
+    if (s->folded) e.q_rows += j * s->Dp;
+    e.q += r, e.scale += r, e.shift += r, e.base += j, e.base_density += j, e.largest += j;
+    return e;
+}
+
+static update_work update_of(const smm_sizes *s, const update_work *all, size_t j) {
+    update_work u = *all;
+    const size_t c = j * s->Dp, h = j * s->Hp;
+    u.gates_in += 3 * c, u.gates_hidden += 3 * c, u.gru += 5 * c;
+    u.hidden += h, u.normed += c, u.mean += j, u.rstd += j;
+    u.d_gates_in += 3 * c, u.d_gates_hidden += 3 * c, u.d_hidden += h, u.d_normed += c;
+    return u;
+}
+
+static slot_state state_at(const image_state *im, size_t i) {
+    const size_t K = im->s->K, c = K * im->s->Dp;
+    real *at = im->states + i * im->s->state;
+    real *m = at + 3 * c, *prior = m + K * im->s->Cp;
+    const slot_state r = {.mean = at,
+                          .log_std = at + c,
+                          .variance = at + 2 * c,
+                          .m = m,
+                          .prior = prior,
+                          .sums = prior + smm_pad(K)};
+    return r;
+}
+
+/* The state before step t (t = steps: the last). Where only the last step's two states are saved, they
+ * alternate going forward, and are the first and second in the saved state. */
+static slot_state state_before(const image_state *im, size_t t) {
+    return state_at(im, im->s->states == im->s->T + 1 ? t : t % 2);
+}
+static slot_state saved_state_before(const image_state *im, size_t t) {
+    return state_at(im, im->s->states == im->s->T + 1 ? t : t + 1 - im->steps);
+}
+
+/* Blocks of the image, chunks of blocks, and where a chunk's blocks begin. */
+static size_t image_blocks(const image_state *im) { return (im->in.n + SMM_BLOCK - 1) / SMM_BLOCK; }
+static size_t image_chunks(const image_state *im) {
+    return (image_blocks(im) + im->s->chunk_blocks - 1) / im->s->chunk_blocks;
+}
+static size_t chunk_begin(const image_state *im, size_t chunk) {
+    return smm_min(chunk * im->s->chunk_blocks, image_blocks(im));
+}
+
+/* The real inputs and active slots of image b. */
+static void open_image(image_state *im, const call_inputs *in, size_t b) {
+    const smm_sizes *s = im->s;
+    const uint8_t *mask = in->mask ? in->mask + b * s->N : NULL;
+    const uint8_t *slot_mask = in->slot_mask ? in->slot_mask + b * s->K : NULL;
+    im->in.x = in->x_bfloat16 ? NULL : in->x + b * s->N * s->I;
+    im->in.x_bfloat16 = in->x_bfloat16 ? in->x_bfloat16 + b * s->N * s->I : NULL;
+    im->in.index = mask ? im->index : NULL;
+    im->in.n = mask ? 0 : s->N;
+    if (mask)
+        for (size_t i = 0; i < s->N; i++)
+            if (mask[i]) im->index[im->in.n++] = i;
+    im->slots = 0;
+    for (size_t j = 0; j < s->K; j++)
+        if (!slot_mask || slot_mask[j]) im->active[im->slots++] = j;
+    im->moments.at_points = 0;
+    memset(im->cache.made, 0, s->blocks * sizeof *im->cache.made);
+}
+
+/* X[j,:] = A[active[j],:]: rows (K,D) of the caller, padded. */
+static void slots_in(const image_state *im, const real *A, real *X) {
+    const size_t D = im->s->D, Dp = im->s->Dp;
+    for (size_t j = 0; j < im->slots; j++) {
+        memcpy(X + j * Dp, A + im->active[j] * D, D * sizeof *X);
+        memset(X + j * Dp + D, 0, (Dp - D) * sizeof *X);
+    }
+}
+
+/* A (K, parts D) = X, rows of all K slots in `parts` parts. */
+static void slots_out(const smm_sizes *s, const real *X, size_t ld, size_t parts, real *A) {
+    for (size_t i = 0; i < parts; i++)
+        copy_rows(s->K, s->D, X + i * s->Dp, ld, A + i * s->D, parts * s->D);
+}
+
+/* full (K,Dp) = X in active slots, `initial` (K,D; NULL: 0) in inactive ones. */
+static void scatter_slots(const image_state *im, const real *X, const real *initial, real *full) {
+    const size_t D = im->s->D, Dp = im->s->Dp, K = im->s->K;
+    memset(full, 0, K * Dp * sizeof *full);
+    if (initial) copy_rows(K, D, initial, D, full, Dp);
+    for (size_t j = 0; j < im->slots; j++)
+        memcpy(full + im->active[j] * Dp, X + j * Dp, Dp * sizeof *full);
+}
+
+#endif

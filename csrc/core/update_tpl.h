@@ -1,0 +1,175 @@
+/* update_tpl.h - from weighted means and variances to the next state: GRU, residual MLP, log standard
+ * deviations, prior; with their backward. */
+#ifndef SMM_UPDATE_TPL_H
+#define SMM_UPDATE_TPL_H
+
+#include "moments_tpl.h"
+
+static void update_norm(const slots_side *c, size_t K, const update_work *u) {
+    const smm_sizes *s = c->s;
+    c->k->norm_rows(K, s->Dp, s->D, c->ones, u->gru + 4 * s->Dp, 5 * s->Dp,
+                    c->w[SMM_NORM_MLP_WEIGHT].row, c->w[SMM_NORM_MLP_BIAS].row,
+                    (real)s->cfg->norm_eps, u->normed, s->Dp, u->mean, u->rstd);
+}
+
+/* h = GRU(m, hidden);  out = h + W_2 ReLU(W_1 LN(h) + b_1) + b_2.   m, out (K,Dp), hidden (K,ldh). */
+static void update_forward(const slots_side *c, size_t K, const real *m, const real *hidden,
+                           size_t ldh, const update_work *u, real *out) {
+    const size_t Dp = c->s->Dp, Hp = c->s->Hp;
+    slots_linear_forward(c, SMM_GRU_WEIGHT_IH, SMM_GRU_BIAS_IH, K, m, Dp, u->gates_in, 3 * Dp,
+                         OVERWRITE, NO_RELU);
+    slots_linear_forward(c, SMM_GRU_WEIGHT_HH, SMM_GRU_BIAS_HH, K, hidden, ldh, u->gates_hidden,
+                         3 * Dp, OVERWRITE, NO_RELU);
+    c->k->gru(K, Dp, u->gates_in, u->gates_hidden, hidden, ldh, u->gru);
+    update_norm(c, K, u);
+    slots_linear_forward(c, SMM_MLP_0_WEIGHT, SMM_MLP_0_BIAS, K, u->normed, Dp, u->hidden, Hp,
+                         OVERWRITE, RELU);
+    copy_rows(K, Dp, u->gru + 4 * Dp, 5 * Dp, out, Dp);
+    slots_linear_forward(c, SMM_MLP_2_WEIGHT, SMM_MLP_2_BIAS, K, u->hidden, Hp, out, Dp, ACCUMULATE,
+                         NO_RELU);
+}
+
+/* Where the residuals of the update after step t are in the saved state: at the end of its head, of every
+ * step or of the last alone. */
+static size_t saved_update_at(const smm_sizes *s, size_t t) {
+    return s->saved_head - (s->steps_back == s->T ? s->T - t : 1) * s->update;
+}
+
+/* The residuals of an update of K slots, zeros for the others: backward recomputes no product. */
+static void update_save(const smm_sizes *s, size_t K, const update_work *u, real *saved) {
+    const size_t gru = 5 * s->Dp;
+    memcpy(saved, u->gru, K * gru * sizeof *saved);
+    memset(saved + K * gru, 0, (s->K - K) * gru * sizeof *saved);
+    saved += s->K * gru;
+    memcpy(saved, u->hidden, K * s->Hp * sizeof *saved);
+    memset(saved + K * s->Hp, 0, (s->K - K) * s->Hp * sizeof *saved);
+}
+
+/* Backward of update_forward, of a share of the slots: from d_out and the residuals of all slots to dm and
+ * d_hidden (overwritten); gradients of weights are left pending. Rows are (count,Dp), but for hidden. */
+static void update_backward(const slots_side *c, const slot_share *share, const real *saved,
+                            const real *m, const real *hidden, size_t ldh, const update_work *u,
+                            const real *d_out, real *dm, real *d_hidden) {
+    const smm_sizes *s = c->s;
+    const size_t Dp = s->Dp, Hp = s->Hp, K = share->count;
+    memcpy(u->gru, saved + share->begin * 5 * Dp, K * 5 * Dp * sizeof *saved);
+    memcpy(u->hidden, saved + s->K * 5 * Dp + share->begin * Hp, K * Hp * sizeof *saved);
+    update_norm(c, K, u);
+    slots_linear_backward(c, SMM_MLP_2_WEIGHT, share, u->hidden, Hp, d_out, Dp, u->d_hidden, Hp,
+                          OVERWRITE);
+    c->k->relu_backward(K, Hp, u->hidden, Hp, u->d_hidden, Hp);
+    slots_linear_backward(c, SMM_MLP_0_WEIGHT, share, u->normed, Dp, u->d_hidden, Hp, u->d_normed,
+                          Dp, OVERWRITE);
+    real *d_h = u->normed; /* nobody reads it any more */
+    c->k->norm_rows_backward(K, Dp, s->D, c->ones, u->gru + 4 * Dp, 5 * Dp,
+                             c->w[SMM_NORM_MLP_WEIGHT].row, u->mean, u->rstd, u->d_normed, Dp, d_h,
+                             Dp);
+    c->k->add(K * Dp, d_out, d_h);
+    c->k->gru_backward(K, Dp, u->gru, hidden, ldh, d_h, u->d_gates_in, u->d_gates_hidden, d_hidden);
+    slots_linear_backward(c, SMM_GRU_WEIGHT_IH, share, m, Dp, u->d_gates_in, 3 * Dp, dm, Dp,
+                          OVERWRITE);
+    slots_linear_backward(c, SMM_GRU_WEIGHT_HH, share, hidden, ldh, u->d_gates_hidden, 3 * Dp,
+                          d_hidden, Dp, ACCUMULATE);
+}
+
+/* Gradients of vectors, which are sums over all K slots, from what update_backward has left. */
+static void update_sums(const slots_side *c, size_t K, const update_work *u, const real *d_out,
+                        const grad_set *g) {
+    const size_t Dp = c->s->Dp;
+    slots_bias_backward(c, SMM_MLP_2_BIAS, K, d_out, Dp, g);
+    slots_bias_backward(c, SMM_MLP_0_BIAS, K, u->d_hidden, c->s->Hp, g);
+    c->k->norm_rows_sums(K, Dp, u->gru + 4 * Dp, 5 * Dp, u->mean, u->rstd, u->d_normed, Dp,
+                         g->at[SMM_NORM_MLP_WEIGHT], g->at[SMM_NORM_MLP_BIAS]);
+    slots_bias_backward(c, SMM_GRU_BIAS_IH, K, u->d_gates_in, 3 * Dp, g);
+    slots_bias_backward(c, SMM_GRU_BIAS_HH, K, u->d_gates_hidden, 3 * Dp, g);
+}
+
+/* The means that the GRU takes, of a share of the slots: r->m, or W_v m + b_v where W_v is folded. */
+static const real *mapped_means(image_state *im, const slot_state *r, const slot_share *share) {
+    const smm_sizes *s = im->s;
+    if (!s->folded) return r->m + share->begin * s->Dp;
+    real *mapped = im->mapped + share->begin * s->Dp;
+    slots_linear_forward(&im->side, SMM_TO_V_WEIGHT, SMM_TO_V_BIAS, share->count,
+                         r->m + share->begin * s->Cp, s->Cp, mapped, s->Dp, OVERWRITE, NO_RELU);
+    return mapped;
+}
+
+/* The hidden state that the GRU takes of slots from `begin` on, rows *ldh apart. */
+static const real *hidden_state(const image_state *im, const slot_state *r, size_t begin,
+                                size_t *ldh) {
+    *ldh = im->s->reference ? 2 * im->s->Dp : im->s->Dp;
+    return (im->s->reference ? im->e.normed : r->mean) + begin * *ldh;
+}
+
+static real next_prior(const image_state *im, const slot_state *r, size_t j) {
+    if (im->s->reference) return (real)(1 / ((double)im->slots + im->s->cfg->eps));
+    return im->s->cfg->uniform_prior ? 1 / (real)im->slots : r->sums[j] / (real)im->in.n;
+}
+
+/* Variances about the updated means, to log_std and out.variance; and the prior. */
+static void spreads_forward(image_state *im, const slot_state *r, const slot_state *next,
+                            const slot_share *share) {
+    const smm_sizes *s = im->s;
+    const size_t D = s->D, Dp = s->Dp, first = share->begin * Dp, end = first + share->count * Dp;
+    const real floor = (real)variance_floor(s);
+    for (size_t i = first; i < end; i++) {
+        const real shift = r->m[i] - next->mean[i];
+        im->out.variance[i] = next->log_std[i] = r->variance[i] + shift * shift + floor;
+    }
+    im->k->log(end - first, next->log_std + first);
+    for (size_t i = first; i < end; i++) next->log_std[i] /= 2;
+    for (size_t j = share->begin; j < share->begin + share->count; j++) {
+        memset(next->log_std + j * Dp + D, 0, (Dp - D) * sizeof(real));
+        next->prior[j] = next_prior(im, r, j);
+    }
+}
+
+/* The next state of a share of the slots. */
+static void state_forward(image_state *im, const slot_state *r, const slot_state *next,
+                          const slot_share *share) {
+    const smm_sizes *s = im->s;
+    const size_t first = share->begin * s->Dp;
+    if (s->learned) {
+        size_t ldh;
+        const real *hidden = hidden_state(im, r, share->begin, &ldh);
+        const update_work u = update_of(s, &im->u, share->begin);
+        update_forward(&im->side, share->count, mapped_means(im, r, share), hidden, ldh, &u,
+                       next->mean + first);
+    } else {
+        memcpy(next->mean + first, r->m + first, share->count * s->Dp * sizeof(real));
+    }
+    if (s->variance) spreads_forward(im, r, next, share);
+}
+
+/* Backward of state_forward of step t: to gradients of the weighted means (back.dm, d_folded), of the
+ * variances (d_variance) and of the GRU's hidden state (d_state). */
+static void state_backward(image_state *im, const slot_state *r, const slot_state *next, size_t t,
+                           const slot_share *share) {
+    const smm_sizes *s = im->s;
+    const size_t at = share->begin * s->Dp, size = share->count * s->Dp;
+    real *dm = im->back.dm + at, *d_mean = im->back.d_mean + at, *d_state = im->back.d_state + at;
+    variance_backward(im, r, next, share);
+    if (!s->learned) {
+        memcpy(dm, d_mean, size * sizeof *dm);
+        memset(d_state, 0, size * sizeof *d_state);
+        return;
+    }
+    size_t ldh;
+    const real *hidden = hidden_state(im, r, share->begin, &ldh), *m = mapped_means(im, r, share);
+    const update_work u = update_of(s, &im->u, share->begin);
+    update_backward(&im->side, share, im->saved + saved_update_at(s, t), m, hidden, ldh, &u, d_mean,
+                    dm, d_state);
+    if (s->folded)
+        slots_linear_backward(&im->side, SMM_TO_V_WEIGHT, share, r->m + share->begin * s->Cp, s->Cp,
+                              dm, s->Dp, im->back.d_folded + share->begin * s->Cp, s->Cp,
+                              OVERWRITE);
+}
+
+/* Gradients of vectors, which are sums over all slots. */
+static void state_sums(image_state *im, const grad_set *g) {
+    if (im->s->learned) update_sums(&im->side, im->slots, &im->u, im->back.d_mean, g);
+    if (im->s->folded)
+        slots_bias_backward(&im->side, SMM_TO_V_BIAS, im->slots, im->back.dm, im->s->Dp, g);
+}
+
+#endif
