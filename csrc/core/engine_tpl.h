@@ -35,7 +35,7 @@ static smm_status check_image(const smm_sizes *s, const call_inputs *in, size_t 
     return SMM_OK;
 }
 
-/* Whether the options are numbers of this precision too; the configuration was checked in double. */
+/* Whether the options are numbers of this precision too: they were checked in double. */
 static int options_fit(const smm_config *c) {
     const double factors[] = {c->temperature, c->scale, c->eps, c->norm_eps};
     for (size_t i = 0; i < sizeof factors / sizeof *factors; i++)
@@ -60,8 +60,8 @@ static smm_status check_call(smm_sizes *s, const smm_config *config, const smm_d
     return status;
 }
 
-/* Of an image's segments the first has a place for every parameter's gradient, the others for those of
- * the inputs' side alone. */
+/* Of an image's segments the first has a place for every parameter's gradient, the others for those
+ * of the inputs' side alone. */
 static void layout_sets(call_memory *call, const smm_sizes *s, smm_arena *arena) {
     call->sets = smm_carve(arena, s->groups, sizeof *call->sets);
     for (size_t g = 0; g < s->groups; g++)
@@ -91,8 +91,8 @@ static void layout_call(call_memory *call, const smm_sizes *s, int threads, int 
     if (backward) layout_sets(call, s, arena);
 }
 
-/* Whether each thread has images of its own: where there are enough, unless what is cached of a mixture's
- * image hardly fits the last level of cache. Then all threads take one image together. */
+/* Whether each thread has images of its own: where there are enough, unless what is cached of a
+ * mixture's image hardly fits the last level of cache. Then all threads take one image together. */
 static int by_image(const smm_sizes *s, int threads, int backward) {
     if (threads < 2 || s->B < (size_t)threads) return 0;
     const int cached = s->input_mlp && (backward ? s->cache_backward : s->cache_forward);
@@ -101,8 +101,8 @@ static int by_image(const smm_sizes *s, int threads, int backward) {
     return !cached || size < (size_t)8 << 20 || (shares % count && shares < 8 * count);
 }
 
-/* Threads that there is work for. Waking one costs as much as the multiplications of a small parallel
- * region: all images share one, or an image has one for its inputs and one for each step. */
+/* Threads that there is work for. Waking one costs as much as the multiplications of a small
+ * parallel region: all images share one, or each has one for its inputs and one for each step. */
 static int useful_threads(const smm_sizes *s, int threads, int backward) {
     if (threads < 2) return 1;
     const int outer = by_image(s, threads, backward);
@@ -125,7 +125,8 @@ static void open_worker(call_memory *call, const smm_sizes *s, size_t worker, in
     im->e.factor = logit_factor(s);
 }
 
-/* Memory for a call of that many threads, shared out over images or over one image's blocks and slots. */
+/* Memory for a call of that many threads, shared out over images or over one image's blocks and
+ * slots. */
 static smm_status open_call(call_memory *call, const smm_sizes *s, const real *const *params,
                             int threads, int masked, int backward) {
     const int outer = by_image(s, threads, backward);
@@ -206,8 +207,8 @@ static void add_sets(const smm_sizes *s, const grad_set *sets, const call_grads 
     SMM_PARALLEL(threads, count, task, thread, add_set_rows(s, &tasks, sets, grads, task));
 }
 
-/* The u-th of `units` shares of the images, with sets of gradients of their own: one, or one for each
- * segment of the only image. */
+/* The u-th of `units` shares of the images, with sets of gradients of their own: one, or one for
+ * each segment of the only image. */
 static void unit_backward(const call_memory *call, const smm_sizes *s, image_state *im,
                           const backward_arguments *a, size_t u, size_t units) {
     const size_t end = smm_part(s->B, u + 1, units);

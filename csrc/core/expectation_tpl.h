@@ -1,8 +1,9 @@
-/* expectation_tpl.h - the E step: queries, distances or products, responsibilities; each with its backward.
+/* expectation_tpl.h - the E step: queries, distances or products, responsibilities; each with its
+ * backward.
  *
- * With s = e^{-log_std}, the squared distance is sum_d ((k - q) s)^2. It is summed as (k s + shift)^2,
- * shift = -q s: one operation less, and as exact while |q s| is small, as its rounding error is |q s| ulps
- * of 1. Beyond that, e->exact, the difference comes first. */
+ * With s = e^{-log_std}, the squared distance is sum_d ((k - q) s)^2. It is summed as (k s +
+ * shift)^2, shift = -q s: one operation less, and as exact while |q s| is small, as its rounding
+ * error is |q s| ulps of 1. Beyond that, e->exact, the difference comes first. */
 #ifndef SMM_EXPECTATION_TPL_H
 #define SMM_EXPECTATION_TPL_H
 
@@ -19,8 +20,8 @@ static real logit_factor(const smm_sizes *s) {
     return -(real)s->cfg->scale;
 }
 
-/* What W_q is applied to, of slots [begin, begin + K): the LayerNorm of the mean, or of [mean, log_std],
- * or the mean itself; *log_std in the same rows, *ld apart. */
+/* What W_q is applied to, of slots [begin, begin + K): the LayerNorm of the mean, or of [mean,
+ * log_std], or the mean itself; *log_std in the same rows, *ld apart. */
 static const real *query_inputs(image_state *im, const slot_state *r, const e_step *e, size_t begin,
                                 size_t K, const real **log_std, size_t *ld) {
     const smm_sizes *s = im->s;
@@ -45,7 +46,7 @@ static const real *query_inputs(image_state *im, const slot_state *r, const e_st
     return e->normed;
 }
 
-/* Folded: from the queries of W_q to those that meet the inputs, W_k' q, and base = factor b_k . q. */
+/* Folded: from the queries of W_q to those that meet inputs, W_k' q, and base = factor b_k . q. */
 static void fold_queries(image_state *im, const e_step *e, size_t K) {
     const smm_sizes *s = im->s;
     slots_input_backward(&im->side, SMM_TO_K_WEIGHT, K, e->q_rows, s->Dp, e->q, s->Cp, OVERWRITE);
@@ -103,14 +104,14 @@ static void finish_queries(image_state *im) {
     e->centred = largest > 4;
 }
 
-/* Gradient of query_inputs, rows *ld apart: in back.d_cat before a LayerNorm, else the state's own. */
+/* Gradient of query_inputs, rows *ld apart: back.d_cat before a LayerNorm, else the state's. */
 static real *d_query_inputs(const image_state *im, size_t begin, size_t *ld) {
     const smm_sizes *s = im->s;
     *ld = s->slot_norm ? 2 * s->Dp : s->Dp;
     return (s->dot || s->slot_norm ? im->back.d_cat : im->back.d_state) + begin * *ld;
 }
 
-/* Backward of fold_queries: from back.d_folded and back.d_base to back.d_q and the gradient of W_k. */
+/* Backward of fold_queries: from back.d_folded and d_base to back.d_q and the gradient of W_k. */
 static void unfold_queries(image_state *im, const slot_share *share) {
     const smm_sizes *s = im->s;
     const size_t Dp = s->Dp, K = share->count, begin = share->begin;
@@ -150,8 +151,8 @@ static void query_inputs_backward(image_state *im, const slot_state *r, const e_
     copy_rows(K, Dp, d_x + Dp, ld, d_log_std, Dp);
 }
 
-/* Backward of queries_forward, of a share of the slots: from back.d_q and back.d_ls to the state's, added
- * to back.d_state (of the GRU's hidden state so far) and overwriting back.d_log_std. */
+/* Backward of queries_forward, of a share of the slots: from back.d_q and back.d_ls to the state's,
+ * added to back.d_state (of the GRU's hidden state so far) and overwriting back.d_log_std. */
 static void queries_backward(image_state *im, const slot_state *r, const slot_share *share) {
     const smm_sizes *s = im->s;
     const slots_side *side = &im->side;
@@ -163,7 +164,7 @@ static void queries_backward(image_state *im, const slot_state *r, const slot_sh
     size_t ld;
     real *d_in = d_query_inputs(im, share->begin, &ld),
          *d_second = s->slot_norm ? d_in + Dp : d_log_std;
-    /* the reference applies W_q twice: to means and, without its bias, to log standard deviations */
+    /* the reference applies W_q to means and, without its bias, to log standard deviations */
     const slot_share first = {share->begin, K, (s->reference ? 2 : 1) * share->all};
     const slot_share second = {share->all + share->begin, K, 0};
     if (s->folded) unfold_queries(im, share);
@@ -195,7 +196,8 @@ static void queries_sums(image_state *im, const slot_state *r, const grad_set *g
             g->at[SMM_TO_K_BIAS][d] += im->back.d_base[j] * e->q_rows[j * Dp + d];
 }
 
-/* Squared distances of a block's keys, in units of the standard deviations, to out (slots, SMM_BLOCK). */
+/* Squared distances of a block's keys, in units of the standard deviations, to out (slots,
+ * SMM_BLOCK). */
 static void distances(const image_state *im, const real *keys, real *out) {
     const e_step *e = &im->e;
     const size_t n = SMM_BLOCK, K = im->slots, C = im->s->C, Cp = im->s->Cp;
@@ -203,7 +205,8 @@ static void distances(const image_state *im, const real *keys, real *out) {
     else im->k->sqdist(K, C, n, keys, n, e->scale, e->shift, Cp, out, n);
 }
 
-/* gamma (heads, slots, SMM_BLOCK) of a block; adds to sums (heads, slots). ratio: see softmax_linear. */
+/* gamma (heads, slots, SMM_BLOCK) of a block; adds to sums (heads, slots). ratio: see
+ * softmax_linear. */
 static void responsibilities(const image_state *im, const slot_state *r, const real *keys,
                              size_t valid, real *gamma, real *sums, real *ratio) {
     const smm_sizes *s = im->s;
@@ -226,8 +229,8 @@ static void responsibilities(const image_state *im, const slot_state *r, const r
     else k->softmax(K, n, valid, gamma, n, e->factor, e->base, sums, NULL);
 }
 
-/* The same, and the block's log-likelihood, log sum_k prior_k N_k over its inputs: of the last step. The
- * temperature has a say in responsibilities alone. */
+/* The same, and the block's log-likelihood, log sum_k prior_k N_k over its inputs: of the last
+ * step. The temperature has a say in responsibilities alone. */
 static real responsibilities_and_likelihood(const image_state *im, const real *keys, size_t valid,
                                             real *gamma, real *sums, input_block *b) {
     const smm_sizes *s = im->s;
@@ -260,8 +263,8 @@ static void write_attention(const image_state *im, const real *gamma, size_t fir
     }
 }
 
-/* Backward of write_attention: adds d_attention to b->d_gamma, divided by back.a, as softmax_backward
- * multiplies by it. */
+/* Backward of write_attention: adds d_attention to b->d_gamma, divided by back.a, as
+ * softmax_backward multiplies by it. */
 static void attention_backward(const image_state *im, size_t first, size_t valid, input_block *b,
                                const real *d_attention) {
     const smm_sizes *s = im->s;
@@ -283,8 +286,8 @@ static void logits_backward(const image_state *im, input_block *b, real *sums) {
                                 sums + h * K);
 }
 
-/* From gradients of the logits, in b->d_gamma, to those of the keys (added), and the sums R1 and R2 that
- * query_sums_backward needs (added to m). */
+/* From gradients of the logits, in b->d_gamma, to those of the keys (added), and the sums R1 and R2
+ * that query_sums_backward needs (added to m). */
 static void keys_backward(const image_state *im, const real *keys, size_t valid, real *d_keys,
                           const moment_sums *m, input_block *b) {
     const smm_sizes *s = im->s;
@@ -341,7 +344,8 @@ static void distance_sums_backward(image_state *im, const moment_sums *t, size_t
     }
 }
 
-/* From the image's sums R0, R1, R2 to back.d_q (folded: d_folded), d_ls and d_prior, of a share of slots. */
+/* From the image's sums R0, R1, R2 to back.d_q (folded: d_folded), d_ls and d_prior, of a share of
+ * slots. */
 static void query_sums_backward(image_state *im, const slot_state *r, const moment_sums *total,
                                 const slot_share *share) {
     const smm_sizes *s = im->s;

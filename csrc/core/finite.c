@@ -1,11 +1,11 @@
-/* finite.c - whether numbers are finite, which the calls themselves do not ask. */
+/* finite.c - the search for infinities and NaN, which the calls themselves do not make. */
 #include <string.h>
 
 #include "core.h"
 #include "parallel.h"
 
-/* An exponent of ones, to which one more carries into the sign: for a whole stretch at a time and without a branch, so that the
- * compiler uses vectors; the stretch tells where to look. */
+/* An exponent of ones, to which one more carries into the sign: for a whole stretch at a time and
+ * without a branch, so that the compiler uses vectors; the stretch tells where to look. */
 #define FIRST_NONFINITE(bits, one)                                                     \
     static size_t first_nonfinite_##bits(const char *at, size_t n) {                   \
         const uint##bits##_t sign = (uint##bits##_t)((uint##bits##_t)1 << (bits - 1)); \

@@ -12,8 +12,8 @@ static size_t slot_shares(const image_state *im) {
     return smm_min((size_t)im->threads, (im->slots + 3) / 4);
 }
 
-/* From the chunks' sums to the next state of a share of the slots, and on to the queries of the step that
- * follows, unless this is the last. */
+/* From the chunks' sums to the next state of a share of the slots, and on to the queries of the
+ * step that follows, unless this is the last. */
 static void share_forward(image_state *im, const slot_state *r, const slot_state *next,
                           slot_share share, int last) {
     const moment_sums total = sum_moments(im, &share);
@@ -41,8 +41,9 @@ static int try_step(image_state *im, const slot_state *r, const slot_state *next
     return exact;
 }
 
-/* Step im->steps, from state r, whose queries are there, to `next`, whose queries are made unless it is
- * the last. Where the shared centre proves too far, moments are centred at the slots' points from then on. */
+/* Step im->steps, from state r, whose queries are there, to `next`, whose queries are made unless
+ * it is the last. Where the shared centre proves too far, moments are centred at the slots' points
+ * from then on. */
 static void step_forward(image_state *im, const slot_state *r, const slot_state *next,
                          const forward_pass *pass) {
     const smm_sizes *s = im->s;
@@ -72,7 +73,7 @@ static int has_settled(const image_state *im, const slot_state *r, const slot_st
     return 1;
 }
 
-/* States, centre and number of steps, to the saved state; zeros for the updates of steps not taken. */
+/* States, centre and number of steps, to the saved state; zeros for updates of steps not taken. */
 static void save_image(const image_state *im, real *saved) {
     const smm_sizes *s = im->s;
     const size_t state = s->state;
@@ -134,8 +135,8 @@ static void image_forward(image_state *im, const call_inputs *in, const call_out
         masked_attention(im, &before, in->mask + b * s->N, pass.attention);
 }
 
-/* Step t of a share of the slots, from the gradient of the state after it to the constants of the pass
- * over inputs. */
+/* Step t of a share of the slots, from the gradient of the state after it to the constants of the
+ * pass over inputs. */
 static void share_state_backward(image_state *im, const slot_state *r, const slot_state *next,
                                  size_t t, slot_share share) {
     queries_forward(im, r, share.begin, share.count);
@@ -154,9 +155,10 @@ static void share_queries_backward(image_state *im, const slot_state *r, slot_sh
     memcpy(im->back.d_mean + at, im->back.d_state + at, share.count * im->s->Dp * sizeof(real));
 }
 
-/* Step t backward: back.d_mean, d_log_std and d_prior go from the state after the step to the state before
- * it. The last pass over inputs (where nothing is cached: each) goes on to them: to dx, and to the sets of
- * parameter gradients, of which there is one for each segment; the slots' side has the first. */
+/* Step t backward: back.d_mean, d_log_std and d_prior go from the state after the step to the state
+ * before it. The last pass over inputs (where nothing is cached: each) goes on to them: to dx, and
+ * to the sets of parameter gradients, of which there is one for each segment; the slots' side has
+ * the first. */
 static void step_backward(image_state *im, size_t t, int last, const grad_set *sets,
                           const real *d_attention, real *dx) {
     const smm_sizes *s = im->s;

@@ -6,20 +6,21 @@
  *     clustering       k = v = x
  *
  * Slot Attention uses keys and values linearly: q . (W_k h) = (W_k' q) . h and
- * sum_n w (W_v h) = W_v sum_n w h. With one head both maps are `folded`: applied to the K slots, where
- * they cost next to nothing, so that the passes over inputs see k = v = h.
+ * sum_n w (W_v h) = W_v sum_n w h. With one head both maps are `folded`: applied to the K slots,
+ * where they cost next to nothing, so that the passes over inputs see k = v = h.
  *
- * Backward recomputes a block, but takes layers of the MLP and keys from the saved state where forward
- * has left them there. */
+ * Backward recomputes a block, but takes layers of the MLP and keys from the saved state where
+ * forward has left them there. */
 #ifndef SMM_INPUTS_TPL_H
 #define SMM_INPUTS_TPL_H
 
 #include "slots_tpl.h"
 
-/* Linear maps of a block X (channels, n). Lanes beyond the real inputs hold finite values going forward
- * and zeros going backward, so that no sum needs to know of them. */
+/* Linear maps of a block X (channels, n). Lanes beyond the real inputs hold finite values going
+ * forward and zeros going backward, so that no sum needs to know of them. */
 
-/* Y = W X + b, and a ReLU of that.  W (out,in), rows smm_spaced(in) apart, b (out) or NULL, Y (out,n). */
+/* Y = W X + b, and a ReLU of that.  W (out,in), rows smm_spaced(in) apart, b (out) or NULL, Y
+ * (out,n). */
 static void linear_forward(const KERNELS *k, size_t out, size_t in, size_t n, const real *W,
                            const real *b, const real *X, real *Y, int relu) {
     k->linear(out, n, in, W, smm_spaced(in), b, X, n, Y, n, relu);
@@ -27,8 +28,8 @@ static void linear_forward(const KERNELS *k, size_t out, size_t in, size_t n, co
 
 /* dX (+)= W' dY;  gW += dY X';  gb += sum of dY over lanes. dX, gW and gb may be NULL.
  *
- * `rows` is scratch of n * smm_spaced(pad(in)) elements: the product over lanes needs X with its channels
- * side by side. */
+ * `rows` is scratch of n * smm_spaced(pad(in)) elements: the product over lanes needs X with its
+ * channels side by side. */
 static void linear_backward(const KERNELS *k, size_t out, size_t in, size_t n, const real *W,
                             const real *X, const real *dY, real *dX, int accumulate, real *gW,
                             real *gb, real *rows) {
@@ -112,7 +113,7 @@ static void inputs_read(const block_source *f, input_block *b, real *to) {
     f->k->transpose_in(valid, I, f->n, b->rows, I, NULL, to, f->n);
 }
 
-/* The saved state is the caller's memory: kernels work in it where it is aligned as they need it. */
+/* The saved state is the caller's memory: kernels work in it where it is aligned for them. */
 static int aligned(const real *saved) { return (uintptr_t)saved % SMM_ALIGN == 0; }
 
 /* Both layers of the MLP of b->x_normed, to b->hidden and b->h. */
@@ -217,9 +218,9 @@ static void map_backward(const block_source *f, input_block *b, size_t weight, s
                     g->at[bias], b->rows);
 }
 
-/* Backward of inputs_forward, whose results are in b: from d_keys and d_values (C,n) to gradients of
- * parameters and, unless dx is NULL, to dx. Both are zero in lanes beyond the real inputs; d_values is
- * overwritten; folded: it is the gradient of both. */
+/* Backward of inputs_forward, whose results are in b: from d_keys and d_values (C,n) to gradients
+ * of parameters and, unless dx is NULL, to dx. Both are zero in lanes beyond the real inputs;
+ * d_values is overwritten; folded: it is the gradient of both. */
 static void inputs_backward(const block_source *f, input_block *b, const real *d_keys,
                             real *d_values, const grad_set *g, real *dx, int add) {
     const smm_sizes *s = f->s;

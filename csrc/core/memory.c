@@ -24,18 +24,14 @@ typedef struct {
     size_t bytes; /* of it */
 } head;
 
-/* Blocks that nobody uses, or NULL. In a process that does little else, malloc gives them back to the system after each call: fresh
- * pages took up to two fifths of a call's time. Two, for what forward saves is in use until backward's scratch memory is not. */
-#define KEPT 2
-static head *kept[KEPT];
+/* Cached blocks, which nobody uses, or NULL. In a process that does little else, malloc would give
+ * them back to the system after each call: fresh pages took up to two fifths of a call's time. Two,
+ * because the saved state is in use until backward's scratch memory is not. */
+#define CACHED 2
+static head *cached[CACHED];
 
 static head *exchange(head **place, head *h) {
-#ifdef __GNUC__
     return __atomic_exchange_n(place, h, __ATOMIC_ACQ_REL);
-#else
-    (void)place;
-    return h;
-#endif
 }
 
 static void drop(head *h) {
@@ -44,16 +40,16 @@ static void drop(head *h) {
 
 static size_t bytes_of(const head *h) { return h ? h->bytes : 0; }
 
-/* The smallest kept block of at least `bytes`, or NULL. */
-static head *take_kept(size_t bytes) {
+/* The smallest cached block of at least `bytes`, or NULL. */
+static head *take(size_t bytes) {
     head *best = NULL;
-    for (size_t i = 0; i < KEPT; i++) {
-        head *h = exchange(&kept[i], NULL);
+    for (size_t i = 0; i < CACHED; i++) {
+        head *h = exchange(&cached[i], NULL);
         if (bytes_of(h) >= bytes && (!best || h->bytes < best->bytes)) {
             head *other = best;
             best = h, h = other;
         }
-        if (h) drop(exchange(&kept[i], h)); /* another thread may have left one there meanwhile */
+        if (h) drop(exchange(&cached[i], h)); /* another thread may have left one there */
     }
     return best;
 }
@@ -62,7 +58,7 @@ void *smm_alloc(size_t bytes) {
     const size_t huge = (size_t)1 << 21, align = bytes < huge / 4 ? SMM_ALIGN : huge;
     if (smm_too_big(bytes, 1)) return NULL;
     const size_t used = (bytes + align - 1) / align * align, whole = sizeof(head) + align + used;
-    head *h = take_kept(whole);
+    head *h = take(whole);
     const head block = {h ? h->base : malloc(whole), h ? h->bytes : whole};
     if (!block.base) return NULL;
     const uintptr_t at = ((uintptr_t)block.base + sizeof(head) + align - 1) / align * align;
@@ -77,10 +73,10 @@ void *smm_alloc(size_t bytes) {
 
 void smm_free(void *memory) {
     head *h = memory ? (head *)memory - 1 : NULL;
-    for (size_t i = 0; bytes_of(h) <= SMM_CACHED_MOST && i < KEPT; i++) {
-        head *other = exchange(&kept[i], NULL);
+    for (size_t i = 0; bytes_of(h) <= SMM_CACHED_MOST && i < CACHED; i++) {
+        head *other = exchange(&cached[i], NULL);
         const int larger = bytes_of(other) > bytes_of(h);
-        drop(exchange(&kept[i], larger ? other : h));
+        drop(exchange(&cached[i], larger ? other : h));
         if (!larger) h = other;
     }
     drop(h);
@@ -88,8 +84,8 @@ void smm_free(void *memory) {
 
 size_t smm_trim(void) {
     size_t bytes = 0;
-    for (size_t i = 0; i < KEPT; i++) {
-        head *h = exchange(&kept[i], NULL);
+    for (size_t i = 0; i < CACHED; i++) {
+        head *h = exchange(&cached[i], NULL);
         bytes += bytes_of(h);
         drop(h);
     }

@@ -1,12 +1,11 @@
 /* moments_tpl.h - the M step: weighted means and variances of the values, with their backward.
  *
- * With w = (gamma + eps) / S, S its sum over inputs, m the weighted mean, V the variance about it, mu' the
- * updated mean, Sigma = V + (m - mu')^2 + floor, A the gradient of Sigma, and t = v - mu':
+ * With w = (gamma + eps) / S, S its sum over inputs, m the weighted mean, V the variance about it,
+ * mu' the updated mean, Sigma = V + (m - mu')^2 + floor, A the gradient of Sigma, and t = v - mu':
  *
- *     d_w[n,k]     = sum_d A t^2 + dm t + a constant of k, which drops out with the mean over n below
- *     d_gamma      = (d_w - sum_n w d_w) / S + d_prior / N
- *     sum_n w d_w  = sum_d A (V + (m - mu')^2) + dm (m - mu')
- *     d_v[n]       = sum_k w (2 A t + dm)
+ *     d_w[n,k]     = sum_d A t^2 + dm t + a constant of k, which drops out with the mean over n
+ * below d_gamma      = (d_w - sum_n w d_w) / S + d_prior / N sum_n w d_w  = sum_d A (V + (m -
+ * mu')^2) + dm (m - mu') d_v[n]       = sum_k w (2 A t + dm)
  *
  * Slot Attention: d_w = dm . v, d_v = sum_k w dm. */
 #ifndef SMM_MOMENTS_TPL_H
@@ -85,9 +84,10 @@ static void slot_mean(const image_state *im, const moment_sums *t, size_t j, rea
     }
 }
 
-/* Slot j's weighted mean and the variance about it, to r. Returns whether they are exact enough: with
- * moments centred at a point p, variance = m2/S - (m1/S)^2 loses digits where the mean is far from p
- * beside the spread. Then the means just found become the slots' points, and the caller sums again. */
+/* Slot j's weighted mean and the variance about it, to r. Returns whether they are exact enough:
+ * with moments centred at a point p, variance = m2/S - (m1/S)^2 loses digits where the mean is far
+ * from p beside the spread. Then the means just found become the slots' points, and the caller sums
+ * again. */
 static int slot_moments(image_state *im, const slot_state *r, const moment_sums *t, size_t j) {
     const smm_sizes *s = im->s;
     const moment_work *w = &im->moments;
@@ -103,7 +103,8 @@ static int slot_moments(image_state *im, const slot_state *r, const moment_sums 
                                 w->centre, point, m, r->variance + j * s->Dp);
 }
 
-/* A, the gradient of Sigma, and what Sigma gives to the gradient of the updated mean: of a share of slots. */
+/* A, the gradient of Sigma, and what Sigma gives to the gradient of the updated mean: of a share of
+ * slots. */
 static void variance_backward(image_state *im, const slot_state *r, const slot_state *next,
                               const slot_share *share) {
     const smm_sizes *s = im->s;
@@ -177,8 +178,8 @@ static void key_constants(image_state *im, size_t j) {
     }
 }
 
-/* Constants of a share of the slots for the pass over inputs. Returns whether some slot's values have to
- * be centred at its mean. */
+/* Constants of a share of the slots for the pass over inputs. Returns whether some slot's values
+ * have to be centred at its mean. */
 static int pass_rows(image_state *im, const slot_state *r, const slot_state *next,
                      const slot_share *share, int at_means) {
     const smm_sizes *s = im->s;
@@ -199,7 +200,8 @@ static int pass_rows(image_state *im, const slot_state *r, const slot_state *nex
     return far;
 }
 
-/* What follows from the constants of all slots. Returns whether values are centred at the slots' means. */
+/* What follows from the constants of all slots. Returns whether values are centred at the slots'
+ * means. */
 static int finish_pass_rows(image_state *im, const slot_state *r, const slot_state *next) {
     const smm_sizes *s = im->s;
     backward_work *w = &im->back;

@@ -1,10 +1,12 @@
-/* output_tpl.h - both ends of the iteration: the initial state and the outputs, with their backward. */
+/* output_tpl.h - both ends of the iteration: the initial state and the outputs, with their
+ * backward. */
 #ifndef SMM_OUTPUT_TPL_H
 #define SMM_OUTPUT_TPL_H
 
 #include "pass_tpl.h"
 
-/* Values of some rows of the inputs, as initial means of slots from `first` on, to out.initial_mean. */
+/* Values of some rows of the inputs, as initial means of slots from `first` on, to
+ * out.initial_mean. */
 static void means_at_inputs(image_state *im, const int64_t *indices, size_t first, size_t count) {
     const smm_sizes *s = im->s;
     input_block *b = &im->blocks[0];
@@ -42,8 +44,8 @@ static void initial_state(image_state *im, const call_inputs *in, size_t b, cons
     for (size_t j = 0; j < im->slots; j++) r->prior[j] = 1 / (real)im->slots;
 }
 
-/* Gradient of an initial array (K,D), to the caller's `to`, or nowhere if NULL: the active slots' from X
- * (K,Dp), unless NULL; the others' from `full` (K,Dp), or 0. */
+/* Gradient of an initial array (K,D), to the caller's `to`, or nowhere if NULL: the active slots'
+ * from X (K,Dp), unless NULL; the others' from `full` (K,Dp), or 0. */
 static void write_initial(image_state *im, const real *X, const real *full, real *to) {
     const size_t D = im->s->D, Dp = im->s->Dp, K = im->s->K;
     if (!to) return;
@@ -54,7 +56,7 @@ static void write_initial(image_state *im, const real *X, const real *full, real
         memcpy(to + im->active[j] * D, X + j * Dp, D * sizeof *to);
 }
 
-/* The gradient of the initial state. `out.mean` and `out.log_std` hold the final state's gradient. */
+/* The gradient of the initial state; out.mean and out.log_std hold the final state's gradient. */
 static void initial_backward(image_state *im, const call_inputs *in, size_t b,
                              const call_grads *grads) {
     const smm_sizes *s = im->s;
@@ -71,8 +73,9 @@ static void initial_backward(image_state *im, const call_inputs *in, size_t b,
 /* Whether slots are a map of the state. */
 static int has_output_map(const smm_sizes *s) { return s->variance && s->W == s->D; }
 
-/* slots (K,W), unless NULL: [mean, variance] W_o' + b_o (paper), MLP_o([mean, log_std]) (reference),
- * [mean, variance], or the means. What the map takes is left in e.cat, (K,2Dp), for backward. */
+/* slots (K,W), unless NULL: [mean, variance] W_o' + b_o (paper), MLP_o([mean, log_std])
+ * (reference), [mean, variance], or the means. What the map takes is left in e.cat, (K,2Dp), for
+ * backward. */
 static void output_forward(image_state *im, real *slots) {
     const smm_sizes *s = im->s;
     const slots_side *side = &im->side;

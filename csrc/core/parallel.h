@@ -1,7 +1,8 @@
-/* parallel.h - the only place that knows OpenMP. The number of threads is always an argument: the host program's own OpenMP
- * settings are neither read nor changed, and one thread never enters a team: a forked child of a process that has had one
- * would wait for threads that it has not got, a team of one costs as much as a small product, and where it stands around other
- * teams, OpenMP makes their threads anew each time, a hundred microseconds and more. */
+/* parallel.h - the only place that knows OpenMP. The number of threads is always an argument: the
+ * host program's own OpenMP settings are neither read nor changed, and one thread never enters a
+ * team: a forked child of a process that has had one would wait for threads that it has not got, a
+ * team of one costs as much as a small product, and where it stands around other teams, OpenMP
+ * makes their threads anew each time, a hundred microseconds and more. */
 #ifndef SMM_PARALLEL_H
 #define SMM_PARALLEL_H
 
@@ -22,8 +23,9 @@
 /* Where the tasks of part i of `parts` begin. */
 static inline size_t smm_part(size_t tasks, size_t i, size_t parts) { return tasks * i / parts; }
 
-/* call, for each i < tasks; in it, `thread` < threads is the number of the thread that is at work. A thread's tasks lie side by side:
- * over the same tasks, what it has left in its caches in one region is there in the next. */
+/* call, for each i < tasks; in it, `thread` < threads is the number of the thread that is at work.
+ * A thread's tasks lie side by side: over the same tasks, what it has left in its caches in one
+ * region is there in the next. */
 #define SMM_PARALLEL(threads, tasks, i, thread, call)                                             \
     do {                                                                                          \
         const size_t smm_tasks = (tasks);                                                         \

@@ -12,7 +12,7 @@
 
 #define CARVE(count) ((real *)smm_carve(arena, (count), sizeof(real)))
 
-/* Gradients of one group: a pointer for each parameter, laid out as smm_layout says. NULL skips it. */
+/* Gradients of one group: a pointer for each parameter, laid out by smm_layout; NULL skips it. */
 typedef struct {
     real *at[SMM_PARAMS];
 } grad_set;
@@ -95,8 +95,9 @@ static void clear_set(const smm_sizes *s, const grad_set *set) {
     }
 }
 
-/* Forward applies W' of the slots' matrices, backward W, and W' where it recomputes. A folded W_k is
- * applied the other way round. A folded W_v is applied to inputs too, where means start at those. */
+/* Forward applies W' of the slots' matrices, backward W, and W' where it recomputes. A folded W_k
+ * is applied the other way round. A folded W_v is applied to inputs too, where means start at
+ * those. */
 static packed_param layout_param(const smm_sizes *s, size_t i, int backward, smm_arena *arena) {
     const smm_layout l = smm_layout_of(s, i);
     const int matrix = l.rank == 2, of_inputs = !l.of_slots || i == SMM_TO_V_WEIGHT;

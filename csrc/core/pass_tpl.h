@@ -1,4 +1,5 @@
-/* pass_tpl.h - passes over an image's inputs, block by block: E and M step of a chunk, and their backward. */
+/* pass_tpl.h - passes over an image's inputs, block by block: E and M step of a chunk, and their
+ * backward. */
 #ifndef SMM_PASS_TPL_H
 #define SMM_PASS_TPL_H
 
@@ -51,7 +52,7 @@ static void cache_values(const image_state *im, size_t i, const input_block *b) 
     if (cache->d_keys != cache->d_values) memset(cache->d_keys + at, 0, size * sizeof(real));
 }
 
-/* Cached keys of block i, which the first pass makes with the values: where keys_forward put them. */
+/* Cached keys of block i, where keys_forward put them; the first pass makes them with the values. */
 static const real *cached_block(const image_state *im, size_t i, input_block *b) {
     if (!im->cache.made[i]) {
         make_block(im, i, b);
@@ -63,8 +64,8 @@ static const real *cached_block(const image_state *im, size_t i, input_block *b)
     return im->cache.keys + i * im->s->C * SMM_BLOCK;
 }
 
-/* The centre: the mean of the first block's values; 0 where a network takes means that are not centred.
- * Where values are cached, every thread makes the first block of its chunks meanwhile. */
+/* The centre: the mean of the first block's values; 0 where a network takes means that are not
+ * centred. Where values are cached, every thread makes the first block of its chunks meanwhile. */
 static void find_centre(image_state *im) {
     const smm_sizes *s = im->s;
     const size_t n = SMM_BLOCK, valid = smm_min(n, im->in.n), chunks = image_chunks(im);
@@ -117,7 +118,7 @@ static void chunk_forward(const image_state *im, const slot_state *r, size_t chu
     }
 }
 
-/* Attention of masked inputs, which no sum ever sees: their keys against the last step's queries. */
+/* Attention of masked inputs, which no sum sees: their keys against the last step's queries. */
 static void masked_attention(image_state *im, const slot_state *r, const uint8_t *mask,
                              real *attention) {
     const smm_sizes *s = im->s;
@@ -144,8 +145,8 @@ typedef struct {
     int add;       /* to what other passes gave the inputs */
 } backward_pass;
 
-/* One block: from keys and centred values to d_keys and d_values (added to), and sums R0, R1, R2 to m.
- * Responsibilities are recomputed. */
+/* One block: from keys and centred values to d_keys and d_values (added to), and sums R0, R1, R2 to
+ * m. Responsibilities are recomputed. */
 static void block_backward(const image_state *im, const backward_pass *pass, size_t i,
                            const real *keys, const real *values, real *d_keys, real *d_values,
                            const moment_sums *m, input_block *b) {
@@ -172,8 +173,8 @@ static void chunk_backward(const image_state *im, const backward_pass *pass, siz
     }
 }
 
-/* A pass that goes on to the inputs and the parameters of their side, over one block. Where it is the
- * only one, nothing of the inputs' size is cached. */
+/* A pass that goes on to the inputs and the parameters of their side, over one block. Where it is
+ * the only one, nothing of the inputs' size is cached. */
 static void block_to_inputs(const image_state *im, const backward_pass *pass, size_t i,
                             const moment_sums *m, input_block *b, const grad_set *g, real *dx) {
     const smm_sizes *s = im->s;
@@ -200,8 +201,8 @@ static void block_to_inputs(const image_state *im, const backward_pass *pass, si
     inputs_backward(&f, b, d_keys, d_values, g, dx, pass->add);
 }
 
-/* The same over one segment's chunks. The first segment's set of gradients is the slots' too, and clear
- * already. */
+/* The same over one segment's chunks. The first segment's set of gradients is the slots' too, and
+ * clear already. */
 static void segment_backward(const image_state *im, const backward_pass *pass, size_t segment,
                              input_block *b, const grad_set *g, real *dx) {
     const smm_sizes *s = im->s;
@@ -215,8 +216,8 @@ static void segment_backward(const image_state *im, const backward_pass *pass, s
     }
 }
 
-/* Either pass over all chunks; one that goes on to the inputs has a set of parameter gradients and a share
- * of the chunks for each segment. */
+/* Either pass over all chunks; one that goes on to the inputs has a set of parameter gradients and
+ * a share of the chunks for each segment. */
 static void inputs_pass(image_state *im, const backward_pass *pass, const grad_set *sets,
                         real *dx) {
     if (pass->to_inputs)

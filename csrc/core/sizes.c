@@ -81,8 +81,8 @@ static void choose_forms(smm_sizes *s, const smm_config *c) {
     s->input_norm = s->dot || s->input_mlp;
     s->norm_kv = s->reference || (c->kind == SMM_SLOT_MIXTURE && c->norm_kv);
     s->slot_norm = s->reference || (c->kind == SMM_SLOT_MIXTURE && c->slot_norm);
-    /* Multiplications of an input: 2 T K I with the maps applied to slots, 2 I D + 2 T K D without. T is
-     * taken as 4, so that the number of steps does not decide which roundings a step has. */
+    /* Multiplications of an input: 2 T K I with the maps applied to slots, 2 I D + 2 T K D without.
+     * T is taken as 4, so that the number of steps does not decide which roundings a step has. */
     s->folded =
         s->dot && c->heads == 1 && (s->I <= s->D || 4 * s->K * (s->I - s->D) <= s->I * s->D);
     s->own_values = (s->dot && !s->folded) || s->reference;

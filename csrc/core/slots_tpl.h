@@ -1,15 +1,16 @@
 /* slots_tpl.h - linear maps of slots, rows X[slot][channel], each with its backward.
  *
- * Slots are few: as rows, no lane is lost on them, and each weight is read once for all. A row is padded
- * to SMM_LANES, part by part (smm_layout), with zeros wherever a sum over it is taken. Threads may have
- * a share of the slots each; sums over all slots, as gradients of biases are, are taken after that. */
+ * Slots are few: as rows, no lane is lost on them, and each weight is read once for all. A row is
+ * padded to SMM_LANES, part by part (smm_layout), with zeros wherever a sum over it is taken.
+ * Threads may have a share of the slots each; sums over all slots, as gradients of biases are, are
+ * taken after that. */
 #ifndef SMM_SLOTS_TPL_H
 #define SMM_SLOTS_TPL_H
 
 #include "params_tpl.h"
 
-/* Rows of X and dY that a weight's gradient has yet to be summed over. An image has few slots: the rows
- * of several steps and images make one product. */
+/* Rows of X and dY that a weight's gradient has yet to be summed over. An image has few slots: the
+ * rows of several steps and images make one product. */
 typedef struct {
     real *x, *dy;
     size_t rows; /* there */
@@ -17,8 +18,8 @@ typedef struct {
     int summed;  /* whether the gradient holds a sum already; else it is overwritten */
 } pending_product;
 
-/* A thread's share of the slots: `count` from `begin` on, of `all`. Rows that a function takes beside a
- * share are those of the share alone. */
+/* A thread's share of the slots: `count` from `begin` on, of `all`. Rows that a function takes
+ * beside a share are those of the share alone. */
 typedef struct {
     size_t begin, count, all;
 } slot_share;
@@ -127,7 +128,8 @@ static void finish_pending(const slots_side *c, const grad_set *g) {
     for (size_t i = 0; i < SMM_PARAMS; i++) c->pending[i].summed = 0;
 }
 
-/* Make room for what a step of `slots` slots leaves pending: at most twice as many rows of a weight. */
+/* Make room for what a step of `slots` slots leaves pending: at most twice as many rows of a
+ * weight. */
 static void reserve_pending(const slots_side *c, size_t slots, const grad_set *g) {
     int full = 0;
     for (size_t i = 0; i < SMM_PARAMS; i++)

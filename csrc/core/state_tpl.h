@@ -1,8 +1,9 @@
-/* state_tpl.h - one image in progress: its slots' states, what is cached of its inputs, scratch memory.
+/* state_tpl.h - one image in progress: its slots' states, what is cached of its inputs, scratch
+ * memory.
  *
- * Masked inputs and inactive slots are left out here, by lists of the real ones: nothing further in knows
- * of masks. Rows of slots are (K,Dp), of keys' channels (K,Cp); their pads, and rows beyond the active
- * slots, are 0. */
+ * Masked inputs and inactive slots are left out here, by lists of the real ones: nothing further in
+ * knows of masks. Rows of slots are (K,Dp), of keys' channels (K,Cp); their pads, and rows beyond
+ * the active slots, are 0. */
 #ifndef SMM_STATE_TPL_H
 #define SMM_STATE_TPL_H
 
@@ -40,7 +41,7 @@ typedef struct {
     real *d_gates_in, *d_gates_hidden, *d_hidden, *d_normed; /* gradients */
 } update_work;
 
-/* What is cached of the inputs from step to step; channel-major blocks are (blocks, C, SMM_BLOCK). */
+/* What is cached of the inputs between steps; channel-major blocks are (blocks, C, SMM_BLOCK). */
 typedef struct {
     int on;
     real *keys;
@@ -57,8 +58,8 @@ typedef struct {
     real *loglik;  /* 1 */
 } moment_sums;
 
-/* The M step. Moments are centred at a point amid the values that all slots share; where that proves too
- * far from some slot, at a point of each slot. */
+/* The M step. Moments are centred at a point amid the values that all slots share; where that
+ * proves too far from some slot, at a point of each slot. */
 typedef struct {
     real *centre, *minus_centre; /* Cp: the shared point; its negative: backward */
     real *value_sums;            /* 2 Vp: of all values, centred, and of their squares */
@@ -260,8 +261,8 @@ static slot_state state_at(const image_state *im, size_t i) {
     return r;
 }
 
-/* The state before step t (t = steps: the last). Where only the last step's two states are saved, they
- * alternate going forward, and are the first and second in the saved state. */
+/* The state before step t (t = steps: the last). Where only the last step's two states are saved,
+ * they alternate going forward, and are the first and second in the saved state. */
 static slot_state state_before(const image_state *im, size_t t) {
     return state_at(im, im->s->states == im->s->T + 1 ? t : t % 2);
 }

@@ -1,5 +1,5 @@
-/* update_tpl.h - from weighted means and variances to the next state: GRU, residual MLP, log standard
- * deviations, prior; with their backward. */
+/* update_tpl.h - from weighted means and variances to the next state: GRU, residual MLP, log
+ * standard deviations, prior; with their backward. */
 #ifndef SMM_UPDATE_TPL_H
 #define SMM_UPDATE_TPL_H
 
@@ -12,7 +12,7 @@ static void update_norm(const slots_side *c, size_t K, const update_work *u) {
                     (real)s->cfg->norm_eps, u->normed, s->Dp, u->mean, u->rstd);
 }
 
-/* h = GRU(m, hidden);  out = h + W_2 ReLU(W_1 LN(h) + b_1) + b_2.   m, out (K,Dp), hidden (K,ldh). */
+/* h = GRU(m, hidden); out = h + W_2 ReLU(W_1 LN(h) + b_1) + b_2. m, out (K,Dp), hidden (K,ldh). */
 static void update_forward(const slots_side *c, size_t K, const real *m, const real *hidden,
                            size_t ldh, const update_work *u, real *out) {
     const size_t Dp = c->s->Dp, Hp = c->s->Hp;
@@ -29,8 +29,8 @@ static void update_forward(const slots_side *c, size_t K, const real *m, const r
                          NO_RELU);
 }
 
-/* Where the residuals of the update after step t are in the saved state: at the end of its head, of every
- * step or of the last alone. */
+/* Where the residuals of the update after step t are in the saved state: at the end of its head, of
+ * every step or of the last alone. */
 static size_t saved_update_at(const smm_sizes *s, size_t t) {
     return s->saved_head - (s->steps_back == s->T ? s->T - t : 1) * s->update;
 }
@@ -45,8 +45,9 @@ static void update_save(const smm_sizes *s, size_t K, const update_work *u, real
     memset(saved + K * s->Hp, 0, (s->K - K) * s->Hp * sizeof *saved);
 }
 
-/* Backward of update_forward, of a share of the slots: from d_out and the residuals of all slots to dm and
- * d_hidden (overwritten); gradients of weights are left pending. Rows are (count,Dp), but for hidden. */
+/* Backward of update_forward, of a share of the slots: from d_out and the residuals of all slots to
+ * dm and d_hidden (overwritten); gradients of weights are left pending. Rows are (count,Dp), but
+ * for hidden. */
 static void update_backward(const slots_side *c, const slot_share *share, const real *saved,
                             const real *m, const real *hidden, size_t ldh, const update_work *u,
                             const real *d_out, real *dm, real *d_hidden) {
@@ -84,7 +85,7 @@ static void update_sums(const slots_side *c, size_t K, const update_work *u, con
     slots_bias_backward(c, SMM_GRU_BIAS_HH, K, u->d_gates_hidden, 3 * Dp, g);
 }
 
-/* The means that the GRU takes, of a share of the slots: r->m, or W_v m + b_v where W_v is folded. */
+/* The means that the GRU takes, of a share of slots: r->m, or W_v m + b_v where W_v is folded. */
 static const real *mapped_means(image_state *im, const slot_state *r, const slot_share *share) {
     const smm_sizes *s = im->s;
     if (!s->folded) return r->m + share->begin * s->Dp;
@@ -141,8 +142,8 @@ static void state_forward(image_state *im, const slot_state *r, const slot_state
     if (s->variance) spreads_forward(im, r, next, share);
 }
 
-/* Backward of state_forward of step t: to gradients of the weighted means (back.dm, d_folded), of the
- * variances (d_variance) and of the GRU's hidden state (d_state). */
+/* Backward of state_forward of step t: to gradients of the weighted means (back.dm, d_folded), of
+ * the variances (d_variance) and of the GRU's hidden state (d_state). */
 static void state_backward(image_state *im, const slot_state *r, const slot_state *next, size_t t,
                            const slot_share *share) {
     const smm_sizes *s = im->s;

@@ -1,17 +1,22 @@
-/* smm.h - the Slot Mixture Module, Slot Attention, K-Means and Gaussian mixtures, forward and backward, in C99.
+/* smm.h - the Slot Mixture Module, Slot Attention, K-Means and Gaussian mixtures, forward and
+ * backward, in C99.
  *
- * A module turns the N input vectors of an image into K slots by T steps of a learned clustering. Arrays are row-major and
- * contiguous, float (functions ending in _f32) or double (_f64). Dimensions everywhere:
+ * A module turns the N input vectors of an image into K slots by T steps of a learned clustering.
+ * Arrays are row-major and contiguous, float (functions ending in _f32) or double (_f64).
+ * Dimensions everywhere:
  *
- *     B images   N inputs of an image   K slots   D slot width (dim)   I input width (input_dim)   H hidden width   T steps
+ *     B images   N inputs of an image   K slots   D slot width (dim)   I input width (input_dim)
+ *     H hidden width   T steps
  *
- * Formulas: Slot Attention is Locatello et al. 2020, Algorithm 1; the Slot Mixture Module is Kirilenko et al. 2024,
- * Algorithm 1 (SMM_SLOT_MIXTURE), or the code its authors released (SMM_SLOT_MIXTURE_REFERENCE). docs/math.md has them all.
+ * Formulas: Slot Attention is Locatello et al. 2020, Algorithm 1; the Slot Mixture Module is
+ * Kirilenko et al. 2024, Algorithm 1 (SMM_SLOT_MIXTURE), or the code its authors released
+ * (SMM_SLOT_MIXTURE_REFERENCE). docs/math.md has them all.
  *
- * A call: fill smm_config (smm_config_init, then change fields), smm_dims, and a table of parameter pointers; call
- * smm_forward_f32. For gradients pass a buffer of smm_saved_size() elements to forward and hand it to smm_backward_f32.
- * Every argument is checked before anything is written. Functions keep no state and may run in several threads at once;
- * results do not depend on the number of threads, to the bit. */
+ * A call: fill smm_config (smm_config_init, then change fields), smm_dims, and a table of parameter
+ * pointers; call smm_forward_f32. For gradients pass a buffer of smm_saved_size() elements to
+ * forward and hand it to smm_backward_f32. Every argument is checked before anything is written.
+ * Functions keep no state and may run in several threads at once; results do not depend on the
+ * number of threads, to the bit. */
 #ifndef SMM_H
 #define SMM_H
 
@@ -49,7 +54,7 @@ typedef enum {
     SMM_SLOT_MIXTURE,           /* the paper's Algorithm 1 and its options */
     SMM_SLOT_MIXTURE_REFERENCE, /* the released code: T+1 steps, linear responsibilities */
     SMM_KMEANS,                 /* soft K-Means on the inputs themselves: no parameters, I = D */
-    SMM_GAUSSIAN_MIXTURE /* EM for a diagonal Gaussian mixture on the inputs: no parameters, I = D */
+    SMM_GAUSSIAN_MIXTURE        /* EM for a diagonal Gaussian mixture on the inputs: I = D */
 } smm_kind;
 
 typedef enum {
@@ -60,10 +65,12 @@ typedef enum {
     SMM_GRADIENT_STRAIGHT_THROUGH
 } smm_gradient;
 
-/* Every option that a configuration holds besides its kind: X(type, name, default, least, most, text).
+/* Every option that a configuration holds besides its kind: X(type, name, default, least, most,
+ * text).
  *
- * A default of 0 that lies below `least` stands for one that follows from dim: see smm_config_init. "Positive" has DBL_MIN for
- * its least. Which kinds an option concerns is said in its text; the others ignore it. */
+ * A default of 0 that lies below `least` stands for one that follows from dim: see smm_config_init.
+ * "Positive" has DBL_MIN for its least. Which kinds an option concerns is said in its text; the
+ * others ignore it. */
 #define SMM_OPTION_LIST(X)                                                                       \
     X(size_t, dim, 0, 1, SMM_WIDTH_MOST, "D, width of a slot's mean")                            \
     X(size_t, input_dim, 0, 1, SMM_WIDTH_MOST, "I, width of an input")                           \
@@ -107,8 +114,8 @@ typedef struct {
 /* Fill a configuration with the defaults of the table; I = D = dim and scale = D^-1/2. */
 void smm_config_init(smm_config *config, smm_kind kind, size_t dim);
 
-/* Set one option by name: SMM_OK, SMM_ERR_NULL, or SMM_ERR_CONFIG where there is no such option or its value is out of range. For
- * bindings and files; C programs assign to the fields. */
+/* Set one option by name: SMM_OK, SMM_ERR_NULL, or SMM_ERR_CONFIG where there is no such option or
+ * its value is out of range. For bindings and files; C programs assign to the fields. */
 smm_status smm_config_set(smm_config *config, const char *name, double value);
 
 /* Name of option i, or NULL past the last; *text, unless NULL, is what it is. */
@@ -122,8 +129,8 @@ typedef struct {
     size_t iters;  /* T, at least 1; at most, where config.tol > 0 */
 } smm_dims;
 
-/* Every parameter any kind has: name in the tables of pointers, name in files. Linear weights are (out, in); the GRU's three
- * gates r, z, n are stacked as PyTorch's GRUCell does. */
+/* Every parameter any kind has: name in the tables of pointers, name in files. Linear weights are
+ * (out, in); the GRU's three gates r, z, n are stacked as PyTorch's GRUCell does. */
 #define SMM_PARAM_LIST(X)                           \
     X(SMM_NORM_INPUT_WEIGHT, "norm_input.weight")   \
     X(SMM_NORM_INPUT_BIAS, "norm_input.bias")       \
@@ -168,8 +175,9 @@ enum {
 /* Name of parameter i < SMM_PARAMS in files, for example "to_q.weight". */
 const char *smm_param_name(size_t i);
 
-/* Shape of parameter i under a valid configuration: returns its rank (1 or 2) and fills shape[0..rank-1], or returns 0 where
- * this module has no such parameter (its pointer is then ignored). */
+/* Shape of parameter i under a valid configuration: returns its rank (1 or 2) and fills
+ * shape[0..rank-1], or returns 0 where this module has no such parameter (its pointer is then
+ * ignored). */
 int smm_param_shape(const smm_config *config, size_t i, size_t shape[2]);
 
 /* Width of a slot in the output: D, or 2D for [mean, variance]. */
@@ -178,48 +186,53 @@ size_t smm_slot_width(const smm_config *config);
 /* SMM_OK, or what is wrong with a configuration. */
 smm_status smm_config_check(const smm_config *config);
 
-/* Elements of the saved state, which forward fills for backward; 0 if the arguments are invalid. At a multiple of SMM_SAVED_ALIGN
- * bytes it is worked on in place; elsewhere it is copied. */
+/* Elements of the saved state, which forward fills for backward; 0 if the arguments are invalid. At
+ * a multiple of SMM_SAVED_ALIGN bytes it is worked on in place; elsewhere it is copied. */
 #define SMM_SAVED_ALIGN 64
 size_t smm_saved_size(const smm_config *config, const smm_dims *dims);
 
-/* The rule of smm_saved_size, for callers to whom B and N are symbols, as in graphs of dynamic shapes:
+/* The rule of smm_saved_size, for callers to whom B and N are symbols, as in graphs of dynamic
+ * shapes:
  *
  *     layers = (N + inputs - 1) / inputs * block
  *     size = B * (image + (B * layers <= (layers <= small ? most_of_small : most) ? layers : 0))
  *
- * An image's states take `image` elements. Its layers, from which backward need not recompute, are those of the inputs' MLP and the
- * keys; `block` is 0 where none are saved (no MLP, or config.recompute). All are 0 if the arguments are invalid. */
+ * An image's states take `image` elements. Its layers, from which backward need not recompute, are
+ * those of the inputs' MLP and the keys; `block` is 0 where none are saved (no MLP, or
+ * config.recompute). All are 0 if the arguments are invalid. */
 typedef struct {
     size_t image, block, inputs, small, most_of_small, most;
 } smm_saved_rule;
 smm_saved_rule smm_saved_rule_of(const smm_config *config, size_t slots, size_t iters);
 
-/* Memory of `bytes` bytes, not cleared, aligned to SMM_SAVED_ALIGN; NULL if there is none. Any thread may call these functions.
+/* Memory of `bytes` bytes, not cleared, aligned to SMM_SAVED_ALIGN; NULL if there is none. Any
+ * thread may call these functions.
  *
- * Fresh pages can take as long as the work in them, so smm_free caches the two largest blocks of at most SMM_CACHED_MOST bytes for
- * later calls of the library, whose scratch memory comes from here too. smm_trim gives cached blocks back to the system and
- * returns their bytes. */
+ * Fresh pages can take as long as the work in them, so smm_free caches the two largest blocks of at
+ * most SMM_CACHED_MOST bytes for later calls of the library, whose scratch memory comes from here
+ * too. smm_trim gives cached blocks back to the system and returns their bytes. */
 #define SMM_CACHED_MOST ((size_t)64 << 20)
 void *smm_alloc(size_t bytes);
 void smm_free(void *memory); /* NULL: nothing to free */
 size_t smm_trim(void);
 
-/* The set of vector instructions in use ("scalar", "avx2", "avx512", "neon"): the best that runs here, or the one
- * that the environment variable SMM_SIMD names at the first call. */
+/* The set of vector instructions in use ("scalar", "avx2", "avx512", "neon"): the best that runs
+ * here, or the one that the environment variable SMM_SIMD names at the first call. */
 const char *smm_simd(void);
 
-/* Choose a set by name: 0, or -1 if it is unknown or not supported here. Not while another thread computes. */
+/* Choose a set by name: 0, or -1 if it is unknown or not supported here. Not while another thread
+ * computes. */
 int smm_simd_set(const char *name);
 
-/* Name of the i-th set that was built, weakest first, or NULL past the last; whether it runs here. */
+/* Name of the i-th set built, weakest first, or NULL past the last; whether it runs here. */
 const char *smm_simd_list(size_t i, int *supported);
 
 /* Whether the library was built with OpenMP. */
 int smm_openmp(void);
 
-/* Index of the first infinity or NaN among n numbers of `bits` bits (16: bfloat16; 32: float; 64: double), or n; (size_t)-1
- * for other `bits`. At most `threads` threads look. The calls below do not: what such a number touches is then NaN in their results. */
+/* Index of the first infinity or NaN among n numbers of `bits` bits (16: bfloat16; 32: float; 64:
+ * double), or n; (size_t)-1 for other `bits`. At most `threads` threads look. The calls below do
+ * not: what such a number touches is then NaN in their results. */
 size_t smm_first_nonfinite(int bits, const void *numbers, size_t n, int threads);
 
 /* What a call reads. */
@@ -235,12 +248,12 @@ typedef struct {
 
 /* What forward writes; every pointer but slots may be NULL. */
 typedef struct {
-    float *slots;    /* (B,K,W), W = smm_slot_width */
-    float *mean;     /* (B,K,D) mixtures: the last means */
-    float *variance; /* (B,K,D) mixtures */
-    float *prior;    /* (B,K) mixtures */
-    float *
-        log_likelihood; /* (B) mixtures but the reference: sum_n log sum_k prior_k N_k, last E step */
+    float *slots;          /* (B,K,W), W = smm_slot_width */
+    float *mean;           /* (B,K,D) mixtures: the last means */
+    float *variance;       /* (B,K,D) mixtures */
+    float *prior;          /* (B,K) mixtures */
+    float *log_likelihood; /* (B) mixtures but the reference: sum_n log sum_k prior_k N_k, last E
+                              step */
     float *attention; /* (B,N,K) responsibilities of the last step; masked inputs have theirs too */
     float *saved;     /* smm_saved_size elements, for backward */
     int64_t *iterations; /* (B) steps done: T, or fewer with config.tol */
@@ -255,23 +268,21 @@ typedef struct {
 } smm_gradients_f32;
 
 /* Run T steps.
- *   params   a pointer for each parameter that smm_param_shape gives a rank; others are ignored. May be NULL for clustering
- *   in       the inputs and the initial state. With `indices`, slot k of image b starts at row indices[b,k] of h (Slot Attention:
- *            of v; clustering: of x), taken as a constant
- *   out      the outputs
- *   threads  at most so many; 0 and 1 mean one
- *   image    unless NULL: set to the index of the image that caused an error
- * With config.tol, an image's movement in a step is the largest, over its active slots, of the root mean square over channels of the
- * change of the mean (Slot Attention: of the slot). A NaN in an image stays in that image's outputs. */
+ *   params   a pointer for each parameter that smm_param_shape gives a rank; others are ignored.
+ * May be NULL for clustering in       the inputs and the initial state. With `indices`, slot k of
+ * image b starts at row indices[b,k] of h (Slot Attention: of v; clustering: of x), taken as a
+ * constant out      the outputs threads  at most so many; 0 and 1 mean one image    unless NULL:
+ * set to the index of the image that caused an error With config.tol, an image's movement in a step
+ * is the largest, over its active slots, of the root mean square over channels of the change of the
+ * mean (Slot Attention: of the slot). A NaN in an image stays in that image's outputs. */
 smm_status smm_forward_f32(const smm_config *config, const smm_dims *dims,
                            const float *const params[SMM_PARAMS], const smm_inputs_f32 *in,
                            const smm_outputs_f32 *out, int threads, size_t *image);
 
-/* Gradients of sum(slots * d_slots) + sum(attention * d_attention), with the arguments that forward had.
- *   saved        what forward wrote
- *   d_slots      (B,K,W)
- *   d_attention  (B,N,K) or NULL; masked inputs get no gradient from it
- *   grads        the gradients; grads->mean and log_std get zeros with SMM_GRADIENT_IMPLICIT */
+/* Gradients of sum(slots * d_slots) + sum(attention * d_attention), with the arguments that forward
+ * had. saved        what forward wrote d_slots      (B,K,W) d_attention  (B,N,K) or NULL; masked
+ * inputs get no gradient from it grads        the gradients; grads->mean and log_std get zeros with
+ * SMM_GRADIENT_IMPLICIT */
 smm_status smm_backward_f32(const smm_config *config, const smm_dims *dims,
                             const float *const params[SMM_PARAMS], const smm_inputs_f32 *in,
                             const float *saved, const float *d_slots, const float *d_attention,
