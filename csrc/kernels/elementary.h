@@ -42,8 +42,8 @@ static inline vec vec_exp(vec x) {
     const vec n = vec_round(vec_mul(x, vec_set((real)1.44269504088896340736)));
     const vec r = vec_fma(n, vec_set(-LN2_LOW), vec_fma(n, vec_set(-LN2_HIGH), x));
     vec p = vec_set((real)inverse_factorial[EXP_TERMS - 1]);
-    UNROLL
-    for (int i = EXP_TERMS - 2; i >= 0; i--) p = vec_fma(p, r, vec_set((real)inverse_factorial[i]));
+    UNROLL_FOR (int i = EXP_TERMS - 2; i >= 0; i--)
+        p = vec_fma(p, r, vec_set((real)inverse_factorial[i]));
     return vec_scale2(p, n);
 }
 
@@ -56,8 +56,8 @@ static inline vec vec_log_normal(vec x) {
     m = vec_greater(m, root, vec_mul(m, half), m);
     const vec s = vec_div(vec_sub(m, one), vec_add(m, one)), z = vec_mul(s, s);
     vec p = vec_set((real)(2.0 / (2 * LOG_TERMS - 1)));
-    UNROLL
-    for (int i = LOG_TERMS - 2; i >= 1; i--) p = vec_fma(p, z, vec_set((real)(2.0 / (2 * i + 1))));
+    UNROLL_FOR (int i = LOG_TERMS - 2; i >= 1; i--)
+        p = vec_fma(p, z, vec_set((real)(2.0 / (2 * i + 1))));
     const vec tail = vec_mul(vec_mul(s, z), p); /* log m = 2 s + tail */
     return vec_fma(n, vec_set(LN2_HIGH),
                    vec_fma(vec_set(2), s, vec_fma(n, vec_set(LN2_LOW), tail)));

@@ -3,7 +3,7 @@
  * Pattern of the large ones: a tile of slots (or rows) times two vectors of lanes keeps its sums in registers over the whole
  * inner dimension; what belongs to a slot is broadcast. Tiles are functions of constants (INLINE), so that the compiler unrolls
  * them and no sum leaves its register; rows are shared out evenly among as few tiles as the registers allow. */
-#define UNROLL _Pragma("GCC unroll 16")
+#define UNROLL_FOR _Pragma("GCC unroll 16") for
 #define ROWS_MOST \
     (VEC_REGISTERS == 32 ? 12 : 5) /* two vectors of sums for each row, and room for operands */
 
@@ -20,18 +20,19 @@
 #endif
 
 /* CASES calls a tile with its number of rows as a constant. */
-#define CASE(rows, call) \
-    case rows: call(rows); break;
+/* clang-format off */
+#define CASE(rows, call) case rows: call(rows); break;
+#define CASES_TO_5(call) CASE(1, call) CASE(2, call) CASE(3, call) CASE(4, call) CASE(5, call)
+#define CASES_TO_12(call) CASES_TO_5(call) \
+    CASE(6, call) CASE(7, call) CASE(8, call) CASE(9, call) \
+    CASE(10, call) CASE(11, call) CASE(12, call)
+/* clang-format on */
 #if VEC_REGISTERS == 32
-#define CASES(n, call)                                                                      \
-    switch (n) {                                                                            \
-        CASE(1, call)                                                                       \
-        CASE(2, call) CASE(3, call) CASE(4, call) CASE(5, call) CASE(6, call) CASE(7, call) \
-            CASE(8, call) CASE(9, call) CASE(10, call) CASE(11, call) CASE(12, call)        \
-    }
+#define CASES(n, call) \
+    switch (n) { CASES_TO_12(call) }
 #else
 #define CASES(n, call) \
-    switch (n) { CASE(1, call) CASE(2, call) CASE(3, call) CASE(4, call) CASE(5, call) }
+    switch (n) { CASES_TO_5(call) }
 #endif
 
 /* Rows of the next tile, when `left` rows remain: as even as possible. */
@@ -52,11 +53,9 @@ INLINE void gemm_tile(const size_t rows, const size_t vectors, size_t k, const r
                       size_t a_row, size_t a_col, const real *B, size_t ldb, real *C, size_t ldc,
                       const ends e, size_t first_row) {
     vec c[ROWS_MOST][2];
-    UNROLL
-    for (size_t i = 0; i < rows; i++) {
+    UNROLL_FOR (size_t i = 0; i < rows; i++) {
         const vec bias = vec_set(e.bias ? e.bias[first_row + i] : 0);
-        UNROLL
-        for (size_t v = 0; v < vectors; v++) {
+        UNROLL_FOR (size_t v = 0; v < vectors; v++) {
             c[i][v] = e.accumulate ? vec_load(C + i * ldc + v * VEC_WIDTH) : bias;
             if (e.accumulate)
                 vec_prefetch(C + i * ldc + v * VEC_WIDTH, rows * ldc); /* the next tile's */
@@ -65,19 +64,15 @@ INLINE void gemm_tile(const size_t rows, const size_t vectors, size_t k, const r
     }
     for (size_t p = 0; p < k; p++) {
         vec b[2];
-        UNROLL
-        for (size_t v = 0; v < vectors; v++) b[v] = vec_load(B + p * ldb + v * VEC_WIDTH);
-        UNROLL
-        for (size_t i = 0; i < rows; i++) {
+        UNROLL_FOR (size_t v = 0; v < vectors; v++) b[v] = vec_load(B + p * ldb + v * VEC_WIDTH);
+        UNROLL_FOR (size_t i = 0; i < rows; i++) {
             const vec a = vec_set(A[i * a_row + p * a_col]);
-            UNROLL
-            for (size_t v = 0; v < vectors; v++) c[i][v] = vec_fma(a, b[v], c[i][v]);
+            UNROLL_FOR (size_t v = 0; v < vectors; v++) c[i][v] = vec_fma(a, b[v], c[i][v]);
         }
     }
-    UNROLL
-    for (size_t i = 0; i < rows; i++) UNROLL
-    for (size_t v = 0; v < vectors; v++) /* in this order a NaN stays */
-        vec_store(C + i * ldc + v * VEC_WIDTH, e.relu ? vec_max(vec_set(0), c[i][v]) : c[i][v]);
+    UNROLL_FOR (size_t i = 0; i < rows; i++)
+        UNROLL_FOR (size_t v = 0; v < vectors; v++) /* in this order a NaN stays */
+            vec_store(C + i * ldc + v * VEC_WIDTH, e.relu ? vec_max(vec_set(0), c[i][v]) : c[i][v]);
 }
 
 /* One strip of lanes, all rows. */
@@ -143,17 +138,13 @@ INLINE void distance_tile(const int form, const size_t rows, const size_t vector
                           const real *X, size_t ldx, const real *P, const real *Q, const real *R,
                           size_t ldp, real *out, size_t ldo) {
     vec sum[ROWS_MOST][2];
-    UNROLL
-    for (size_t k = 0; k < rows; k++) sum[k][0] = sum[k][1] = vec_set(0);
+    UNROLL_FOR (size_t k = 0; k < rows; k++) sum[k][0] = sum[k][1] = vec_set(0);
     for (size_t d = 0; d < D; d++) {
         vec x[2];
-        UNROLL
-        for (size_t v = 0; v < vectors; v++) x[v] = vec_load(X + d * ldx + v * VEC_WIDTH);
-        UNROLL
-        for (size_t k = 0; k < rows; k++) {
+        UNROLL_FOR (size_t v = 0; v < vectors; v++) x[v] = vec_load(X + d * ldx + v * VEC_WIDTH);
+        UNROLL_FOR (size_t k = 0; k < rows; k++) {
             const vec p = vec_set(P[k * ldp + d]), q = vec_set(Q[k * ldp + d]);
-            UNROLL
-            for (size_t v = 0; v < vectors; v++) {
+            UNROLL_FOR (size_t v = 0; v < vectors; v++) {
                 if (form == SQDIST) {
                     const vec t = vec_fma(x[v], p, q);
                     sum[k][v] = vec_fma(t, t, sum[k][v]);
@@ -167,9 +158,9 @@ INLINE void distance_tile(const int form, const size_t rows, const size_t vector
             }
         }
     }
-    UNROLL
-    for (size_t k = 0; k < rows; k++) UNROLL
-    for (size_t v = 0; v < vectors; v++) vec_store(out + k * ldo + v * VEC_WIDTH, sum[k][v]);
+    UNROLL_FOR (size_t k = 0; k < rows; k++)
+        UNROLL_FOR (size_t v = 0; v < vectors; v++)
+            vec_store(out + k * ldo + v * VEC_WIDTH, sum[k][v]);
 }
 
 INLINE void distance_strip(const int form, const size_t vectors, size_t K, size_t D, const real *X,
@@ -219,12 +210,10 @@ INLINE void moments_tile(const int about, const size_t slots, size_t rows, const
                          size_t ldg, const real *V, size_t ldv, const real *point, real *m1,
                          real *m2, size_t ldm) {
     vec first[ROWS_MOST], second[ROWS_MOST];
-    UNROLL
-    for (size_t k = 0; k < slots; k++) first[k] = second[k] = vec_set(0);
+    UNROLL_FOR (size_t k = 0; k < slots; k++) first[k] = second[k] = vec_set(0);
     for (size_t i = 0; i < rows; i++) {
         const vec v = vec_load(V + i * ldv), square = vec_mul(v, v);
-        UNROLL
-        for (size_t k = 0; k < slots; k++) {
+        UNROLL_FOR (size_t k = 0; k < slots; k++) {
             const vec g = vec_set(G[k * ldg + i]);
             if (about) {
                 const vec t = vec_sub(v, vec_load(point + k * ldm)), gt = vec_mul(g, t);
@@ -236,8 +225,7 @@ INLINE void moments_tile(const int about, const size_t slots, size_t rows, const
             }
         }
     }
-    UNROLL
-    for (size_t k = 0; k < slots; k++) {
+    UNROLL_FOR (size_t k = 0; k < slots; k++) {
         vec_store(m1 + k * ldm, vec_add(vec_load(m1 + k * ldm), first[k]));
         vec_store(m2 + k * ldm, vec_add(vec_load(m2 + k * ldm), second[k]));
     }
@@ -273,29 +261,25 @@ INLINE void spread_tile(const int about, const size_t channels, const size_t vec
                         const real *G, size_t ldg, const real *X, size_t ldx, const real *A,
                         const real *E, const real *point, size_t ldp, real *out, size_t ldo) {
     vec x[4][2], sum[4][2];
-    UNROLL
-    for (size_t d = 0; d < channels; d++) UNROLL
-    for (size_t v = 0; v < vectors; v++) {
-        x[d][v] = vec_load(X + d * ldx + v * VEC_WIDTH);
-        sum[d][v] = vec_load(out + d * ldo + v * VEC_WIDTH);
-    }
+    UNROLL_FOR (size_t d = 0; d < channels; d++)
+        UNROLL_FOR (size_t v = 0; v < vectors; v++) {
+            x[d][v] = vec_load(X + d * ldx + v * VEC_WIDTH);
+            sum[d][v] = vec_load(out + d * ldo + v * VEC_WIDTH);
+        }
     for (size_t k = 0; k < K; k++) {
         vec g[2];
-        UNROLL
-        for (size_t v = 0; v < vectors; v++) g[v] = vec_load(G + k * ldg + v * VEC_WIDTH);
-        UNROLL
-        for (size_t d = 0; d < channels; d++) {
+        UNROLL_FOR (size_t v = 0; v < vectors; v++) g[v] = vec_load(G + k * ldg + v * VEC_WIDTH);
+        UNROLL_FOR (size_t d = 0; d < channels; d++) {
             const vec a = vec_set(A[k * ldp + d]), e = vec_set(E[k * ldp + d]);
-            UNROLL
-            for (size_t v = 0; v < vectors; v++) {
+            UNROLL_FOR (size_t v = 0; v < vectors; v++) {
                 const vec t = about ? vec_sub(x[d][v], vec_set(point[k * ldp + d])) : x[d][v];
                 sum[d][v] = vec_fma(g[v], vec_fma(a, t, e), sum[d][v]);
             }
         }
     }
-    UNROLL
-    for (size_t d = 0; d < channels; d++) UNROLL
-    for (size_t v = 0; v < vectors; v++) vec_store(out + d * ldo + v * VEC_WIDTH, sum[d][v]);
+    UNROLL_FOR (size_t d = 0; d < channels; d++)
+        UNROLL_FOR (size_t v = 0; v < vectors; v++)
+            vec_store(out + d * ldo + v * VEC_WIDTH, sum[d][v]);
 }
 
 INLINE void spread_strip(const int about, const size_t vectors, size_t K, size_t D, const real *G,
@@ -449,20 +433,17 @@ INLINE void norm_lanes(const size_t vectors, size_t D, const real *X, size_t ldx
                        const real *bias, real eps, real *Y, size_t ldy, real *mean, real *rstd) {
     const vec count = vec_set(1 / (real)D);
     vec m[4], s[4];
-    UNROLL
-    for (size_t v = 0; v < vectors; v++) m[v] = s[v] = vec_set(0);
-    for (size_t d = 0; d < D; d++) UNROLL
-    for (size_t v = 0; v < vectors; v++)
-        m[v] = vec_add(m[v], vec_load(X + d * ldx + v * VEC_WIDTH));
-    UNROLL
-    for (size_t v = 0; v < vectors; v++) m[v] = vec_mul(m[v], count);
-    for (size_t d = 0; d < D; d++) UNROLL
-    for (size_t v = 0; v < vectors; v++) {
-        const vec t = vec_sub(vec_load(X + d * ldx + v * VEC_WIDTH), m[v]);
-        s[v] = vec_fma(t, t, s[v]);
-    }
-    UNROLL
-    for (size_t v = 0; v < vectors; v++) {
+    UNROLL_FOR (size_t v = 0; v < vectors; v++) m[v] = s[v] = vec_set(0);
+    for (size_t d = 0; d < D; d++)
+        UNROLL_FOR (size_t v = 0; v < vectors; v++)
+            m[v] = vec_add(m[v], vec_load(X + d * ldx + v * VEC_WIDTH));
+    UNROLL_FOR (size_t v = 0; v < vectors; v++) m[v] = vec_mul(m[v], count);
+    for (size_t d = 0; d < D; d++)
+        UNROLL_FOR (size_t v = 0; v < vectors; v++) {
+            const vec t = vec_sub(vec_load(X + d * ldx + v * VEC_WIDTH), m[v]);
+            s[v] = vec_fma(t, t, s[v]);
+        }
+    UNROLL_FOR (size_t v = 0; v < vectors; v++) {
         /* a variance that has overflown makes NaN, not numbers that look right: inf - inf */
         s[v] = vec_add(vec_div(vec_set(1), vec_sqrt(vec_fma(s[v], count, vec_set(eps)))),
                        vec_sub(s[v], s[v]));
@@ -471,8 +452,7 @@ INLINE void norm_lanes(const size_t vectors, size_t D, const real *X, size_t ldx
     }
     for (size_t d = 0; d < D; d++) {
         const vec g = vec_set(gain[d]), b = vec_set(bias[d]);
-        UNROLL
-        for (size_t v = 0; v < vectors; v++) {
+        UNROLL_FOR (size_t v = 0; v < vectors; v++) {
             const vec x = vec_mul(vec_sub(vec_load(X + d * ldx + v * VEC_WIDTH), m[v]), s[v]);
             vec_store(Y + d * ldy + v * VEC_WIDTH, vec_fma(x, g, b));
         }
@@ -638,8 +618,7 @@ static void transpose_in(size_t rows, size_t cols, size_t n, const real *A, size
         for (size_t c = 0; c < squares; c += VEC_SQUARE)
             for (size_t r = 0; r < SMM_LANES; r += VEC_SQUARE) {
                 const real *at[VEC_SQUARE];
-                UNROLL
-                for (size_t i = 0; i < VEC_SQUARE; i++) {
+                UNROLL_FOR (size_t i = 0; i < VEC_SQUARE; i++) {
                     at[i] = row[r + i] + c;
                     if (ahead && c % VEC_WIDTH == 0) vec_prefetch(at[i], ahead);
                 }
@@ -656,8 +635,7 @@ INLINE void transpose_out_rows(const int shifted, size_t rows, size_t cols, cons
     for (size_t c = 0; c < squares; c += VEC_SQUARE)
         for (size_t r = 0; r < SMM_LANES; r += VEC_SQUARE) {
             const real *row[VEC_SQUARE];
-            UNROLL
-            for (size_t i = 0; i < VEC_SQUARE; i++) row[i] = T + (c + i) * ldt + r;
+            UNROLL_FOR (size_t i = 0; i < VEC_SQUARE; i++) row[i] = T + (c + i) * ldt + r;
             vec_transpose(row, shifted ? shift + c : NULL, A + r * lda + c, lda);
         }
     for (size_t c = squares; c < cols; c++)

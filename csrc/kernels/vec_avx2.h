@@ -51,9 +51,9 @@ typedef __m256 vec;
 #define vec_min(a, b) VEC_OP(min)((a), (b))
 #define vec_fma(a, b, c) VEC_OP(fmadd)((a), (b), (c))
 #define vec_greater(a, b, x, y) VEC_OP(blendv)((y), (x), VEC_OP(cmp)((a), (b), _CMP_GT_OQ))
-#define vec_all_within(a, low, high)                                    \
-    (VEC_OP(movemask)(VEC_OP (and)(VEC_OP(cmp)((a), (low), _CMP_GE_OQ), \
-                                   VEC_OP(cmp)((a), (high), _CMP_LE_OQ))) == VEC_ALL)
+#define vec_all_within(a, low, high)                                   \
+    (VEC_OP(movemask)(VEC_OP(and)(VEC_OP(cmp)((a), (low), _CMP_GE_OQ), \
+                                  VEC_OP(cmp)((a), (high), _CMP_LE_OQ))) == VEC_ALL)
 #define vec_round(a) VEC_OP(round)((a), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
 
 #include "vec_x86_square.h"
