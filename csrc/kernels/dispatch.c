@@ -1,4 +1,4 @@
-/* dispatch.c - which set of kernels runs: the strongest that the machine has, or the one that was asked for by name. */
+/* dispatch.c - which set of kernels runs: the best for this machine, or one chosen by name. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,7 +14,7 @@ typedef struct {
 static int always(void) { return 1; }
 
 #ifdef SMM_HAVE_AVX2
-/* These builtins ask the operating system too, whether it saves the wide registers. */
+/* These builtins also ask whether the operating system saves the wide registers. */
 static int has_avx2(void) {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 }

@@ -1,8 +1,12 @@
-/* elementary.h - exp, log and tanh of vectors, to a few units in the last place. Uses vec_*; included by kernels_tpl.h.
+/* elementary.h - exp, log and tanh of vectors, to a few units in the last place; included by
+ * kernels_tpl.h with the vec_* of a set in force.
  *
- * exp: x = n log 2 + r, |r| <= log(2)/2, Taylor's series in r. log: x = 2^n m, sqrt(1/2) < m <= sqrt(2), the series of
- * 2 atanh((m - 1) / (m + 1)). tanh: rational (double) or polynomial (float) below 0.625 with the coefficients of Cephes
- * (S. Moshier, tanh.c and tanhf.c), else 1 - 2 / (e^2x + 1). */
+ * exp: x = n log 2 + r with |r| <= log(2)/2, and the Taylor series in r.
+ * log: x = 2^n m with sqrt(1/2) < m <= sqrt(2), and the series of 2 atanh((m - 1) / (m + 1)).
+ * tanh: below 0.625 a rational function (double) or a polynomial (float) with the coefficients of
+ *     Cephes (S. Moshier, tanh.c and tanhf.c), else 1 - 2 / (e^2x + 1). */
+#include "sets.h"
+
 #ifdef REAL_IS_DOUBLE
 #define EXP_LOW (-745.2)
 #define EXP_HIGH 709.8

@@ -1,11 +1,7 @@
 /* kernels_neon_f32.c - the kernels for AArch64, in float. */
-#include "kernels.h"
 #include "sets.h"
 
 #ifdef SMM_HAVE_NEON
-#include <math.h>
-#include <arm_neon.h>
-
 #define real float
 #define SET_NAME "neon"
 #define TABLE_TYPE smm_kernels_f32

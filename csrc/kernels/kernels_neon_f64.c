@@ -1,14 +1,9 @@
 /* kernels_neon_f64.c - the kernels for AArch64, in double. */
-#include "kernels.h"
 #include "sets.h"
 
 #ifdef SMM_HAVE_NEON
-#include <math.h>
-#include <arm_neon.h>
-
 #define real double
 #define REAL_IS_DOUBLE
-
 #define SET_NAME "neon"
 #define TABLE_TYPE smm_kernels_f64
 #define TABLE smm_table_neon_f64

@@ -1,9 +1,5 @@
 /* kernels_scalar_f32.c - the kernels for any machine, in float. */
-#include "kernels.h"
 #include "sets.h"
-
-#ifdef SMM_HAVE_SCALAR
-#include <math.h>
 
 #define real float
 #define SET_NAME "scalar"
@@ -11,6 +7,3 @@
 #define TABLE smm_table_scalar_f32
 #include "vec_scalar.h"
 #include "kernels_tpl.h"
-#else
-typedef int smm_no_scalar_f32; /* a translation unit may not be empty */
-#endif

@@ -1,18 +1,10 @@
 /* kernels_scalar_f64.c - the kernels for any machine, in double. */
-#include "kernels.h"
 #include "sets.h"
-
-#ifdef SMM_HAVE_SCALAR
-#include <math.h>
 
 #define real double
 #define REAL_IS_DOUBLE
-
 #define SET_NAME "scalar"
 #define TABLE_TYPE smm_kernels_f64
 #define TABLE smm_table_scalar_f64
 #include "vec_scalar.h"
 #include "kernels_tpl.h"
-#else
-typedef int smm_no_scalar_f64; /* a translation unit may not be empty */
-#endif

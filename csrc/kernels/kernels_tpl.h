@@ -1,12 +1,17 @@
-/* kernels_tpl.h - every kernel's body, once, for the vectors and the precision that are in force; contracts in kernels_table.h.
+/* kernels_tpl.h - the body of every kernel, once, for the vectors and the precision in force.
+ * kernels_table.h has their contracts; a vec_*.h comes before this file.
  *
- * Pattern of the large ones: a tile of slots (or rows) times two vectors of lanes keeps its sums in registers over the whole
- * inner dimension; what belongs to a slot is broadcast. Tiles are functions of constants (INLINE), so that the compiler unrolls
- * them and no sum leaves its register; rows are shared out evenly among as few tiles as the registers allow. */
-#define UNROLL_FOR _Pragma("GCC unroll 16") for
-#define ROWS_MOST \
-    (VEC_REGISTERS == 32 ? 12 : 5) /* two vectors of sums for each row, and room for operands */
+ * The large ones share a pattern: a tile of slots (or rows) times two vectors of lanes has its sums
+ * in registers over the whole inner dimension, and the values of a slot are broadcast. Tiles are
+ * INLINE functions of constants, so that the compiler unrolls them and no sum leaves its register.
+ * Rows are divided evenly among as few tiles as the registers allow. */
+#include <math.h>
+#include <stddef.h>
 
+#include "sets.h"
+
+/* Rows of a tile: two vectors of sums for each, and room for operands. */
+#define ROWS_MOST (VEC_REGISTERS == 32 ? 12 : 5)
 #define PANEL 128
 
 #ifdef REAL_IS_DOUBLE
@@ -19,7 +24,7 @@
 #include "elementary.h"
 #endif
 
-/* CASES calls a tile with its number of rows as a constant. */
+/* CASES(n, call) is call(n) with n as a constant. */
 /* clang-format off */
 #define CASE(rows, call) case rows: call(rows); break;
 #define CASES_TO_5(call) CASE(1, call) CASE(2, call) CASE(3, call) CASE(4, call) CASE(5, call)
@@ -35,18 +40,18 @@
     switch (n) { CASES_TO_5(call) }
 #endif
 
-/* Rows of the next tile, when `left` rows remain: as even as possible. */
+/* Rows of the next tile when `left` rows remain: as even as possible. */
 static inline size_t tile_rows(size_t left, size_t most) {
     const size_t tiles = (left + most - 1) / most;
     return (left + tiles - 1) / tiles;
 }
 
-/* What a product's sums begin with, and what is done to them at the end. */
+/* How the sums of a product begin and end. */
 typedef struct {
-    int accumulate;    /* they begin with what C holds; else */
-    const real *bias;  /* with bias[row], or NULL: 0; */
-    const real *lanes; /* plus lanes[lane], unless NULL */
-    int relu;
+    int accumulate;    /* begin with the values of C, else */
+    const real *bias;  /* with bias[row], or 0 if NULL; */
+    const real *lanes; /* add lanes[lane] unless NULL; */
+    int relu;          /* end with max(sum, 0) */
 } ends;
 
 INLINE void gemm_tile(const size_t rows, const size_t vectors, size_t k, const real *A,
@@ -75,7 +80,7 @@ INLINE void gemm_tile(const size_t rows, const size_t vectors, size_t k, const r
             vec_store(C + i * ldc + v * VEC_WIDTH, e.relu ? vec_max(vec_set(0), c[i][v]) : c[i][v]);
 }
 
-/* One strip of lanes, all rows. */
+/* All rows of a strip of lanes. */
 INLINE void gemm_strip(const size_t vectors, size_t m, size_t k, const real *A, size_t a_row,
                        size_t a_col, const real *B, size_t ldb, real *C, size_t ldc, const ends e) {
     for (size_t i = 0, rows; i < m; i += rows) {
@@ -87,7 +92,8 @@ INLINE void gemm_strip(const size_t vectors, size_t m, size_t k, const real *A, 
     }
 }
 
-/* In panels of the inner dimension, so that a strip of B stays in the first cache: its rows lie ldb apart and share few sets. */
+/* In panels of the inner dimension, so that a strip of B stays in the L1 cache: its rows are ldb
+ * apart and map to few of its sets. */
 static void product(size_t m, size_t n, size_t k, const real *A, size_t a_row, size_t a_col,
                     const real *B, size_t ldb, real *C, size_t ldc, const ends all) {
     for (size_t p = 0, panel; p < k || p == 0; p += panel) {
@@ -130,8 +136,8 @@ static void rows_linear(size_t rows, size_t width, size_t k, const real *X, size
     }
 }
 
-/* Sums over channels of a function of X[d,i] and constants of (k,d), two broadcasts or three: what E steps and their gradients
- * are made of. */
+/* Sums over channels of a function of X[d,i] and two or three values of (k,d), which are broadcast:
+ * the E step and its gradients. */
 enum { SQDIST, SQDIST_EXACT, QUAD, QUAD_ABOUT };
 
 INLINE void distance_tile(const int form, const size_t rows, const size_t vectors, size_t D,
@@ -205,7 +211,8 @@ static void quad_about(size_t K, size_t D, size_t n, const real *X, size_t ldx, 
     distances(QUAD_ABOUT, K, D, n, X, ldx, A, E, point, ldp, out, ldo);
 }
 
-/* Weighted sums of rows of V and of their squares, one vector of channels and a tile of slots at a time. */
+/* Weighted sums of rows of V and of their squares, a vector of channels and a tile of slots at a
+ * time. */
 INLINE void moments_tile(const int about, const size_t slots, size_t rows, const real *G,
                          size_t ldg, const real *V, size_t ldv, const real *point, real *m1,
                          real *m2, size_t ldm) {
@@ -256,7 +263,7 @@ static void moments_about(size_t K, size_t rows, size_t width, const real *G, si
     moments_all(1, K, rows, width, G, ldg, V, ldv, point, m1, m2, ldm);
 }
 
-/* Gradients back to inputs: sums over slots, for a few channels and two vectors of lanes at a time. */
+/* Gradients of inputs: sums over slots, a few channels and two vectors of lanes at a time. */
 INLINE void spread_tile(const int about, const size_t channels, const size_t vectors, size_t K,
                         const real *G, size_t ldg, const real *X, size_t ldx, const real *A,
                         const real *E, const real *point, size_t ldp, real *out, size_t ldo) {
@@ -316,7 +323,7 @@ static void spread_about(size_t K, size_t D, size_t n, const real *G, size_t ldg
     spread_all(1, K, D, n, G, ldg, X, ldx, A, E, point, ldp, out, ldo);
 }
 
-/* L[k,:] *= factor, and sums[k] += the sum over lanes: the end of either softmax. */
+/* The end of either softmax: L[k,:] *= factor, and sums[k] += the sum over lanes. */
 static void scale_rows(size_t K, size_t n, real *L, size_t ldl, const real *factor, real *sums) {
     for (size_t k = 0; k < K; k++) {
         vec sum = vec_set(0);
@@ -329,7 +336,7 @@ static void scale_rows(size_t K, size_t n, real *L, size_t ldl, const real *fact
     }
 }
 
-#define STRIP 64 /* lanes whose denominators are kept at a time */
+#define STRIP 64 /* lanes whose denominators are held at a time */
 typedef union {  /* aligned for vectors */
     real at[STRIP];
     vec align[STRIP / VEC_WIDTH];
@@ -337,7 +344,7 @@ typedef union {  /* aligned for vectors */
 
 static void softmax(size_t K, size_t n, size_t valid, real *L, size_t ldl, real mul,
                     const real *base, real *sums, real *lse) {
-    /* an overflow must not become inf - inf; that of all rows leaves nothing to choose by, and is NaN */
+    /* An overflow must not become inf - inf. If all rows overflow, the result is NaN. */
     const vec lowest = vec_set(-(real)(sizeof(real) == 8 ? 1e307 : 1e37)), factor = vec_set(mul);
     for (size_t j = 0; j < n; j += STRIP) {
         strip z;
@@ -428,7 +435,8 @@ static void softmax_backward(size_t K, size_t n, const real *gamma, const real *
     }
 }
 
-/* LayerNorm over channels, `vectors` vectors of lanes at once to hide the latency of their sums. */
+/* LayerNorm over channels, `vectors` vectors of lanes at a time to hide the latency of their sums.
+ * */
 INLINE void norm_lanes(const size_t vectors, size_t D, const real *X, size_t ldx, const real *gain,
                        const real *bias, real eps, real *Y, size_t ldy, real *mean, real *rstd) {
     const vec count = vec_set(1 / (real)D);
@@ -444,7 +452,7 @@ INLINE void norm_lanes(const size_t vectors, size_t D, const real *X, size_t ldx
             s[v] = vec_fma(t, t, s[v]);
         }
     UNROLL_FOR (size_t v = 0; v < vectors; v++) {
-        /* a variance that has overflown makes NaN, not numbers that look right: inf - inf */
+        /* A variance that overflowed gives NaN by inf - inf, not numbers that look right. */
         s[v] = vec_add(vec_div(vec_set(1), vec_sqrt(vec_fma(s[v], count, vec_set(eps)))),
                        vec_sub(s[v], s[v]));
         vec_store(mean + v * VEC_WIDTH, m[v]);
@@ -606,10 +614,11 @@ static void relu_backward(size_t rows, size_t n, const real *X, size_t ldx, real
         }
 }
 
-/* Squares of SMM_LANES rows side by side before the next columns: a line of the first cache is read and written once. */
+/* All squares of SMM_LANES rows before the next columns, so that a line of the L1 cache is read and
+ * written once. */
 static void transpose_in(size_t rows, size_t cols, size_t n, const real *A, size_t lda,
                          const size_t *index, real *T, size_t ldt) {
-    const size_t ahead = index ? 0 : n * lda; /* the next n rows will be wanted soon */
+    const size_t ahead = index ? 0 : n * lda; /* the next n rows are wanted soon */
     for (size_t r0 = 0; r0 < n; r0 += SMM_LANES) {
         const real *row[SMM_LANES] = {NULL};
         const size_t there = rows > r0 ? rows - r0 < SMM_LANES ? rows - r0 : SMM_LANES : 0;
@@ -736,11 +745,11 @@ INLINE vec vec_sigmoid(vec x) {
 }
 
 static void gru(size_t rows, size_t width, const real *gates_in, const real *gates_hidden,
-                const real *hidden, size_t ldh, real *kept) {
+                const real *hidden, size_t ldh, real *saved) {
     for (size_t k = 0; k < rows; k++)
         for (size_t j = 0; j < width; j += VEC_WIDTH) {
             const real *i = gates_in + k * 3 * width + j, *g = gates_hidden + k * 3 * width + j;
-            real *to = kept + k * 5 * width + j;
+            real *to = saved + k * 5 * width + j;
             const vec r = vec_sigmoid(vec_add(vec_load(i), vec_load(g)));
             const vec z = vec_sigmoid(vec_add(vec_load(i + width), vec_load(g + width))),
                       g_n = vec_load(g + 2 * width);
@@ -753,13 +762,13 @@ static void gru(size_t rows, size_t width, const real *gates_in, const real *gat
         }
 }
 
-static void gru_backward(size_t rows, size_t width, const real *kept, const real *hidden,
+static void gru_backward(size_t rows, size_t width, const real *saved, const real *hidden,
                          size_t ldh, const real *d_h, real *d_gates_in, real *d_gates_hidden,
                          real *d_hidden) {
     const vec one = vec_set(1);
     for (size_t k = 0; k < rows; k++)
         for (size_t j = 0; j < width; j += VEC_WIDTH) {
-            const real *at = kept + k * 5 * width + j;
+            const real *at = saved + k * 5 * width + j;
             real *di = d_gates_in + k * 3 * width + j, *dg = d_gates_hidden + k * 3 * width + j;
             const vec r = vec_load(at), z = vec_load(at + width), g_n = vec_load(at + 2 * width),
                       n = vec_load(at + 3 * width);
@@ -778,37 +787,41 @@ static void gru_backward(size_t rows, size_t width, const real *kept, const real
 }
 
 const TABLE_TYPE TABLE = {
-    SET_NAME,
-    gemm,
-    linear,
-    rows_linear,
-    sqdist,
-    sqdist_exact,
-    softmax,
-    softmax_linear,
-    softmax_backward,
-    moments,
-    moments_about,
-    quad,
-    quad_about,
-    spread,
-    spread_about,
-    norm,
-    norm_backward,
-    norm_rows,
-    norm_rows_backward,
-    norm_rows_sums,
-    row_sums,
-    column_sums,
-    affine,
-    add,
-    relu_backward,
-    transpose_in,
-    transpose_out,
-    mean_variance,
-    precision,
-    gru,
-    gru_backward,
-    exp_array,
-    log_array,
+    .name = SET_NAME,
+    .gemm = gemm,
+    .linear = linear,
+    .rows_linear = rows_linear,
+    .sqdist = sqdist,
+    .sqdist_exact = sqdist_exact,
+    .softmax = softmax,
+    .softmax_linear = softmax_linear,
+    .softmax_backward = softmax_backward,
+    .moments = moments,
+    .moments_about = moments_about,
+    .quad = quad,
+    .quad_about = quad_about,
+    .spread = spread,
+    .spread_about = spread_about,
+    .norm = norm,
+    .norm_backward = norm_backward,
+    .norm_rows = norm_rows,
+    .norm_rows_backward = norm_rows_backward,
+    .norm_rows_sums = norm_rows_sums,
+    .row_sums = row_sums,
+    .column_sums = column_sums,
+    .affine = affine,
+    .add = add,
+    .relu_backward = relu_backward,
+    .transpose_in = transpose_in,
+    .transpose_out = transpose_out,
+    .mean_variance = mean_variance,
+    .precision = precision,
+    .gru = gru,
+    .gru_backward = gru_backward,
+    .exp = exp_array,
+    .log = log_array,
 };
+
+#if defined(__clang__) && defined(VEC_TARGET)
+#pragma clang attribute pop
+#endif

@@ -1,10 +1,25 @@
-/* vec_avx2.h - vectors of AVX2 with FMA. REAL_IS_DOUBLE chooses the precision. See vec_scalar.h for what each wrapper does. */
+/* vec_avx2.h - vectors of AVX2 with FMA, in the precision that REAL_IS_DOUBLE chooses. vec_scalar.h
+ * defines the wrappers. */
+#include <immintrin.h>
+#include <math.h>
+#include <stdint.h>
+
+#include "sets.h"
+
+/* Everything from here to the end of kernels_tpl.h is compiled for these instructions. */
+#define VEC_TARGET
+#ifdef __clang__
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC target("avx2,fma")
+#endif
+
 #ifdef REAL_IS_DOUBLE
 typedef __m256d vec;
 #define VEC_OP(name) _mm256_##name##_pd
 #define VEC_WIDTH 4
 #define VEC_ALL 0xf
-/* 2^n for integers n that fit: n + 1.5 2^52 has n in its low bits */
+/* 2^n for an integer n in range: n + 1.5 2^52 has n in its low bits */
 #define vec_power2(n)                                                                       \
     _mm256_castsi256_pd(_mm256_slli_epi64(                                                  \
         _mm256_add_epi64(_mm256_castpd_si256(_mm256_add_pd((n), _mm256_set1_pd(0x1.8p52))), \
@@ -66,7 +81,7 @@ static inline real vec_sum(vec a) {
     return t[0];
 }
 
-/* in two halves, so that results at either end of the range of exponents come out right */
+/* in two halves, so that results at both ends of the range of exponents are correct */
 static inline vec vec_scale2(vec a, vec n) {
     const vec half = vec_round(vec_mul(n, vec_set((real)0.5)));
     return vec_mul(vec_mul(a, vec_power2(half)), vec_power2(vec_sub(n, half)));

@@ -1,4 +1,20 @@
-/* vec_avx512.h - vectors of AVX-512F. REAL_IS_DOUBLE chooses the precision. See vec_scalar.h for what each wrapper does. */
+/* vec_avx512.h - vectors of AVX-512F, in the precision that REAL_IS_DOUBLE chooses. vec_scalar.h
+ * defines the wrappers. */
+#include <immintrin.h>
+#include <math.h>
+#include <stdint.h>
+
+#include "sets.h"
+
+/* Everything from here to the end of kernels_tpl.h is compiled for these instructions. */
+#define VEC_TARGET
+#ifdef __clang__
+#pragma clang attribute push( \
+    __attribute__((target("avx512f,avx512dq,avx512vl,avx512bw,avx2,fma"))), apply_to = function)
+#else
+#pragma GCC target("avx512f,avx512dq,avx512vl,avx512bw,avx2,fma")
+#endif
+
 #ifdef REAL_IS_DOUBLE
 typedef __m512d vec;
 #define VEC_OP(name) _mm512_##name##_pd

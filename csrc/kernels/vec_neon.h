@@ -1,4 +1,10 @@
-/* vec_neon.h - vectors of AArch64's Advanced SIMD. REAL_IS_DOUBLE chooses the precision. See vec_scalar.h for the wrappers. */
+/* vec_neon.h - vectors of AArch64's Advanced SIMD, in the precision that REAL_IS_DOUBLE chooses.
+ * vec_scalar.h defines the wrappers. */
+#include <arm_neon.h>
+#include <stdint.h>
+
+#include "sets.h"
+
 #ifdef REAL_IS_DOUBLE
 typedef float64x2_t vec;
 #define VEC_OP(name) name##q_f64

@@ -1,13 +1,17 @@
-/* vec_scalar.h - "vectors" of one element, in plain C: what runs where nothing else does, and the meaning of every wrapper.
+/* vec_scalar.h - "vectors" of one element in plain C, which run anywhere and define every wrapper.
  *
- * Comparisons with a NaN are false; vec_max and vec_min return their second argument then. */
+ * A comparison with a NaN is false; vec_max and vec_min then return their second argument. */
+#include <math.h>
+
+#include "sets.h"
+
 typedef real vec;
 #define VEC_WIDTH 1
 #define VEC_REGISTERS 16
 #define vec_set(a) (a)
 #define vec_load(p) (*(p))               /* aligned to SMM_ALIGN at the start of a row */
 #define vec_load_any(p) (*(p))           /* without alignment */
-#define vec_prefetch(p, ahead) ((void)0) /* the line of p[ahead], there or not, is wanted soon */
+#define vec_prefetch(p, ahead) ((void)0) /* p[ahead], which need not exist, is wanted soon */
 #define vec_store(p, a) ((void)(*(p) = (a)))
 #define vec_store_any(p, a) ((void)(*(p) = (a)))
 #define vec_add(a, b) ((a) + (b))
@@ -16,12 +20,13 @@ typedef real vec;
 #define vec_div(a, b) ((a) / (b))
 #define vec_max(a, b) ((a) > (b) ? (a) : (b))
 #define vec_min(a, b) ((a) < (b) ? (a) : (b))
-#define vec_fma(a, b, c) ((a) * (b) + (c)) /* rounded once where the set can, twice here */
+#define vec_fma(a, b, c) ((a) * (b) + (c)) /* rounded twice here, once in the other sets */
 #define vec_greater(a, b, x, y) ((a) > (b) ? (x) : (y))
 #define vec_all_within(a, low, high) ((a) >= (low) && (a) <= (high))
 #define vec_sum(a) (a) /* over the elements, in a fixed order */
 
-/* to[c * ld + r] = row[r][c] - shift[r], or row[r][c] if shift is NULL, of a square of VEC_SQUARE rows; without alignment */
+/* to[c * ld + r] = row[r][c] - shift[r] for a square of VEC_SQUARE rows, without alignment; shift
+ * NULL is 0. */
 #define VEC_SQUARE 1
 INLINE void vec_transpose(const real *const row[VEC_SQUARE], const real *shift, real *to,
                           size_t ld) {
@@ -40,7 +45,9 @@ INLINE void vec_transpose(const real *const row[VEC_SQUARE], const real *shift, 
 #define vec_log_normal(a) logf(a)
 #define vec_tanh(a) tanhf(a)
 #endif
-#define VEC_LIBM /* the other sets have, for elementary.h:
- * vec_round(a)      to the nearest integer
- * vec_scale2(a, n)  a 2^n for integers n, right to either end of the range
- * vec_exponent(a), vec_mantissa(a)  of a normal a > 0: a = mantissa 2^exponent, 1 <= mantissa < 2 */
+
+/* exp, log and tanh come from libm. The other sets take them from elementary.h, for which they have
+ *     vec_round(a)                      the nearest integer;
+ *     vec_scale2(a, n)                  a 2^n for an integer n, correct at both ends of the range;
+ *     vec_exponent(a), vec_mantissa(a)  of a normal a = mantissa 2^exponent, 1 <= mantissa < 2. */
+#define VEC_LIBM

@@ -1,5 +1,6 @@
-/* vec_x86_square.h - the wrapper vec_transpose of both x86 sets, in vectors of AVX: two loads of half a vector take a stage of shuffles
- * each, and on processors that work on AVX-512 in halves, narrow shuffles go in pairs. See vec_scalar.h. */
+/* vec_x86_square.h - vec_transpose of both x86 sets, in vectors of AVX; included by vec_avx2.h and
+ * vec_avx512.h. Two loads of half a vector save a stage of shuffles each. Processors that split
+ * AVX-512 in two run two of these narrow shuffles at a time. */
 #ifdef REAL_IS_DOUBLE
 #define VEC_SQUARE 4
 #define SQUARE_OP(name) _mm256_##name##_pd
