@@ -2,6 +2,5 @@
 
 import os
 
-os.environ.setdefault(
-    "OMP_WAIT_POLICY", "passive"
-)  # threads that wait leave their core to the test that runs beside
+# Threads that wait leave their core to the test that runs beside.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")

@@ -1,11 +1,11 @@
-"""Run by test_torch.test_distributed under torchrun: DDP's gradients are those of the whole batch."""
+"""For test_torch.test_distributed, under torchrun: DDP's gradients are the whole batch's."""
 
 import gc
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional  # noqa: F401  (before there is a group: its functions' defaults would hold it)
+import torch.distributed.nn.functional  # noqa: F401  (later, its defaults would hold the group)
 from torch.nn.parallel import DistributedDataParallel
 
 from smm_py.torch import SlotMixture
@@ -32,7 +32,6 @@ dist.barrier()
 del parallel  # it holds the group, whose threads may abort the interpreter's end
 dist.destroy_process_group()
 gc.collect()
-threads = [
-    Path(task, "comm").read_text().strip() for task in Path("/proc/self/task").glob("*")
-]  # none but on Linux
+tasks = Path("/proc/self/task").glob("*")  # none but on Linux
+threads = [Path(task, "comm").read_text().strip() for task in tasks]
 assert not any("gloo" in name for name in threads), threads

@@ -1,12 +1,11 @@
-"""The modules in plain PyTorch, broadcast form, one line an equation: what float32 errors and speeds are compared with.
+"""The modules in plain PyTorch, broadcast form, one line an equation.
 
-It writes a B x K x N x D tensor in every step, as the code that people copy does.
+Float32 errors and speeds are compared with it. It writes a B x K x N x D tensor in every step, as
+the code that people copy does.
 """
 
-import json
 import math
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -62,8 +61,9 @@ def kmeans(o, p, x, slots, real, active, eps=1e-8):
     return {"slots": slots, "attention": attention}
 
 
-def mixture(o, p, x, mean, log_std, real, active, learned=True, eps=1e-8, floor=1e-4):
-    """Algorithm 1 of the paper with its options; learned=False: the vanilla Gaussian mixture."""
+def mixture(o, p, x, mean, log_std, real, active, eps=1e-8):
+    """Algorithm 1 of the paper with its options, or the vanilla Gaussian mixture."""
+    learned, floor = o["kind"] == "SlotMixture", o.get("var_floor", 1e-4)
     h = mlp(p, "mlp_input", norm(p, "norm_input", x)) if learned and o.get("input_mlp", True) else x
     h = norm(p, "norm_kv", h) if o.get("norm_kv") else h
     k = linear(p, "to_k", h) if learned else h
@@ -139,23 +139,15 @@ def run(options, parameters, x, state, mask=None, slot_mask=None):
     slots = state[0].shape[1]
     real = (torch.ones(b, n) if mask is None else mask)[..., None].to(x.dtype)
     active = torch.ones(b, slots, dtype=torch.bool) if slot_mask is None else slot_mask
-    kind = options["kind"]
-    if kind == "GaussianMixture":
-        return mixture(options, parameters, x, *state, real, active, learned=False)
-    form = {"SlotAttention": slot_attention, "KMeans": kmeans, "SlotMixture": mixture}[kind]
+    form = {"SlotAttention": slot_attention, "KMeans": kmeans}.get(options["kind"], mixture)
     form = reference if options.get("variant") == "reference" else form
-    return form(options, parameters, x, *state, real, active)
+    eps = options.get("eps", 1e-8)
+    return form(options, parameters, x, *state, real, active, eps)
 
 
-def float32_results(file, inputs):
-    """Outputs and gradients ("d name") of a vectors file's module on other inputs, in float32, as arrays."""
-    arrays = np.load(file)
-    options = json.loads(str(arrays["meta"]))
-    parameters = {
-        k[2:]: torch.tensor(arrays[k]).float().requires_grad_()
-        for k in arrays.files
-        if k[:2] == "p/"
-    }
+def float32_results(options, parameters, inputs):
+    """Outputs and gradients ("d name") of a module on arrays, as float32 arrays."""
+    parameters = {k: torch.tensor(v).float().requires_grad_() for k, v in parameters.items()}
     masks = {k: torch.tensor(inputs[k]).bool() for k in ("mask", "slot_mask") if k in inputs}
     x = torch.tensor(inputs["x"]).requires_grad_()
     state = {

@@ -1,11 +1,11 @@
-"""C programs: the tests without Python, here and on arm64, instruction counts, the example of the README; builds without a warning."""
+"""C: the tests without Python, here and on arm64, instruction counts, an example; no warning."""
 
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -19,7 +19,7 @@ STRICT = "-std=c99 -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror".split
 
 
 def run(*command, cwd=None):
-    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd)
+    done = processes.run(*command, cwd=cwd)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -30,22 +30,12 @@ EXAMPLE = ROOT / "examples" / "c" / "cluster.c"
 
 def link_programs(compiler, folder, mains, *flags):
     """Programs in a folder, from one compilation of the core."""
-    run(
-        compiler,
-        *STRICT,
-        "-O2",
-        "-fno-math-errno",
-        *flags,
-        *INCLUDES,
-        "-c",
-        *SOURCES,
-        *map(str, mains),
-        cwd=folder,
-    )
-    objects = {path.stem: str(path) for path in folder.glob("*.o")}
+    flags = ["-O2", "-fno-math-errno", *flags]
+    run(compiler, *STRICT, *flags, *INCLUDES, "-c", *SOURCES, *mains, cwd=folder)
+    objects = {path.stem: path for path in folder.glob("*.o")}
     own = [objects.pop(main.stem) for main in mains]
     for main, object in zip(mains, own):
-        run(compiler, *flags, object, *objects.values(), "-lm", "-o", str(folder / main.stem))
+        run(compiler, *flags, object, *objects.values(), "-lm", "-o", folder / main.stem)
 
 
 def test_c_programs(tmp_path):
@@ -62,17 +52,8 @@ def test_c_programs(tmp_path):
 def test_header_in_cpp(tmp_path):
     unit = tmp_path / "header.cpp"
     unit.write_text('#include "smm.h"\nint main() { return smm_status_str(SMM_OK) == nullptr; }\n')
-    run(
-        "g++",
-        "-std=c++17",
-        "-Wall",
-        "-Wextra",
-        "-Wpedantic",
-        "-Werror",
-        "-fsyntax-only",
-        INCLUDES[0],
-        str(unit),
-    )
+    flags = "-std=c++17 -Wall -Wextra -Wpedantic -Werror -fsyntax-only".split()
+    run("g++", *flags, INCLUDES[0], unit)
 
 
 ARM = ("aarch64-linux-gnu-gcc", "qemu-aarch64")
@@ -83,22 +64,18 @@ ARM = ("aarch64-linux-gnu-gcc", "qemu-aarch64")
     reason=f"needs {' and '.join(ARM)} (Debian: gcc-aarch64-linux-gnu, qemu-user)",
 )
 def test_arm64(tmp_path):
-    """The NEON kernels and the core, built by a cross compiler without OpenMP, run by an emulator."""
+    """The NEON kernels and the core, cross-compiled without OpenMP, in an emulator."""
     compiler, emulator = ARM
     link_programs(compiler, tmp_path, TESTS, "-static")
-    kernels = run(emulator, str(tmp_path / "test_kernels")).splitlines()
+    kernels = run(emulator, tmp_path / "test_kernels").splitlines()
     assert "neon     ok" in kernels and kernels[-1] == "all kernels ok"
-    assert run(emulator, str(tmp_path / "test_core"), "quick").splitlines()[-1] == "core ok"
+    assert run(emulator, tmp_path / "test_core", "quick").splitlines()[-1] == "core ok"
 
 
 def test_instruction_counts():
-    """No kernel costs more instructions than recorded (tests/c/cost.py says how they are counted)."""
-    done = subprocess.run(
-        ["make", "-s", "check-cost", f"PYTHON={sys.executable}"],
-        capture_output=True,
-        text=True,
-        cwd=ROOT / "tests" / "c",
-    )
+    """No kernel costs more instructions than recorded; tests/c/cost.py says how they are counted."""
+    folder = ROOT / "tests" / "c"
+    done = processes.run("make", "-s", "check-cost", f"PYTHON={sys.executable}", cwd=folder)
     if done.stdout.startswith("skipped: "):
         pytest.skip(done.stdout.strip().removeprefix("skipped: "))
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,13 +1,13 @@
 """Reference counts and memory over many good and bad calls; peak memory of a large one."""
 
 import gc
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from cases import build, inputs
+from processes import run_python
 
 import smm_py
 
@@ -105,12 +105,7 @@ print((kibibytes("VmHWM") - before) * 1024 - sum(g.nbytes for g in grads.values(
 )
 def test_peak_of_a_large_call(case):
     """Forward and backward through every step, K=11 D=64: at most 64 MiB beyond inputs, outputs and gradients."""
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURE, *case.split()],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parent,
-    )
+    done = run_python("-c", MEASURE, *case.split(), cwd=Path(__file__).parent)
     assert done.returncode == 0, done.stderr
     left = 4 * 2**20  # at most, by the small call before, whose memory is used again
     assert -left < int(done.stdout) <= 64 * 2**20, f"{int(done.stdout) / 2**20:.1f} MiB"

@@ -2,13 +2,13 @@
 
 import copy
 import doctest
+import os
 import pickle
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from cases import CASES, build, everything, inputs
+from processes import run_python
 
 import smm_py
 import smm_py._modules
@@ -279,26 +279,22 @@ def test_show_config(capsys):
 
 def test_import_is_light():
     """NumPy and the extension alone."""
-    code = (
-        "import sys, numpy; before = set(sys.modules); import smm_py; new = set(sys.modules) - before;"
-        "print(*(m for m in new if m.split('.')[0] in ('torch', 'scipy', 'matplotlib', 'PIL', 'sklearn', 'tqdm')))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == ""
+    code = """
+import sys, numpy
+before = set(sys.modules)
+import smm_py
+heavy = {"torch", "scipy", "matplotlib", "PIL", "sklearn", "tqdm"}
+print(*(m for m in set(sys.modules) - before if m.split(".")[0] in heavy))
+"""
+    done = run_python("-c", code)
+    assert done.returncode == 0 and done.stdout.strip() == "", done.stdout + done.stderr
 
 
 def test_forced_simd():
     code = "import smm_py; print(smm_py._core.simd()[0])"
 
     def run(value):
-        import os
-
-        return subprocess.run(
-            [sys.executable, "-c", code],
-            capture_output=True,
-            text=True,
-            env={**os.environ, "SMM_SIMD": value},
-        )
+        return run_python("-c", code, env={**os.environ, "SMM_SIMD": value})
 
     assert run("scalar").stdout.strip() == "scalar"
     assert "SMM_SIMD must name" in run("avx1024").stderr

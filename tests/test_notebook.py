@@ -5,6 +5,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from processes import HANG
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "notebooks"
 
@@ -17,7 +18,9 @@ def test_first_slots():
         all(c.execution_count for c in cells)
         and sum(bool(c.outputs) for c in cells) > len(cells) / 2
     )
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(FOLDER)}}).execute()
+    NotebookClient(
+        notebook, timeout=int(HANG), resources={"metadata": {"path": str(FOLDER)}}
+    ).execute()
     assert not [
         o for c in cells for o in c.outputs if o.output_type == "error" or o.get("name") == "stderr"
     ]

@@ -6,6 +6,7 @@ import threading
 import numpy as np
 import pytest
 from cases import CASES, build, everything, inputs
+from processes import HANG
 
 import smm_py
 
@@ -131,7 +132,7 @@ def test_forked_child():
     child = context.Process(target=_child, args=(there,))
     child.start()
     try:
-        assert here.poll(60), "the child hangs"
+        assert here.poll(HANG), "the child hangs"
         slots, threads = here.recv()
     finally:
         child.kill()

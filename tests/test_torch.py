@@ -3,24 +3,21 @@
 import contextlib
 import copy
 import doctest
-import json
 import pickle
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
+from processes import ROOT, TORCHRUN, run_python  # noqa: E402
 from torch.autograd import forward_ad  # noqa: E402
+from vectors import FILES, read  # noqa: E402
 
 import smm_py  # noqa: E402
 import smm_py.torch as st  # noqa: E402
 from smm_py.torch import _modules, _ops, compat  # noqa: E402
 
-FILES = sorted((Path(__file__).resolve().parents[2] / "shared" / "vectors").glob("*.npz"))
 KINDS = {
     "sa": (st.SlotAttention, dict(dim=8, hidden_dim=9, input_dim=5)),
     "sa-heads": (st.SlotAttention, dict(dim=8, hidden_dim=9, input_dim=5, heads=2, qkv_bias=True)),
@@ -69,18 +66,13 @@ def path(lean):
     return _modules.force_lean() if lean else contextlib.nullcontext()
 
 
-@pytest.mark.skipif(not FILES, reason="needs ../shared/vectors beside the checkout")
 @pytest.mark.parametrize("lean", [False, True], ids=["core", "lean"])
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
 def test_vectors(file, lean):
-    z = np.load(file)
-    options = json.loads(str(z["meta"]))
-    kind = options.pop("kind")
-    if kind in ("KMeans", "GaussianMixture"):
-        del options["hidden_dim"], options["input_dim"]
-    module = getattr(st, kind)(**options, dtype=torch.float64)
-    module.load_state_dict({n[2:]: torch.tensor(z[n]) for n in z.files if n[:2] == "p/"})
-    given = {n[3:]: torch.tensor(z[n]) for n in z.files if n[:3] == "in/"}
+    kind, options, groups = read(file, st)
+    module = kind(**options, dtype=torch.float64)
+    module.load_state_dict({n: torch.tensor(a) for n, a in groups["p"].items()})
+    given = {n: torch.tensor(a) for n, a in groups["in"].items()}
     x = given["x"].requires_grad_()
     init = {n: given[n].requires_grad_() for n in ("slots", "mean", "log_std") if n in given}
     masks = {n: given[n].bool() for n in ("mask", "slot_mask") if n in given}
@@ -92,17 +84,13 @@ def test_vectors(file, lean):
         **{n: v.grad for n, v in init.items()},
         **{n: p.grad for n, p in module.named_parameters()},
     }
-    for name in z.files:
-        if name[:4] == "out/":
-            ours, expected = getattr(result, name[4:]).detach(), z[name]
-        elif name[:2] == "g/":
-            ours, expected = grads[name[2:]], z[name]
-            ours = torch.zeros(expected.shape) if ours is None else ours
-        else:
-            continue
-        size = max(
-            np.abs(expected).max(), 1e-3
-        )  # norm_slots.bias of Slot Attention has a gradient of 0
+    pairs = [(n, getattr(result, n).detach(), a) for n, a in groups["out"].items()]
+    for name, expected in groups["g"].items():
+        ours = torch.zeros(expected.shape) if grads[name] is None else grads[name]
+        pairs.append(("d " + name, ours, expected))
+    for name, ours, expected in pairs:
+        # norm_slots.bias of Slot Attention has a gradient of 0
+        size = max(np.abs(expected).max(), 1e-3)
         assert np.abs(ours.numpy() - expected).max() <= 1e-9 * size, name
 
 
@@ -231,12 +219,13 @@ def test_compile():
         }
         expected, got = module(x, init), compiled(x, init)
         assert torch.equal(expected, got)
+        results = []
         for slots in (expected, got):
             module.zero_grad()
             (slots**2).sum().backward()
             grads = [p.grad.clone() for p in module.parameters() if p.grad is not None]
-            before = grads if slots is expected else before
-        assert all(torch.equal(a, b) for a, b in zip(before, grads)) and len(grads) > 15
+            results.append(grads)
+        assert all(map(torch.equal, *results)) and len(grads) > 15
     assert compiled(x).shape == (3, 3, 8)  # draws its state inside
 
 
@@ -725,24 +714,9 @@ def test_compat():
 def test_distributed():
     """Two processes, half the batch each: the gradients of the whole batch."""
     pytest.importorskip("torch.distributed")
-    script = Path(__file__).with_name("ddp_check.py")
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc-per-node",
-            "2",
-            str(script),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0 and done.stdout.count("same gradients") == 2, (
-        done.stdout + done.stderr
-    )
+    done = run_python(*TORCHRUN, "-m", "tests.ddp_check", cwd=ROOT)
+    output = done.stdout + done.stderr
+    assert done.returncode == 0 and done.stdout.count("same gradients") == 2, output
 
 
 def test_docstrings():

@@ -1,33 +1,18 @@
-"""Every output and gradient against an independent float64 implementation (../shared/vectors)."""
-
-import json
-from pathlib import Path
+"""Every output and gradient against an independent float64 implementation (tests/data/vectors)."""
 
 import numpy as np
 import pytest
+from vectors import FILES, read
 
 import smm_py
-
-VECTORS = Path(__file__).resolve().parents[2] / "shared" / "vectors"
-FILES = sorted(VECTORS.glob("*.npz"))
-pytestmark = pytest.mark.skipif(not FILES, reason="needs ../shared/vectors beside the checkout")
 
 STATES = ("slots", "mean", "log_std")
 
 
 def build(file, dtype):
     """The module that a file describes, its call's arguments, and the file's arrays by group."""
-    arrays = np.load(file)
-    options = json.loads(str(arrays["meta"]))
-    kind = options.pop("kind")
-    if kind in ("KMeans", "GaussianMixture"):
-        options.pop("hidden_dim")
-        options.pop("input_dim")
-    module = getattr(smm_py, kind)(**options, dtype=dtype)
-    groups = {
-        g: {k[len(g) + 1 :]: arrays[k] for k in arrays.files if k.startswith(g + "/")}
-        for g in ("p", "in", "out", "g")
-    }
+    kind, options, groups = read(file, smm_py)
+    module = kind(**options, dtype=dtype)
     for name, value in groups["p"].items():
         module.parameters[name] = value.astype(dtype)
     call = {"init": {k: groups["in"][k].astype(dtype) for k in STATES if k in groups["in"]}}
@@ -58,6 +43,10 @@ def scale(name, expected, pairs):
     return np.abs(expected).max() or 1.0
 
 
+def test_all_files_are_here():
+    assert len(FILES) == 14
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
 def test_float64(file):
     pairs = run(file, "float64")
@@ -68,7 +57,7 @@ def test_float64(file):
 
 
 def perturbed(groups, seed):
-    """The file's inputs moved a little, in float32: rounding errors of one problem alone are a matter of luck."""
+    """The file's inputs moved a little, in float32: rounding errors of one problem are luck."""
     rng = np.random.default_rng(seed)
     moved = {}
     for name, value in groups["in"].items():
@@ -101,22 +90,22 @@ def test_float32_is_as_exact_as_pytorch(file):
     pytest.importorskip("torch")
     from plain_torch import float32_results
 
-    _, _, groups = build(file, "float32")
+    kind, options, groups = read(file, smm_py)
+    options["kind"] = kind.__name__
     ratios = {}
     for seed in range(7):
         inputs = perturbed(groups, seed)
         exact, ours = (results(file, dtype, inputs) for dtype in ("float64", "float32"))
-        peer = float32_results(file, inputs)
+        peer = float32_results(options, groups["p"], inputs)
         for name, value in exact.items():
             errors = [np.sqrt(np.mean((a[name] - value) ** 2)) for a in (ours, peer)]
-            floor = (
-                np.finfo(np.float32).eps / 4 * np.abs(value).max()
-            )  # PyTorch may hit a value exactly
+            # PyTorch may hit a value exactly
+            floor = np.finfo(np.float32).eps / 4 * np.abs(value).max()
             if np.isfinite(errors[1]) and name != "d norm_slots.bias":
                 ratios.setdefault(name, []).append(errors[0] / max(errors[1], floor, 1e-30))
     assert len(ratios) >= 3
     for name, ratio in ratios.items():
-        # PyTorch's gradient is NaN where a prior has underflowed to 0: then there is little to compare with
+        # PyTorch's gradient is NaN where a prior has underflowed to 0: too little to compare with
         assert len(ratio) < 4 or np.median(ratio) <= 3, (
             f"{name}: {np.median(ratio):.2f} times PyTorch's error"
         )
