@@ -2,33 +2,19 @@
 
 import importlib
 import json
-import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import numpy as np
+import processes
 import torch
+from processes import ROOT, TORCHRUN
 
 from examples.command import main
 
-ROOT = Path(__file__).resolve().parents[1]
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-
-
-def command(name, *arguments, launcher=()):
-    return [sys.executable, *launcher, "-m", f"examples.{name}", *map(str, arguments)]
-
 
 def run(name, *arguments, launcher=()):
-    return subprocess.run(
-        command(name, *arguments, launcher=launcher),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    return processes.run_python(*launcher, "-m", f"examples.{name}", *arguments, cwd=ROOT)
 
 
 def run_well(name, *arguments, launcher=()):
@@ -48,20 +34,15 @@ def check_kill_and_resume(name, options, folder, steps=40, kill_after=13):
     options = ("train", "--steps", steps, "--checkpoint-every", 5, "--log-every", 1, *options)
     run_well(name, *options, "--out", folder / "whole")
     out = folder / "killed"
-    process = subprocess.Popen(
-        command(name, *options, "--out", out),
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
     metrics = out / "metrics.jsonl"
-    deadline = time.time() + 120
-    while time.time() < deadline and (
-        not metrics.exists() or metrics.read_text().count("\n") < kill_after
-    ):
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    command = (sys.executable, "-m", f"examples.{name}", *options, "--out", out)
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with processes.started(*command, cwd=ROOT, **quiet) as process:
+        processes.wait_until(
+            lambda: metrics.exists() and metrics.read_text().count("\n") >= kill_after, process
+        )
+        process.kill()
+        process.wait()
     assert kill_after <= metrics.read_text().count("\n") < steps
     run_well(name, "train", "--resume", "--out", out)
     assert (out / "model.safetensors").read_bytes() == (

@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ pytest.importorskip("PIL")
 pytest.importorskip("tqdm")
 import miniature  # noqa: E402
 from PIL import Image  # noqa: E402
+from processes import HANG, started  # noqa: E402
 
 from examples import data  # noqa: E402
 from examples.data import cache  # noqa: E402
@@ -154,23 +154,20 @@ print(len(data.open_dataset(sys.argv[1], cache=sys.argv[2])))
 
 
 def slowly(tmp_path):
-    return subprocess.Popen(
-        [sys.executable, "-c", SLOWLY, tmp_path / "data", tmp_path / "cache"],
-        cwd=ROOT,
-        text=True,
-        stdout=subprocess.PIPE,
-    )
+    command = (sys.executable, "-c", SLOWLY, tmp_path / "data", tmp_path / "cache")
+    return started(*command, cwd=ROOT, text=True, stdout=subprocess.PIPE)
 
 
 def test_killed_while_writing_and_two_at_once(tmp_path):
     """What a killed process left is no cache; of two processes one writes and the other waits for it."""
     miniature.clevrtex(tmp_path / "data")
-    killed = slowly(tmp_path)
-    assert [killed.stdout.readline() for _ in range(3)] == ["0\n", "1\n", "2\n"]
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
+    with slowly(tmp_path) as killed:
+        assert [killed.stdout.readline() for _ in range(3)] == ["0\n", "1\n", "2\n"]
+        killed.kill()
+        killed.wait()
     assert [p.suffix for p in sorted((tmp_path / "cache").iterdir())] == [".lock", ".partial"]
-    outputs = sorted((p.communicate()[0] for p in [slowly(tmp_path), slowly(tmp_path)]), key=len)
+    with slowly(tmp_path) as one, slowly(tmp_path) as other:
+        outputs = sorted((p.communicate(timeout=HANG)[0] for p in (one, other)), key=len)
     assert outputs == ["8\n", "".join(f"{i}\n" for i in range(8)) + "8\n"]
     same(
         data.open_dataset(tmp_path / "data", cache=tmp_path / "cache"),
