@@ -1,5 +1,6 @@
-/* bench_kernels.c - the roofline of every kernel of the chosen set on data in cache, float32: operations, bytes read and written,
- * operations a byte, GFLOP/s; a Markdown table. `make bench`. */
+/* bench_kernels.c - the roofline of every kernel of the chosen set in float32, on data in cache, as
+ * a Markdown table: operations, bytes read and written, operations a byte, GFLOP/s. `make bench`.
+ * */
 #define _POSIX_C_SOURCE 199309L
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,4 +1,4 @@
-/* cost.c - one forward and one backward call of every kind of module, float32, for cost.py to count the instructions of. */
+/* cost.c - a forward and a backward call of every kind of module in float32, for cost.py. */
 #include <stdio.h>
 #include <stdlib.h>
 

@@ -1,7 +1,8 @@
-"""Instruction counts of the kernels, by valgrind's callgrind, beside the recorded ones: `make check-cost`, `make update-cost`.
+"""Instruction counts of the kernels against a record: `make check-cost`, `make update-cost`.
 
-Counts, not times: they do not depend on what else the machine does, but on the compiler, whose major version is recorded. The AVX2
-kernels are counted, as valgrind knows no AVX-512. Exit status 0: within MARGIN of the record; 1: not; 77: cannot be told here.
+Counts by valgrind's callgrind do not depend on what else the machine does, as times do. They depend
+on the compiler, whose major version is recorded. The AVX2 kernels are counted, as valgrind knows no
+AVX-512. Exit status 0: within MARGIN of the record; 1: not; 77: cannot be told here.
 """
 
 import json
@@ -25,7 +26,7 @@ def skip(reason):
 
 
 def count(program):
-    """(compiler, instructions by function): of the kernels as the core calls them, and of the whole calls."""
+    """(compiler, instructions by function), of the core's calls of kernels and of whole calls."""
     if not shutil.which("valgrind"):
         skip("needs valgrind")
     with tempfile.TemporaryDirectory() as folder:
@@ -53,9 +54,10 @@ def count(program):
 
 
 def read(lines):
-    """Inclusive instructions of the calls that leave one part of the core for another (format: valgrind's manual, "Callgrind Format").
+    """Inclusive instructions of the calls from the core to a kernel, and of whole calls.
 
-    A function's lines start at fl= (its file) and fn=; cfi= (or cfl=), cfn=, calls= and one line "position instructions" are a call.
+    The format is in valgrind's manual, "Callgrind Format". A function's lines start at
+    fl= (its file) and fn=. A call is cfi= or cfl=, cfn=, calls=, and "position instructions".
     """
     found = Counter()
     own = callee_file = callee = ""

@@ -1,5 +1,6 @@
-/* test_core.c - the public functions from plain C: gradients against central differences in double, the same bits on any number of
- * threads, errors that write nothing. `test_core quick` runs the small cases alone, for valgrind. */
+/* test_core.c - the public functions from plain C: gradients against central differences in double,
+ * the same bits on any number of threads, errors that write nothing. `test_core quick` runs the
+ * small cases alone, for valgrind. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,7 +17,7 @@ static double uniform(void) {
 static double *numbers(size_t count, double scale) {
     double *p = malloc((count ? count : 1) * sizeof *p);
     if (!p) exit(2);
-    for (size_t i = 0; i < count; i++) p[i] = scale ? scale * uniform() : 0;
+    for (size_t i = 0; i < count; i++) p[i] = scale != 0 ? scale * uniform() : 0;
     return p;
 }
 
@@ -30,8 +31,7 @@ typedef struct {
 static problem make_problem(smm_kind kind, int option, size_t B, size_t N, size_t K) {
     problem p;
     memset(&p, 0, sizeof p);
-    state =
-        1234567; /* the same numbers with any set of instructions, whatever was drawn for buffers before */
+    state = 1234567; /* the same numbers for every instruction set, whatever was drawn before */
     const int vanilla = kind == SMM_KMEANS || kind == SMM_GAUSSIAN_MIXTURE;
     smm_config_init(&p.config, kind, 6);
     p.config.hidden_dim = 7;
@@ -212,7 +212,8 @@ static void check_finite(void) {
            "no such numbers");
 }
 
-/* Two blocks are kept for later calls, the largest that are not too large to keep; two that are in use are never one. */
+/* Two blocks are cached for later calls: the largest that are not too large. Two blocks in use are
+ * never the same. */
 static void check_memory(void) {
     char *small = smm_alloc(5000), *middle = smm_alloc(3000000), *large = smm_alloc(9000000),
          *again;

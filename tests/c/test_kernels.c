@@ -1,7 +1,8 @@
-/* test_kernels.c - every kernel of every set against double sums in plain order, at every remainder; run by `make check`.
+/* test_kernels.c - every kernel of every set against double sums in plain order, at every
+ * remainder; run by `make check`.
  *
- * An error is bounded by a few roundings of the sum of magnitudes, the bound that any order of summation keeps. Buffers have
- * guard zones whose bytes must not change. */
+ * An error is bounded by a few roundings of the sum of magnitudes, a bound that holds for any order
+ * of summation. Buffers have guard zones whose bytes must not change. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,6 +26,37 @@ static void report(const char *set, const char *kernel, size_t a, size_t b, size
 }
 
 #define GUARD 64
+static struct {
+    char *block, *at;
+    size_t bytes;
+} buffers[24];
+static size_t buffer_count;
+
+/* A buffer at SMM_ALIGN between guard zones, until drop_all. */
+static void *take(size_t bytes) {
+    const size_t all = (bytes + SMM_ALIGN - 1) / SMM_ALIGN * SMM_ALIGN;
+    char *block = malloc(all + 2 * GUARD + SMM_ALIGN);
+    if (!block || buffer_count == sizeof buffers / sizeof *buffers) exit(2);
+    const uintptr_t first = (uintptr_t)block + GUARD + SMM_ALIGN - 1;
+    char *at = block + (first / SMM_ALIGN * SMM_ALIGN - (uintptr_t)block);
+    memset(at - GUARD, 0x5a, all + 2 * GUARD);
+    buffers[buffer_count].block = block, buffers[buffer_count].at = at;
+    buffers[buffer_count++].bytes = bytes;
+    return at;
+}
+
+/* Ends a kernel's test: frees all buffers, whose guard zones must be as they were. */
+static void drop_all(const char *set, const char *kernel) {
+    while (buffer_count--) {
+        const char *at = buffers[buffer_count].at, *end = at + buffers[buffer_count].bytes;
+        for (size_t i = 0; i < GUARD; i++)
+            if (at[(ptrdiff_t)i - GUARD] != 0x5a || end[i] != 0x5a)
+                report(set, kernel, buffer_count, i, 0, 1, 0);
+        free(buffers[buffer_count].block);
+    }
+    buffer_count = 0;
+}
+
 #define real float
 #define T(name) name##_f32
 #define EPS 1.2e-7

@@ -1,29 +1,10 @@
 /* test_kernels_tpl.h - the tests for one precision; included by test_kernels.c. */
 
-/* count elements at SMM_ALIGN between guard zones. */
+/* Random numbers in [-1, 1), in a guarded buffer. */
 static real *T(make)(size_t count) {
-    char *block = NULL;
-    const size_t bytes = (count * sizeof(real) + SMM_ALIGN - 1) / SMM_ALIGN * SMM_ALIGN;
-    block = malloc(bytes + 2 * GUARD + SMM_ALIGN + sizeof(void *));
-    if (!block) exit(2);
-    char *at = (char *)(((uintptr_t)block + sizeof(void *) + GUARD + SMM_ALIGN - 1) / SMM_ALIGN *
-                        SMM_ALIGN);
-    memset(at - GUARD, 0x5a, GUARD);
-    memset(at + bytes, 0x5a, GUARD);
-    memcpy(at - GUARD, &block, sizeof block);
-    for (size_t i = 0; i < bytes / sizeof(real); i++) ((real *)(void *)at)[i] = (real)uniform();
-    return (real *)(void *)at;
-}
-
-static void T(drop)(real *p, size_t count, const char *set, const char *kernel) {
-    char *at = (char *)p, *block;
-    const size_t bytes = (count * sizeof(real) + SMM_ALIGN - 1) / SMM_ALIGN * SMM_ALIGN;
-    memcpy(&block, at - GUARD, sizeof block);
-    for (size_t i = sizeof block; i < GUARD; i++)
-        if (at[-GUARD + (ptrdiff_t)i] != 0x5a) report(set, kernel, i, 0, 0, 1, 0);
-    for (size_t i = 0; i < GUARD; i++)
-        if (at[bytes + i] != 0x5a) report(set, kernel, i, 0, 0, 1, 0);
-    free(block);
+    real *p = take(count * sizeof *p);
+    for (size_t i = 0; i < count; i++) p[i] = (real)uniform();
+    return p;
 }
 
 static void T(check)(const char *set, const char *kernel, size_t a, size_t b, size_t c, double got,
@@ -73,11 +54,10 @@ static void T(test_gemm)(const TABLE *k, size_t m, size_t n, size_t p, int accum
     A[0] = (real)NAN;
     k->linear(m, n, p, A, p + 3, NULL, B, ldb, C, ldc, 1);
     if (p && C[0] == C[0]) report(k->name, "linear NaN", m, n, p, 1, 0);
-    T(drop)(A, m * (p + 3), k->name, "gemm"), T(drop)(B, (p + 1) * ldb, k->name, "gemm");
-    T(drop)(C, m * ldc, k->name, "gemm"), T(drop)(C0, m * ldc, k->name, "gemm");
+    drop_all(k->name, "gemm");
 }
 
-/* W (p,width) in strips, by the contract's words: lane j stands in strip j / SMM_STRIP. */
+/* W (p,width) in strips as the contract says: lane j is in strip j / SMM_STRIP. */
 static void T(test_rows_linear)(const TABLE *k, size_t rows, size_t width, size_t p, int form) {
     const size_t ldx = p + 1, ldy = width + 16;
     real *X = T(make)(rows * ldx), *W = T(make)((p + 1) * width), *P = T(make)((p + 1) * width),
@@ -106,11 +86,7 @@ static void T(test_rows_linear)(const TABLE *k, size_t rows, size_t width, size_
     X[0] = (real)NAN;
     k->rows_linear(rows, width, p, X, ldx, P, NULL, Y, ldy, 0, 1);
     if (p && Y[0] == Y[0]) report(k->name, "rows_linear NaN", rows, width, p, 1, 0);
-    T(drop)(X, rows * ldx, k->name, "rows_linear"),
-        T(drop)(W, (p + 1) * width, k->name, "rows_linear");
-    T(drop)(P, (p + 1) * width, k->name, "rows_linear"),
-        T(drop)(bias, width, k->name, "rows_linear");
-    T(drop)(Y, rows * ldy, k->name, "rows_linear"), T(drop)(Y0, rows * ldy, k->name, "rows_linear");
+    drop_all(k->name, "rows_linear");
 }
 
 static void T(test_distances)(const TABLE *k, size_t K, size_t D, size_t n) {
@@ -139,9 +115,7 @@ static void T(test_distances)(const TABLE *k, size_t K, size_t D, size_t n) {
                 T(check)(k->name, names[form], K, D, n, (double)out[j * ldo + i], sum, size);
             }
     }
-    T(drop)(X, D * ldo, k->name, "distance"), T(drop)(P, K * ldp, k->name, "distance"),
-        T(drop)(Q, K * ldp, k->name, "distance");
-    T(drop)(R, K * ldp, k->name, "distance"), T(drop)(out, K * ldo, k->name, "distance");
+    drop_all(k->name, "distance");
 }
 
 static void T(test_moments)(const TABLE *k, size_t K, size_t rows, size_t width) {
@@ -166,9 +140,7 @@ static void T(test_moments)(const TABLE *k, size_t K, size_t rows, size_t width)
                          4.0 * (double)rows);
             }
     }
-    T(drop)(G, K * ldg, k->name, "moments"), T(drop)(V, rows * ld, k->name, "moments"),
-        T(drop)(P, K * ld, k->name, "moments");
-    T(drop)(m1, K * ld, k->name, "moments"), T(drop)(m2, K * ld, k->name, "moments");
+    drop_all(k->name, "moments");
 }
 
 static void T(test_spread)(const TABLE *k, size_t K, size_t D, size_t n) {
@@ -191,13 +163,11 @@ static void T(test_spread)(const TABLE *k, size_t K, size_t D, size_t n) {
                 T(check)(k->name, "spread", K, D, n, (double)out[d * ld + i], sum, 4.0 * (double)K);
             }
     }
-    T(drop)(G, K * ld, k->name, "spread"), T(drop)(X, D * ld, k->name, "spread"),
-        T(drop)(A, K * ldp, k->name, "spread");
-    T(drop)(E, K * ldp, k->name, "spread"), T(drop)(P, K * ldp, k->name, "spread"),
-        T(drop)(out, D * ld, k->name, "spread");
+    drop_all(k->name, "spread");
 }
 
-/* Softmax with its log-sum, its backward pass, and the linear form; a slot without prior, far distances, pad lanes. */
+/* Softmax with its log-sum, its backward pass, and the linear form: with a slot without prior, far
+ * distances, and pad lanes. */
 static void T(test_softmax)(const TABLE *k, size_t K, size_t n, size_t valid) {
     real *L = T(make)(K * n), *y = T(make)(K * n), *r = T(make)(K * n), *d = T(make)(K * n),
          *base = T(make)(K), *sums = T(make)(K);
@@ -262,12 +232,7 @@ static void T(test_softmax)(const TABLE *k, size_t K, size_t n, size_t valid) {
                      e * p * fmin(slack, 200) + 1e-30);
         }
     }
-    T(drop)(L, K * n, k->name, "softmax"), T(drop)(y, K * n, k->name, "softmax"),
-        T(drop)(r, K * n, k->name, "softmax");
-    T(drop)(d, K * n, k->name, "softmax"), T(drop)(base, K, k->name, "softmax"),
-        T(drop)(sums, K, k->name, "softmax");
-    T(drop)(lse, n, k->name, "softmax"), T(drop)(a, K, k->name, "softmax"),
-        T(drop)(c, K, k->name, "softmax");
+    drop_all(k->name, "softmax");
 }
 
 static void T(test_norm)(const TABLE *k, size_t D, size_t n) {
@@ -305,13 +270,7 @@ static void T(test_norm)(const TABLE *k, size_t D, size_t n) {
         T(check)(k->name, "dgain", D, n, 0, (double)dgain[d], g, 40 * (double)n);
         T(check)(k->name, "dbias", D, n, 0, (double)dbias[d], b, (double)n);
     }
-    T(drop)(X, D * n, k->name, "norm"), T(drop)(Y, D * n, k->name, "norm"),
-        T(drop)(dY, D * n, k->name, "norm");
-    T(drop)(dX, D * n, k->name, "norm"), T(drop)(gain, D, k->name, "norm"),
-        T(drop)(bias, D, k->name, "norm");
-    T(drop)(mean, n, k->name, "norm"), T(drop)(rstd, n, k->name, "norm"),
-        T(drop)(dgain, D, k->name, "norm");
-    T(drop)(dbias, D, k->name, "norm");
+    drop_all(k->name, "norm");
 }
 
 /* Rows of two parts of D channels each, padded. */
@@ -364,32 +323,26 @@ static void T(test_norm_rows)(const TABLE *k, size_t K, size_t D) {
         T(check)(k->name, "dbias of rows", K, D, j, (double)dbias[j], b, (double)K);
         T(check)(k->name, "column_sums", K, D, j, (double)sums[j], b, (double)K);
     }
-    T(drop)(X, K * ld, k->name, "norm_rows"), T(drop)(Y, K * ld, k->name, "norm_rows"),
-        T(drop)(dY, K * ld, k->name, "norm_rows");
-    T(drop)(dX, K * ld, k->name, "norm_rows"), T(drop)(gain, w, k->name, "norm_rows"),
-        T(drop)(bias, w, k->name, "norm_rows");
-    T(drop)(mean, K, k->name, "norm_rows"), T(drop)(rstd, K, k->name, "norm_rows"),
-        T(drop)(dgain, w, k->name, "norm_rows");
-    T(drop)(dbias, w, k->name, "norm_rows"), T(drop)(ones, w, k->name, "norm_rows"),
-        T(drop)(sums, w, k->name, "norm_rows");
+    drop_all(k->name, "norm_rows");
 }
 
 static double T(sigmoid_of)(double x) { return 1 / (1 + exp(-x)); }
 
-/* The cell against its formulas; its backward pass against their derivatives. Gates from tiny to saturated. */
+/* The cell against its formulas, its backward pass against their derivatives. Gates go from tiny to
+ * saturated. */
 static void T(test_gru)(const TABLE *k, size_t K, size_t w, double size) {
     const size_t ldh = w + 16;
     real *in = T(make)(K * 3 * w), *hid = T(make)(K * 3 * w), *hidden = T(make)(K * ldh),
-         *kept = T(make)(K * 5 * w);
+         *saved = T(make)(K * 5 * w);
     real *dh = T(make)(K * w), *d_in = T(make)(K * 3 * w), *d_hid = T(make)(K * 3 * w),
          *d_hidden = T(make)(K * w);
     for (size_t i = 0; i < K * 3 * w; i++) in[i] *= (real)size, hid[i] *= (real)size;
-    k->gru(K, w, in, hid, hidden, ldh, kept);
-    k->gru_backward(K, w, kept, hidden, ldh, dh, d_in, d_hid, d_hidden);
+    k->gru(K, w, in, hid, hidden, ldh, saved);
+    k->gru_backward(K, w, saved, hidden, ldh, dh, d_in, d_hid, d_hidden);
     for (size_t i = 0; i < K; i++)
         for (size_t j = 0; j < w; j++) {
             const real *a = in + i * 3 * w + j, *g = hid + i * 3 * w + j,
-                       *at = kept + i * 5 * w + j;
+                       *at = saved + i * 5 * w + j;
             const double r = T(sigmoid_of)((double)(real)(a[0] + g[0])),
                          z = T(sigmoid_of)((double)(real)(a[w] + g[w]));
             const double g_n = (double)g[2 * w], c = (double)a[2 * w] + (double)at[0] * g_n,
@@ -418,16 +371,14 @@ static void T(test_gru)(const TABLE *k, size_t K, size_t w, double size) {
                      fabs(d));
         }
     in[0] = (real)NAN;
-    k->gru(K, w, in, hid, hidden, ldh, kept);
-    if (kept[0] == kept[0] || kept[4 * w] == kept[4 * w]) report(k->name, "gru NaN", K, w, 0, 1, 0);
-    T(drop)(in, K * 3 * w, k->name, "gru"), T(drop)(hid, K * 3 * w, k->name, "gru"),
-        T(drop)(hidden, K * ldh, k->name, "gru");
-    T(drop)(kept, K * 5 * w, k->name, "gru"), T(drop)(dh, K * w, k->name, "gru"),
-        T(drop)(d_in, K * 3 * w, k->name, "gru");
-    T(drop)(d_hid, K * 3 * w, k->name, "gru"), T(drop)(d_hidden, K * w, k->name, "gru");
+    k->gru(K, w, in, hid, hidden, ldh, saved);
+    if (saved[0] == saved[0] || saved[4 * w] == saved[4 * w])
+        report(k->name, "gru NaN", K, w, 0, 1, 0);
+    drop_all(k->name, "gru");
 }
 
-/* Moments of 40 weighted numbers for each lane, about a point of the lane, against the mean and variance by their definitions. */
+/* Mean and variance by their definitions, from moments of 40 weighted numbers for each lane, which
+ * are centred at a point of the lane. */
 static void T(test_mean_variance)(const TABLE *k, size_t w) {
     enum { COUNT = 40 };
     const double eps = 0.25;
@@ -467,12 +418,7 @@ static void T(test_mean_variance)(const TABLE *k, size_t w) {
     k->mean_variance(w, sum, 0, COUNT, 1e-6, m1, m2, values, centre, point, mean, variance);
     if (mean[0] == mean[0] || variance[0] == variance[0])
         report(k->name, "mean_variance NaN", w, 0, 0, 1, 0);
-    T(drop)(m1, w, k->name, "mean_variance"), T(drop)(m2, w, k->name, "mean_variance"),
-        T(drop)(values, 2 * w, k->name, "mean_variance");
-    T(drop)(centre, w, k->name, "mean_variance"), T(drop)(point, w, k->name, "mean_variance"),
-        T(drop)(p, w, k->name, "mean_variance");
-    T(drop)(mean, w, k->name, "mean_variance"), T(drop)(variance, w, k->name, "mean_variance");
-    T(drop)(x, COUNT * w, k->name, "mean_variance");
+    drop_all(k->name, "mean_variance");
 }
 
 static void T(test_copies)(const TABLE *k, size_t rows, size_t cols) {
@@ -524,10 +470,7 @@ static void T(test_copies)(const TABLE *k, size_t rows, size_t cols) {
     k->relu_backward(cols, n, copy, n, X, n);
     for (size_t i = 1; i < cols * n; i++)
         if ((X[i] != 0) != (copy[i] > 0)) report(k->name, "relu_backward", cols, n, i, 1, 0);
-    T(drop)(A, 2 * rows * cols, k->name, "copies"), T(drop)(X, cols * n, k->name, "copies"),
-        T(drop)(back, n * width, k->name, "copies");
-    T(drop)(shift, width, k->name, "copies"), T(drop)(sums, cols, k->name, "copies"),
-        T(drop)(copy, cols * n, k->name, "copies");
+    drop_all(k->name, "copies");
 }
 
 static void T(test_precision)(const TABLE *k, size_t K, size_t width) {
@@ -550,10 +493,7 @@ static void T(test_precision)(const TABLE *k, size_t K, size_t width) {
     }
     if ((double)largest != most)
         report(k->name, "precision largest", K, width, 0, (double)largest, most);
-    T(drop)(log_std, K * width, k->name, "precision"),
-        T(drop)(scale, K * width, k->name, "precision");
-    T(drop)(q, K * width, k->name, "precision"), T(drop)(shift, K * width, k->name, "precision");
-    T(drop)(log_det, K, k->name, "precision");
+    drop_all(k->name, "precision");
 }
 
 static void T(test_elementary)(const TABLE *k) {
@@ -586,7 +526,7 @@ static void T(test_elementary)(const TABLE *k) {
     y[1] = -1;
     k->log(16, y);
     if (!isinf(y[0]) || y[1] == y[1]) report(k->name, "log limits", 0, 0, 0, (double)y[0], 0);
-    T(drop)(x, COUNT, k->name, "elementary"), T(drop)(y, COUNT, k->name, "elementary");
+    drop_all(k->name, "elementary");
 }
 
 static void T(test_all)(const TABLE *k) {
