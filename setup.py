@@ -1,4 +1,7 @@
-"""Build of the extension. Switches: SMM_SANITIZE=1 (address, undefined) or thread, SMM_NO_OPENMP=1."""
+"""Build of the extension, on Linux and macOS with GCC or Clang.
+
+Switches: SMM_SANITIZE=1 (address, undefined) or thread; SMM_NO_OPENMP=1.
+"""
 
 import os
 import shutil
@@ -18,31 +21,24 @@ SANITIZERS = {"1": "address,undefined", "thread": "thread"}
 
 def openmp_flags(compiler):
     """Flags for OpenMP, or none where a small program does not build with them."""
-    if os.environ.get("SMM_NO_OPENMP") == "1" or compiler.compiler_type == "msvc":
+    if os.environ.get("SMM_NO_OPENMP") == "1":
         return []
     program = "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n"
-    command = [*compiler.compiler_so[:1], "-fopenmp"]
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "probe.c")
         source.write_text(program)
-        try:
-            done = subprocess.run(
-                [*command, str(source), "-o", str(source.with_suffix(".out"))], capture_output=True
-            )
-        except OSError:
-            return []
-    return ["-fopenmp"] if done.returncode == 0 else []
+        command = [compiler.compiler_so[0], "-fopenmp", source, "-o", source.with_suffix(".out")]
+        return [] if subprocess.run(command, capture_output=True).returncode else ["-fopenmp"]
 
 
 class BuildExtension(build_ext):
     """Adds what depends on the compiler: OpenMP, sanitizers."""
 
     def build_extensions(self):
-        if self.compiler.compiler_type != "msvc" and not shutil.which(self.compiler.compiler_so[0]):
-            sys.exit(
-                "smm_py needs a C compiler (for example gcc); "
-                f"{self.compiler.compiler_so[0]!r} was not found"
-            )
+        if os.name != "posix":
+            sys.exit("smm_py builds on POSIX systems (Linux, macOS), with GCC or Clang")
+        if not shutil.which(self.compiler.compiler_so[0]):
+            sys.exit(f"smm_py needs GCC or Clang; {self.compiler.compiler_so[0]!r} was not found")
         flags = openmp_flags(self.compiler)
         sanitizer = SANITIZERS.get(os.environ.get("SMM_SANITIZE", ""))
         if sanitizer:

@@ -84,7 +84,7 @@ KINDS = {
 @pytest.mark.parametrize("lean", [False, True])
 @pytest.mark.parametrize("name", KINDS)
 def test_tensors(name, lean, monkeypatch):
-    """Slots, attention and gradients of a bfloat16 tensor; that of x is rounded to its type, as PyTorch's own are."""
+    """Slots, attention and gradients of a bfloat16 tensor; that of x is rounded to its type."""
     monkeypatch.setattr(_modules, "_force_lean", lean)
     kind, options = KINDS[name]
     torch.manual_seed(0)

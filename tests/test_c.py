@@ -73,7 +73,7 @@ def test_arm64(tmp_path):
 
 
 def test_instruction_counts():
-    """No kernel costs more instructions than recorded; tests/c/cost.py says how they are counted."""
+    """No kernel takes more instructions than recorded; tests/c/cost.py says how it counts."""
     folder = ROOT / "tests" / "c"
     done = processes.run("make", "-s", "check-cost", f"PYTHON={sys.executable}", cwd=folder)
     if done.stdout.startswith("skipped: "):

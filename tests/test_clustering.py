@@ -73,7 +73,7 @@ def test_log_likelihood_never_falls():
 @pytest.mark.parametrize("offset, spread", [(100.0, 1e-3), (-1e4, 10.0), (0.0, 1e3), (1e3, 1e-1)])
 @pytest.mark.parametrize("slots", [1, 3])
 def test_variance_far_from_zero(offset, spread, slots):
-    """float32 keeps the variance of data at an offset; error beside that of a two-pass sum in float32."""
+    """float32 keeps the variance of data at an offset, against a two-pass sum in float32."""
     x = clusters(offset, spread, "float32", 3000)
     x -= np.float32(0)
     init = {
@@ -126,7 +126,7 @@ def test_logits_that_all_overflow_are_told():
 
 
 def test_outputs_beside_the_slots_are_finite_too():
-    """Of a slot that is not active the released code's form gives the start's log standard deviation in the slot."""
+    """Of an inactive slot, the released form returns the initial log standard deviation."""
     x, mean, log_std = (
         np.zeros((1, 3, 4), "float32"),
         np.zeros((1, 2, 4), "float32"),
@@ -147,7 +147,7 @@ def test_one_outlier():
 
 
 def test_a_slot_without_any_input_recovers_the_mean_of_all():
-    """Exactly zero responsibilities: eps alone weights the inputs, prior 0, no NaN in any gradient."""
+    """Responsibilities of exactly 0: eps alone weights the inputs, prior 0, no NaN gradient."""
     x = clusters(dtype="float32")
     mean = np.array([[[0, 0, 0], [1e3, 1e3, 1e3]]], "float32")
     module = smm_py.GaussianMixture(dim=3, num_slots=2, num_iters=3, gradient="full")

@@ -1,4 +1,4 @@
-"""The twins and the pipelines on a GPU, against the C core on the CPU; left out where there is none."""
+"""The twins and the pipelines on a GPU, against the C core on the CPU; skipped without a GPU."""
 
 import json
 
@@ -126,7 +126,7 @@ def test_compile(name):
 
 @pytest.mark.parametrize("pipeline", ["set_prediction", "object_discovery", "slate"])
 def test_pipelines_train_as_on_the_cpu(pipeline, tmp_path):
-    """The same loss, step by step, within rounding: pictures, weights and initial slots are the same."""
+    """The same loss within rounding, step by step, from the same pictures, weights and slots."""
     pytest.importorskip("safetensors")
     from pipelines import run_well
 

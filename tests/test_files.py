@@ -29,10 +29,10 @@ def test_the_safetensors_package_reads_and_writes_the_same(tmp_path):
     path = tmp_path / "a.safetensors"
     module.save(path)
     arrays = package.load_file(path)
-    assert list(sorted(arrays)) == sorted(module.parameters)
+    assert sorted(arrays) == sorted(module.parameters)
     assert all(np.array_equal(arrays[k], module.parameters[k]) for k in arrays)
     package.save_file(arrays, tmp_path / "b.safetensors")
-    options = {k: v for k, v in module._options().items()}
+    options = dict(module._options())
     twin = smm_py.SlotMixture.load(tmp_path / "b.safetensors", **options)
     assert all(np.array_equal(twin.parameters[k], arrays[k]) for k in arrays)
 
@@ -110,7 +110,8 @@ def test_damaged_headers(change, match, tmp_path):
             "its arrays do not fill its 5 bytes of data",
         ),
         (
-            '{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}, "b": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}',
+            '{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]},'
+            ' "b": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}',
             8,
             "its arrays do not fill its 8 bytes of data one after another",
         ),

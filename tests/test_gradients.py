@@ -138,7 +138,7 @@ def test_gradient_of_the_drawn_state():
         grads = module.backward(out, d_slots)
         scale = max(np.abs(g).max() for g in grads.values())
 
-        def loss():
+        def loss(module=module, x=x, d_slots=d_slots):
             return float((module(x, seed=4).slots * d_slots).sum())
 
         for key in ("mean_mu", "mean_logsigma", "logstd_mu", "logstd_logsigma"):

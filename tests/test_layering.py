@@ -1,4 +1,4 @@
-"""Who may depend on whom: examples -> smm_py.torch -> smm_py -> _core -> smm.h <- core -> kernels."""
+"""Dependencies: examples -> smm_py.torch -> smm_py -> _core -> smm.h <- core -> kernels."""
 
 import ast
 import re

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(
 def kibibytes(key):
     """VmRSS (resident now) or VmHWM (at most so far) of this process.
 
-    Not getrusage: what it reports of a new process begins at the size of the process that started it.
+    Not getrusage, which starts a new process at the size of the one that started it.
     """
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(key))
@@ -81,15 +81,17 @@ MEASURE = """
 import sys, numpy as np, smm_py
 from test_memory import kibibytes
 smm_py.set_num_threads(2)
-kind, recompute, batch, count = sys.argv[1], sys.argv[2] == "recompute", int(sys.argv[3]), int(sys.argv[4])
-module = getattr(smm_py, kind)(dim=64, num_slots=11, num_iters=3, gradient="full", recompute=recompute)
-x = np.random.default_rng(0).standard_normal((batch, count, 64), dtype="float32")
+kind, memory, batch, count = sys.argv[1:]
+options = {"num_iters": 3, "gradient": "full", "recompute": memory == "recompute"}
+module = getattr(smm_py, kind)(dim=64, num_slots=11, **options)
+x = np.random.default_rng(0).standard_normal((int(batch), int(count), 64), dtype="float32")
 small = module(x[:, :64].copy(), seed=0)
 module.backward(small, np.ones_like(small.slots))
 before = kibibytes("VmHWM")
 out = module(x, seed=0)
 grads = module.backward(out, np.ones_like(out.slots))
-print((kibibytes("VmHWM") - before) * 1024 - sum(g.nbytes for g in grads.values()) - out.slots.nbytes)
+results = out.slots.nbytes + sum(g.nbytes for g in grads.values())
+print((kibibytes("VmHWM") - before) * 1024 - results)
 """
 
 
@@ -104,7 +106,7 @@ print((kibibytes("VmHWM") - before) * 1024 - sum(g.nbytes for g in grads.values(
     ],
 )
 def test_peak_of_a_large_call(case):
-    """Forward and backward through every step, K=11 D=64: at most 64 MiB beyond inputs, outputs and gradients."""
+    """Forward and backward of every step: 64 MiB at most beyond inputs, outputs and gradients."""
     done = run_python("-c", MEASURE, *case.split(), cwd=Path(__file__).parent)
     assert done.returncode == 0, done.stderr
     left = 4 * 2**20  # at most, by the small call before, whose memory is used again

@@ -86,7 +86,7 @@ def test_masked_inputs_change_nothing(name):
 
 @pytest.mark.parametrize("name", CASES)
 def test_inactive_slots(name):
-    """An inactive slot keeps its state and gets nothing; leaving it out gives the others the same."""
+    """An inactive slot keeps its state and gets nothing; without it the others are the same."""
     module = build(name)
     x, call = inputs(module)
     slot_mask = np.array([[True, False, True]] * 2)
@@ -184,7 +184,7 @@ def test_backward_uses_the_parameters_of_the_call():
 
 @pytest.mark.parametrize("count", [7, 3000])
 def test_backward_uses_what_its_own_call_saved(count):
-    """Memory of outputs that are gone serves later calls, that of outputs that are there does not."""
+    """Memory of outputs that are gone is used again, that of outputs that exist is not."""
     module = smm_py.SlotMixture(dim=16, num_slots=3, gradient="full")
     images = np.random.default_rng(5).standard_normal((6, 1, count, 16)).astype("float32")
     ones = np.ones((1, 3, 16), "float32")

@@ -48,7 +48,7 @@ def test_same_bits(name, shape, dtype):
     ],
 )
 def test_same_bits_where_slots_are_shared_out(name, masks):
-    """Modules so wide that an image's threads share its slots too; the mixtures' first steps are made twice, about better points."""
+    """So wide that threads share an image's slots too, and mixtures recompute their first step."""
     wide = {"input_dim": 90} if name == "sa-wide" else {}
     module = build(name, dim=48, hidden_dim=70, dtype="float32", num_iters=3, **wide)
     x, call = inputs(module, 1, 700, slots=14, masks=masks)

@@ -29,7 +29,7 @@ def expected_iterations(moved, tol):
     return np.minimum(settled.argmax(0) + 2, STEPS)
 
 
-# the reference variant's first "run of one step" takes two: its movements are tested below by what it computes
+# A "run of one step" of the reference variant takes two: its movements are tested below.
 @pytest.mark.parametrize("gradient", ["full", "implicit", "straight-through"])
 @pytest.mark.parametrize("name", [n for n in CASES if not n.startswith("reference")])
 def test_stops_where_it_has_settled(name, gradient):

@@ -1,4 +1,4 @@
-"""The PyTorch twins: both paths against the vectors, and everything that PyTorch expects of a module."""
+"""The PyTorch twins: both paths against the vectors, and what PyTorch expects of a module."""
 
 import contextlib
 import copy
@@ -230,7 +230,7 @@ def test_compile():
 
 
 def test_graphs_of_another_core_are_not_taken_for_ours(monkeypatch):
-    """Compiled graphs are kept on disk by what they hold: the text of a configuration changes with what the core saves."""
+    """Graphs are cached on disk: the text of a configuration changes with what the core saves."""
     spec = build("stable")._spec
     text = _ops.config_text(spec)
     assert _ops._spec(text) == spec and _ops.config_text(spec) == text
@@ -261,7 +261,7 @@ def test_export():
     ],
 )
 def test_shapes_of_what_is_saved(name, options):
-    """What torch.compile is told of an operator's output is what the core says, on both sides of what it saves at most."""
+    """torch.compile is told the sizes that the core has, below and above the most it saves."""
     spec = build(name, **options)._spec
     for sizes in (
         (1, 1, 3),
@@ -355,7 +355,7 @@ def test_slots_on_meta_have_shapes_alone():
 
 
 def test_states_of_each_slot_come_from_files(tmp_path):
-    """What the start is drawn from may have a row for each slot, as in NumPy; the file serves both."""
+    """The start's parameters may have a row for each slot, as in NumPy; the file serves both."""
     safetensors = pytest.importorskip("safetensors.torch")
     of_numpy = smm_py.SlotAttention(dim=8, num_slots=3)
     rows = np.random.default_rng(0).standard_normal((3, 8)).astype(np.float32)
@@ -390,10 +390,10 @@ def test_parameters_of_another_shape_or_type_are_named():
             module(x)
     module = st.SlotAttention(dim=8, num_slots=3)
     module.to_q.double()
-    with pytest.raises(
-        TypeError,
-        match="the parameter to_q.weight must be a torch.float32 tensor as the others are, got torch.float64",
-    ):
+    message = (
+        "the parameter to_q.weight must be a torch.float32 tensor as the others are, got torch.f"
+    )
+    with pytest.raises(TypeError, match=message):
         module(x)
 
 
@@ -614,7 +614,7 @@ def test_forward_mode_is_refused(frozen):
 
 
 def test_a_dead_slot_stays_dead_on_every_device():
-    """Its prior is exactly 0, and a point nearer to it than to all others does not bring it back."""
+    """Its prior is exactly 0, and a point nearer to it than to the others does not revive it."""
     rng = np.random.default_rng(0)
     x = np.concatenate(
         [0.01 * rng.standard_normal(1000), 100 + 0.01 * rng.standard_normal(1000), [10.0]]
@@ -634,7 +634,7 @@ def test_a_dead_slot_stays_dead_on_every_device():
     "name, options", [("smm", {}), ("reference", {}), ("sa", {}), ("sa-heads", {"qkv_bias": False})]
 )
 def test_widths_whose_rows_the_core_spaces(name, options):
-    """256 channels, where rows of weights would share a few sets of the cache; means start at inputs, the maps' other use."""
+    """256 channels, where rows of weights would share few cache sets; means start at inputs."""
     module = build(name, **options, dim=256, input_dim=256, hidden_dim=256, dtype="float64")
     x, init = inputs(module, batch=2, count=70)
     init = {n: v for n, v in init.items() if n == "log_std"} | {

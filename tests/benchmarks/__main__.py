@@ -1,7 +1,7 @@
 """Speed and memory of the modules beside their peers, in one run: `python -m tests.benchmarks`.
 
-Agreement is checked before anything is timed; rounds of all contenders are interleaved; medians and quartiles are kept. The page
-docs/benchmarks.md says how operations are counted. Run it on an idle machine.
+Agreement is checked before anything is timed. Rounds of all contenders are interleaved; medians and
+quartiles are reported. docs/benchmarks.md says how operations are counted. Use an idle machine.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def options():
         "--out",
         type=Path,
         default=Path("runs/benchmarks"),
-        help="folder for results.json, tables and pictures; with --only, what it has of other sections stays",
+        help="folder for results.json, tables and pictures; --only replaces its own sections",
     )
     parser.add_argument(
         "--replay",
@@ -70,7 +70,7 @@ def options():
 
 
 def keep_to_cores(count):
-    """Before a library counts the cores: JAX starts a thread for each, whatever it is told later."""
+    """To be called before a library counts the cores: JAX starts a thread for each."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
 

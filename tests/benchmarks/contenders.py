@@ -1,10 +1,11 @@
-"""Everything that is timed, under one pair of calls: forward, and forward with gradients of x and of every parameter."""
+"""What is timed, as two calls: forward, and forward with all gradients."""
 
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,14 +17,13 @@ from . import peers
 
 OURS, OURS_TORCH, LEAN = "smm_py, NumPy", "smm_py, PyTorch", "smm_py, lean form"
 RECOMPUTE = "smm_py, recompute=True"
-TOLERANCE = (
-    1e-4  # of an array's largest number: some hundred roundings of float32, through every step
-)
+# Of an array's largest number: some hundred roundings of float32, through every step.
+TOLERANCE = 1e-4
 
 
 @dataclass
 class Contender:
-    """forward() -> slots; both() -> (slots, gradients by name). Either may return what np.asarray takes."""
+    """forward() -> slots; both() -> (slots, gradients by name), as anything np.asarray takes."""
 
     forward: Callable[[], Any]
     both: Callable[[], tuple[Any, dict]]
@@ -59,7 +59,7 @@ def make(name, problem) -> Contender:
     if name == OURS_TORCH:
         module = getattr(twins, problem.kind)(**problem.options)
         module.load_state_dict({n: torch.tensor(v) for n, v in problem.module.parameters.items()})
-        init = {n: s for n, s in zip(problem.init, state)}
+        init = dict(zip(problem.init, state))
         return _torch(problem, dict(module.named_parameters()), lambda x: module(x, init))
     if name == LEAN:
         spec = problem.module._spec
@@ -124,7 +124,7 @@ def _torch(problem, params, function):
 
 
 def _lucidrains(problem):
-    """The package draws its slots around slots_mu: with a spread of 0 they start at given ones, with zero biases it is ours."""
+    """The package's module: ours, without biases and with slots that start at slots_mu."""
     from slot_attention import SlotAttention
 
     shape = problem.shape
@@ -167,8 +167,8 @@ def _jax(problem, form):
 def error(contender, expected, backward):
     """The largest error of any result, relative to that array's largest number in float64.
 
-    (Where an array is nearly zero beside the other gradients, relative to a thousandth of their largest number:
-    the bias of Slot Attention's norm_slots has a gradient of exactly 0.)
+    A gradient that is nearly zero beside the others is measured by a thousandth of their largest
+    number: that of the bias of Slot Attention's norm_slots is exactly 0.
     """
     slots, grads = contender.both() if backward else (contender.forward(), {})
     pairs = [(slots, expected[0], 0.0)]
@@ -191,7 +191,7 @@ def checked(problem, wanted, backward):
         try:
             contender = make(name, problem)
             errors[name] = error(contender, expected, backward)
-        except Exception as reason:  # a peer that cannot run here (no compiler, no memory) does not stop the others
+        except Exception as reason:  # no compiler, no memory: the others run all the same
             if name in (OURS, OURS_TORCH):
                 raise
             absent[name] = f"{type(reason).__name__}: {str(reason).splitlines()[0][:200]}"
@@ -200,7 +200,8 @@ def checked(problem, wanted, backward):
             found[name] = contender
             continue
         absent[name] = (
-            f"does not agree with the core in float64: error {errors[name]:.2g}, at most {TOLERANCE:g} expected"
+            f"does not agree with the core in float64: error {errors[name]:.2g}, "
+            f"at most {TOLERANCE:g} expected"
         )
         if name.startswith("smm_py"):
             raise SystemExit(

@@ -1,7 +1,8 @@
-"""The sections of the benchmark. Each returns plain numbers (seconds, FLOP/s, bytes) that go to the JSON file."""
+"""The sections of the benchmark: plain numbers (seconds, FLOP/s, bytes) for the JSON file."""
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import platform
@@ -24,8 +25,10 @@ MODES = (
     ("forward + backward, full", "full", True),
     ("forward + backward, implicit", "implicit", True),
 )
-ROW = 0.02  # seconds that a turn takes at least: in training, or in an actor's loop, a module's calls follow each other
-REST = 0.002  # seconds before each timing: OpenMP's threads spin a while after their work, and would take the next one's cores
+ROW = 0.02  # least seconds of a turn: in training, the calls of a module follow each other
+REST = (
+    0.002  # seconds before each timing: OpenMP's threads spin after work, on the next one's cores
+)
 
 
 def set_threads(count):
@@ -64,10 +67,11 @@ def machine():
 
 
 def interleave(calls, seconds, least=3, most=40, row=0.0):
-    """Seconds of each call: rounds in which each is called once, so that a slow phase of the machine meets them all.
+    """Seconds of each call, in rounds of one turn for each: a slow phase of the machine meets all.
 
-    A call leaves the rounds when it has had its share of `seconds` (after `least` rounds) or `most` rounds. In a round it is called
-    as often in a row as `row` seconds need: the first one pays for what the others have put into the caches.
+    A call leaves the rounds when it has had its share of `seconds` (after `least` rounds) or `most`
+    rounds. A turn is as many calls in a row as take `row` seconds: the first one pays for what the
+    others have put into the caches.
     """
     taken, share = {name: [] for name in calls}, seconds / len(calls)
     repeats = {name: _in_a_row(call, row) for name, call in calls.items()}
@@ -108,7 +112,7 @@ def summary(taken):
 
 
 def limit(shapes, threads, seconds):
-    """Our forward and backward passes alone, by NumPy, on one thread and on `threads`; in rows, as the peak is measured."""
+    """Our passes by NumPy, on one thread and on `threads`; in rows, as the peak is measured."""
     rows = []
     for label in shapes:
         for kind in KINDS:
@@ -201,7 +205,7 @@ def along(axis, value):
 
 
 def sweep(axes, threads, seconds):
-    """The mixture's forward pass, and forward + backward (full), ours and a peer's while that takes a gigabyte at most."""
+    """The mixture's forward, and forward + backward (full): ours, and a peer's up to a gigabyte."""
     set_threads(threads)
     for axis, values in axes.items():
         for value in values:
@@ -265,7 +269,7 @@ def threads_sweep(most, seconds):
 
 
 def small_calls(seconds):
-    """Calls where the way there is what counts: a 1 x 1 x 1 problem, and one image of few inputs."""
+    """Calls whose cost is the overhead: a 1 x 1 x 1 problem, and one image of few inputs."""
     for kind in KINDS:
         for shape in (
             Shape(1, 1, 1, 1, 1, 1),
@@ -281,20 +285,15 @@ def small_calls(seconds):
             ]
             made = {name: contenders.make(name, problem) for name in names}
             state = (*problem.init.values(), None)[:2]
-            config, params = (
+            bare = functools.partial(
+                smm_py._core.forward,
                 smm_py._modules.core_config(problem.module._spec),
+                problem.x,
                 tuple(problem.params.values()),
+                *(*state, None, None, None, shape.T, False, False),
             )
-
-            def bare():
-                smm_py._core.forward(
-                    config, problem.x, params, *state, None, None, None, shape.T, False, False
-                )
-
-            calls = {
-                "the extension's forward alone": bare,
-                **{name: c.forward for name, c in made.items()},
-            }
+            calls = {"the extension's forward alone": bare}
+            calls.update((name, c.forward) for name, c in made.items())
             for count in (1, 2):
                 set_threads(count)
                 times = summary(interleave(calls, seconds * len(calls), row=0.004))

@@ -1,7 +1,8 @@
 """Peak memory of one forward and backward pass against N, each in a process of its own (Linux).
 
-`python -m tests.benchmarks.memory NAME N` prints the bytes that the process needed at most, beyond what it held before (inputs,
-parameters, and what a call with 64 inputs has left to be used again), and beyond the slots and gradients that it returned.
+`python -m tests.benchmarks.memory NAME N` prints the most bytes that the process needed beyond what
+it held before (inputs, parameters, and what a call with 64 inputs has cached) and beyond the slots
+and gradients that it returned.
 """
 
 from __future__ import annotations

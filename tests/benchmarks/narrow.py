@@ -1,6 +1,8 @@
-"""Inputs in bfloat16: how far slots and gradients are from float64, beside float32 inputs, and how long a call takes."""
+"""Inputs in bfloat16 against inputs in float32: errors of slots and gradients, and times."""
 
 from __future__ import annotations
+
+import functools
 
 import numpy as np
 
@@ -10,8 +12,13 @@ from .measure import interleave, set_threads, summary
 from .problem import KINDS, SHAPES, Problem
 
 
+def slots_and_dx(problem, module, x):
+    out = module(x, init=problem.init)
+    return out.slots, module.backward(out, problem.d_slots)["x"]
+
+
 def narrow_inputs(threads, labels, seconds):
-    """For each shape, kind and type of inputs: relative error (L2 norm) of slots and of dx, and times."""
+    """For each shape, kind and type of inputs: relative errors (L2 norm) of slots and dx, times."""
     set_threads(threads)
     for label in labels:
         for kind in KINDS:
@@ -22,20 +29,11 @@ def narrow_inputs(threads, labels, seconds):
                 "float32": (problem.module, problem.x),
                 "bfloat16": (narrow, smm_py.to_bfloat16(problem.x)),
             }
-            found = {}
-
-            def call(name):
-                module, x = calls[name]
-                out = module(x, init=problem.init)
-                found[name] = out.slots, module.backward(out, problem.d_slots)["x"]
-
-            times = summary(
-                interleave({name: lambda name=name: call(name) for name in calls}, seconds)
-            )
-            for name, (
-                _,
-                x,
-            ) in calls.items():  # afterwards: what NumPy's library has begun may keep a core busy
+            timed = {n: functools.partial(slots_and_dx, problem, *c) for n, c in calls.items()}
+            times = summary(interleave(timed, seconds))
+            # Errors come after, as NumPy's threads may keep a core busy.
+            found = {name: call() for name, call in timed.items()}
+            for name, (_, x) in calls.items():
                 yield {
                     "shape": label,
                     "kind": kind,

@@ -1,4 +1,4 @@
-/* peak.c - GFLOP/s of independent fused multiply-adds on one thread, with the widest vectors that the machine has. */
+/* peak.c - GFLOP/s of independent fused multiply-adds on one thread, in the widest vectors. */
 #define _POSIX_C_SOURCE 199309L
 #include <stdio.h>
 #include <time.h>

@@ -1,7 +1,8 @@
 """Both modules as people write them, from the operations of PyTorch or JAX.
 
-"broadcast" writes the differences of every input and slot, a B x N x K x D array, as the released Slot Mixture Module does;
-"expanded" multiplies the squares out into matrix products. Slot Attention ("product") has no distances.
+"broadcast" writes the differences of every input and slot, a B x N x K x D array, as the released
+Slot Mixture Module does; "expanded" multiplies the squares out into matrix products. Slot Attention
+("product") has no distances.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Three pictures of the results: ratios to the fastest peer, fractions of the limit, times against every size."""
+"""Three pictures: ratios to the fastest peer, fractions of the limit, times against sizes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is timed: shapes, data, the count of operations, and what a float64 run of the core gives."""
+"""What is timed: shapes, data, operations, and the core's results in float64."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ KINDS = ("SlotMixture", "SlotAttention")
 
 
 def flops(kind, shape, gradient):
-    """(forward, backward): two FLOPs for each multiply-add that the mathematics needs on the side of the inputs.
+    """(forward, backward): two FLOPs for each multiply-add that the mathematics needs on inputs.
 
-    Of each input, slot and channel a mixture needs 4 in a step (2 for the squared distance, 2 for the moments) and 11 in
-    a step backward, Slot Attention 2 and 5; each projection its own once forward and twice backward. The slots' side and
-    whatever is computed twice are not counted.
+    For each input, slot and channel a mixture needs 4 in a step (2 for the squared distance, 2 for
+    the moments) and 11 in a step backward, Slot Attention 2 and 5. A projection needs its own once
+    forward and twice backward. Slots alone, and whatever is computed twice, are not counted.
     """
     b, n, k, d, h, t = shape
     nkd, last = n * k * d, 1 if gradient == "implicit" else t
@@ -54,8 +54,9 @@ def flops(kind, shape, gradient):
 class Problem:
     """A module, one batch, and the slots and gradients that the core finds in float64.
 
-    Inputs lie around K centres and the mixture's temperature is D^-1/2: with data of one lump and temperature 1 the steps
-    amplify rounding until float32 results differ in their second digit, whoever computes them (the time is the same).
+    Inputs lie around K centres and the mixture's temperature is D^-1/2. With a single cluster and
+    temperature 1, the steps amplify rounding until float32 results differ in their second digit,
+    whoever computes them. The time is the same.
     """
 
     def __init__(self, kind, shape, gradient="full"):

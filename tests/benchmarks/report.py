@@ -49,7 +49,7 @@ def against_fastest(row):
 
 
 def at_the_limit(row, peak):
-    """How many times as long the fastest peer takes as the multiply-adds alone would: no implementation can be further ahead of it."""
+    """Time of the fastest peer over that of the multiply-adds alone, the lower limit of all."""
     forward, backward = flops(row["kind"], SHAPES[row["shape"]], row["mode"].rpartition(" ")[2])
     work = forward + (backward if "backward" in row["mode"] else 0)
     return None if peak is None else min(peers_of(row).values()) * peak * row["threads"] / work
@@ -61,11 +61,10 @@ def _share(value):
 
 def machine(results):
     facts, peak = results["machine"], results["peak"]
-    text = (
-        "unknown (no C compiler)"
-        if peak is None
-        else f"{peak / 1e9:.0f} GFLOP/s a thread ({', '.join(f'{p / 1e9:.0f}' for p in results['peaks'])} before and after)"
-    )
+    text = "unknown (no C compiler)"
+    if peak is not None:
+        both = ", ".join(f"{p / 1e9:.0f}" for p in results["peaks"])
+        text = f"{peak / 1e9:.0f} GFLOP/s a thread ({both} before and after)"
     return (
         ", ".join(f"{key} {value}" for key, value in facts.items())
         + f". Peak of fused multiply-adds: {text}.\n"
@@ -149,8 +148,10 @@ def growth(results):
             )
             if len(each) > 1:
                 parts.append(
-                    f"{name}: time for each input, {what}, N = {rows[0]['value']} to {rows[-1]['value']}: "
-                    f"{1e6 * each.min():.3g} to {1e6 * each.max():.3g} us, {100 * (each.max() / each.min() - 1):.0f} % apart.\n"
+                    f"{name}: time for each input, {what}, "
+                    f"N = {rows[0]['value']} to {rows[-1]['value']}: "
+                    f"{1e6 * each.min():.3g} to {1e6 * each.max():.3g} us, "
+                    f"{100 * (each.max() / each.min() - 1):.0f} % apart.\n"
                 )
     return "\n".join(parts)
 
@@ -201,7 +202,8 @@ def warm(results):
         )
     first = results["warm"][0]
     return (
-        f"A frame of N=1024 D=64 K=7, centres drifting, tol {first['tol']}, at most {first['most']} steps:\n\n"
+        "A frame of N=1024 D=64 K=7, centres drifting, "
+        f"tol {first['tol']}, at most {first['most']} steps:\n\n"
         + table(["", "each frame afresh", "from the last frame's slots", "times as fast"], rows)
     )
 
@@ -244,7 +246,8 @@ def memory(results):
     names = list(dict.fromkeys(row["name"] for row in rows))
     cells = {(row["name"], row["N"]): f"{row['bytes'] / 2**20:.1f}" for row in rows}
     return (
-        "SMM, B=1 K=11 D=64 T=3, forward + backward, MiB beyond inputs, parameters, slots and gradients:\n\n"
+        "SMM, B=1 K=11 D=64 T=3, forward + backward, "
+        "MiB beyond inputs, parameters, slots and gradients:\n\n"
         + table(
             ["N", *names],
             [

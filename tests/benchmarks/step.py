@@ -1,8 +1,9 @@
 """A whole training step of set prediction, with our module and with two others in the same place.
 
-"released": the set predictor that the paper's authors published, in plain PyTorch: convolutions, a transformer of two blocks,
-and the reference variant in the broadcast form that it was published in (without its dropout, which would only add to it).
-"plain": our example's model as someone would write it first: the mixture in expanded form, float32, no memory format.
+"released": the set predictor that the paper's authors published, in plain PyTorch: convolutions, a
+transformer of two blocks, and the reference variant in its published broadcast form (without
+dropout, which would only add time). "plain": our example's model as someone would write it first:
+the mixture in expanded form, float32, no memory format.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from examples.set_prediction.reference import ReleasedPredictor
 from examples.set_prediction.train import seed_of, to_input
 from tests import plain_torch
 
-from . import contenders, measure, peers
+from . import measure, peers
 
 BATCH = 32
 
 
 class Plain(nn.Module):
-    """A twin's parameters, under a function (parameters, x, init) -> slots of the operations of PyTorch."""
+    """A twin's parameters, with a function (parameters, x, init) -> slots in plain PyTorch."""
 
     def __init__(self, twin, function):
         super().__init__()
@@ -125,7 +126,7 @@ def make_step(model, images, targets):
 
 
 def check():
-    """Both other modules give our module's slots from the same weights: errors beside what other initial slots change."""
+    """Errors of both other modules, our weights, relative to what other initial slots change."""
     torch.manual_seed(0)
     config = configuration()
     x, noise = 2 * torch.randn(1, 256, config.dim), torch.randn(2, 1, config.slots, 2 * config.dim)
@@ -150,7 +151,8 @@ def check():
             )
     if not max(errors) <= 1e-2:
         raise SystemExit(
-            f"the modules of the whole step do not agree: {errors} of the difference that other initial slots make"
+            f"the modules of the whole step do not agree: {errors} of the difference "
+            "that other initial slots make"
         )
     return errors
 
@@ -167,7 +169,7 @@ PARTS = {
 
 
 def by_part(step, count=5):
-    """Share of a step's time that each part takes, by the profiler of PyTorch; what no part names is "the rest"."""
+    """Share of a step's time by part, by PyTorch's profiler; what has no part is "the rest"."""
     step()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         for _ in range(count):

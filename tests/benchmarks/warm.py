@@ -1,4 +1,4 @@
-"""Video: steps and time for each frame, every frame begun afresh or with the last one's slots, with a tolerance."""
+"""Video: steps and time for each frame, from a new start or warm, with a tolerance."""
 
 from __future__ import annotations
 
