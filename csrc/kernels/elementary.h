@@ -27,6 +27,13 @@
 #define LOG_TERMS 6
 #endif
 
+#ifdef vec_power2 /* in two halves, which are correct at both ends of the range of exponents */
+static inline vec vec_scale2(vec a, vec n) {
+    const vec half = vec_round(vec_mul(n, vec_set((real)0.5)));
+    return vec_mul(vec_mul(a, vec_power2(half)), vec_power2(vec_sub(n, half)));
+}
+#endif
+
 static inline vec vec_exp(vec x) {
     static const double inverse_factorial[] = {1,
                                                1,

@@ -50,28 +50,13 @@ typedef __m256 vec;
                  _mm256_set1_ps(1))
 #endif
 #define VEC_REGISTERS 16
-#define vec_set(a) VEC_OP(set1)(a)
-#define vec_load(p) VEC_OP(load)(p)
-#define vec_load_any(p) VEC_OP(loadu)(p)
-#define vec_prefetch(p, ahead) \
-    _mm_prefetch((const char *)((uintptr_t)(p) + (ahead) * sizeof(real)), _MM_HINT_T1)
-#define vec_store_any(p, a) VEC_OP(storeu)((p), (a))
-#define vec_store(p, a) VEC_OP(store)((p), (a))
-#define vec_add(a, b) VEC_OP(add)((a), (b))
-#define vec_sub(a, b) VEC_OP(sub)((a), (b))
-#define vec_mul(a, b) VEC_OP(mul)((a), (b))
-#define vec_div(a, b) VEC_OP(div)((a), (b))
-#define vec_sqrt(a) VEC_OP(sqrt)(a)
-#define vec_max(a, b) VEC_OP(max)((a), (b))
-#define vec_min(a, b) VEC_OP(min)((a), (b))
-#define vec_fma(a, b, c) VEC_OP(fmadd)((a), (b), (c))
 #define vec_greater(a, b, x, y) VEC_OP(blendv)((y), (x), VEC_OP(cmp)((a), (b), _CMP_GT_OQ))
 #define vec_all_within(a, low, high)                                   \
     (VEC_OP(movemask)(VEC_OP(and)(VEC_OP(cmp)((a), (low), _CMP_GE_OQ), \
                                   VEC_OP(cmp)((a), (high), _CMP_LE_OQ))) == VEC_ALL)
 #define vec_round(a) VEC_OP(round)((a), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
 
-#include "vec_x86_square.h"
+#include "vec_x86.h"
 
 static inline real vec_sum(vec a) {
     real t[VEC_WIDTH];
@@ -79,10 +64,4 @@ static inline real vec_sum(vec a) {
     for (int w = VEC_WIDTH / 2; w; w /= 2)
         for (int i = 0; i < w; i++) t[i] += t[i + w];
     return t[0];
-}
-
-/* in two halves, so that results at both ends of the range of exponents are correct */
-static inline vec vec_scale2(vec a, vec n) {
-    const vec half = vec_round(vec_mul(n, vec_set((real)0.5)));
-    return vec_mul(vec_mul(a, vec_power2(half)), vec_power2(vec_sub(n, half)));
 }

@@ -35,25 +35,10 @@ typedef __m512 vec;
      0xffff)
 #endif
 #define VEC_REGISTERS 32
-#define vec_set(a) VEC_OP(set1)(a)
-#define vec_load(p) VEC_OP(load)(p)
-#define vec_load_any(p) VEC_OP(loadu)(p)
-#define vec_prefetch(p, ahead) \
-    _mm_prefetch((const char *)((uintptr_t)(p) + (ahead) * sizeof(real)), _MM_HINT_T1)
-#define vec_store_any(p, a) VEC_OP(storeu)((p), (a))
-#define vec_store(p, a) VEC_OP(store)((p), (a))
-#define vec_add(a, b) VEC_OP(add)((a), (b))
-#define vec_sub(a, b) VEC_OP(sub)((a), (b))
-#define vec_mul(a, b) VEC_OP(mul)((a), (b))
-#define vec_div(a, b) VEC_OP(div)((a), (b))
-#define vec_sqrt(a) VEC_OP(sqrt)(a)
-#define vec_max(a, b) VEC_OP(max)((a), (b))
-#define vec_min(a, b) VEC_OP(min)((a), (b))
-#define vec_fma(a, b, c) VEC_OP(fmadd)((a), (b), (c))
 #define vec_sum(a) VEC_OP(reduce_add)(a)
 #define vec_round(a) VEC_OP(roundscale)((a), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
 #define vec_scale2(a, n) VEC_OP(scalef)((a), (n))
 #define vec_exponent(a) VEC_OP(getexp)(a)
 #define vec_mantissa(a) VEC_OP(getmant)((a), _MM_MANT_NORM_1_2, _MM_MANT_SIGN_src)
 
-#include "vec_x86_square.h"
+#include "vec_x86.h"

@@ -58,11 +58,6 @@ typedef float32x4_t vec;
 #define vec_fma(a, b, c) VEC_OP(vfma)((c), (a), (b))
 #define vec_round(a) VEC_OP(vrndn)(a)
 
-static inline vec vec_scale2(vec a, vec n) {
-    const vec half = vec_round(vec_mul(n, vec_set((real)0.5)));
-    return vec_mul(vec_mul(a, vec_power2(half)), vec_power2(vec_sub(n, half)));
-}
-
 #define VEC_SQUARE VEC_WIDTH
 INLINE void vec_transpose(const real *const row[VEC_SQUARE], const real *shift, real *to,
                           size_t ld) {

@@ -48,6 +48,7 @@ INLINE void vec_transpose(const real *const row[VEC_SQUARE], const real *shift, 
 
 /* exp, log and tanh come from libm. The other sets take them from elementary.h, for which they have
  *     vec_round(a)                      the nearest integer;
- *     vec_scale2(a, n)                  a 2^n for an integer n, correct at both ends of the range;
+ *     vec_scale2(a, n)                  a 2^n for an integer n, up to both ends of the range; or
+ *     vec_power2(n)                     2^n for an integer n within the range of exponents;
  *     vec_exponent(a), vec_mantissa(a)  of a normal a = mantissa 2^exponent, 1 <= mantissa < 2. */
 #define VEC_LIBM

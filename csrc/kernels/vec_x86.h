@@ -1,6 +1,23 @@
-/* vec_x86_square.h - vec_transpose of both x86 sets, in vectors of AVX; included by vec_avx2.h and
- * vec_avx512.h. Two loads of half a vector save a stage of shuffles each. Processors that split
- * AVX-512 in two run two of these narrow shuffles at a time. */
+/* vec_x86.h - the wrappers that both x86 sets share, in terms of VEC_OP; included by vec_avx2.h and
+ * vec_avx512.h. vec_scalar.h defines the wrappers. */
+#define vec_set(a) VEC_OP(set1)(a)
+#define vec_load(p) VEC_OP(load)(p)
+#define vec_load_any(p) VEC_OP(loadu)(p)
+#define vec_prefetch(p, ahead) \
+    _mm_prefetch((const char *)((uintptr_t)(p) + (ahead) * sizeof(real)), _MM_HINT_T1)
+#define vec_store_any(p, a) VEC_OP(storeu)((p), (a))
+#define vec_store(p, a) VEC_OP(store)((p), (a))
+#define vec_add(a, b) VEC_OP(add)((a), (b))
+#define vec_sub(a, b) VEC_OP(sub)((a), (b))
+#define vec_mul(a, b) VEC_OP(mul)((a), (b))
+#define vec_div(a, b) VEC_OP(div)((a), (b))
+#define vec_sqrt(a) VEC_OP(sqrt)(a)
+#define vec_max(a, b) VEC_OP(max)((a), (b))
+#define vec_min(a, b) VEC_OP(min)((a), (b))
+#define vec_fma(a, b, c) VEC_OP(fmadd)((a), (b), (c))
+
+/* vec_transpose is in vectors of AVX for both. Two loads of half a vector save a stage of shuffles
+ * each. Processors that split AVX-512 in two run two of these narrow shuffles at a time. */
 #ifdef REAL_IS_DOUBLE
 #define VEC_SQUARE 4
 #define SQUARE_OP(name) _mm256_##name##_pd
