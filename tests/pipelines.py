@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from examples.command import main
+from examples.shared.command import main
 
 ROOT = Path(__file__).resolve().parents[1]
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")

@@ -10,15 +10,15 @@ for name in ("scipy", "safetensors", "matplotlib", "tqdm", "PIL"):
     pytest.importorskip(name)
 
 import miniature  # noqa: E402
-from examples.command import run  # noqa: E402
-from examples.diagnostics import collapse, diagnose  # noqa: E402
+from examples.shared.command import run  # noqa: E402
+from examples.shared.diagnostics import collapse, diagnose  # noqa: E402
 from examples.object_discovery.__main__ import PIPELINE  # noqa: E402
 from examples.object_discovery.config import Config  # noqa: E402
 from examples.object_discovery.model import Scene  # noqa: E402
 from examples.object_discovery.train import agreement, build_model, figures, iterations  # noqa: E402
-from examples.pictures import Pictures, open_pictures  # noqa: E402
-from examples.schedules import warm_up_and_decay  # noqa: E402
-from examples.training import Loop  # noqa: E402
+from examples.shared.pictures import Pictures, open_pictures  # noqa: E402
+from examples.shared.schedules import warm_up_and_decay  # noqa: E402
+from examples.shared.training import Loop  # noqa: E402
 from pipelines import check_error, check_kill_and_resume, check_two_processes, result, run_well  # noqa: E402
 from smm_py.torch import GaussianMixture  # noqa: E402
 from smm_py.torch._lean import Result  # noqa: E402

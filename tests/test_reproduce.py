@@ -11,7 +11,7 @@ pytest.importorskip("torch")
 pytest.importorskip("matplotlib")
 pytest.importorskip("safetensors")
 
-from examples.command import tell  # noqa: E402
+from examples.shared.command import tell  # noqa: E402
 from examples.reproduce.__main__ import work  # noqa: E402
 from examples.reproduce.items import ITEMS, layers  # noqa: E402
 from examples.reproduce.trainings import TRAININGS, Result, load, obtain  # noqa: E402

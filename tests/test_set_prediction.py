@@ -12,17 +12,17 @@ torch = pytest.importorskip("torch")
 for name in ("scipy", "safetensors", "matplotlib", "tqdm", "PIL"):
     pytest.importorskip(name)
 
-from examples import training  # noqa: E402
-from examples.command import configure, main, make_parser, run  # noqa: E402
-from examples.files import write_atomically  # noqa: E402
-from examples.modules import load_weights, make_slots  # noqa: E402
-from examples.pictures import Pictures, order  # noqa: E402
+from examples.shared import training  # noqa: E402
+from examples.shared.command import configure, main, make_parser, run  # noqa: E402
+from examples.shared.files import write_atomically  # noqa: E402
+from examples.shared.modules import load_weights, make_slots  # noqa: E402
+from examples.shared.pictures import Pictures, order  # noqa: E402
 from examples.set_prediction.__main__ import PIPELINE  # noqa: E402
 from examples.set_prediction.config import Config  # noqa: E402
 from examples.set_prediction.matching import match, set_loss  # noqa: E402
 from examples.set_prediction.model import SetPredictor, pairwise_huber, squash  # noqa: E402
 from examples.set_prediction.train import build_model  # noqa: E402
-from examples.training import Loop  # noqa: E402
+from examples.shared.training import Loop  # noqa: E402
 from pipelines import (
     ROOT,
     check_error,

@@ -12,9 +12,9 @@ for name in ("scipy", "safetensors", "matplotlib", "tqdm", "PIL"):
 
 from safetensors.torch import load_file  # noqa: E402
 
-from examples.command import run  # noqa: E402
-from examples.pictures import Pictures  # noqa: E402
-from examples.schedules import halved, one_cycle, warm_up_and_decay  # noqa: E402
+from examples.shared.command import run  # noqa: E402
+from examples.shared.pictures import Pictures  # noqa: E402
+from examples.shared.schedules import halved, one_cycle, warm_up_and_decay  # noqa: E402
 from examples.slate.__main__ import PIPELINE  # noqa: E402
 from examples.slate.config import Config  # noqa: E402
 from examples.slate.dvae import DVAE, gumbel_noise, squared_error, temperature_at  # noqa: E402
@@ -30,7 +30,7 @@ from examples.slate.train import (
     train,
 )  # noqa: E402
 from examples.slate.transformer import ImageGPT, sinusoids  # noqa: E402
-from examples.training import Loop  # noqa: E402
+from examples.shared.training import Loop  # noqa: E402
 from smm_py._spec import initial_state_names  # noqa: E402
 from pipelines import check_error, check_kill_and_resume, check_two_processes, result, run_well  # noqa: E402
 

@@ -1,4 +1,4 @@
-"""The command line that the pipelines share: options, configuration, the run's folder, train and eval."""
+"""The command line of the pipelines: options, configuration, the run's folder, train, eval."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import get_type_hints
 
 import numpy as np
 import torch
@@ -17,26 +17,24 @@ import torch.distributed as dist
 
 import smm_py
 
-from .config import MOST, Config, type_of
-from .data.properties import MOST_OBJECTS
+from ..data.reader import Reader
+from .config import MOST, Config, Setting
 from .files import first_line
 from .pictures import open_pictures
+from .plots import curves
 from .training import rank_and_world, start_processes
 
-# what a trained model can be evaluated with, in place of what it was trained with; and what a run can go on with
-FREE = (
-    "data",
-    "dataset",
-    "cache",
-    "weights",
-    "min_objects",
-    "max_objects",
-    "eval_iters",
-    "precision",
-    "threads",
-)
-FREE_TO_RESUME = ("cache",)
-MOST_THREADS = 4096  # of smm_py
+# what a trained model can be evaluated with, in place of what it was trained with
+FREE = {*Config.PLACES, "min_objects", "max_objects", "eval_iters", "precision", "threads"}
+FREE_TO_RESUME = {"cache"}  # what a run can go on with
+COUNTS = [
+    Setting(name, int, True, help, least=1, most=MOST)
+    for name, help in (
+        ("seeds", "this many runs, of one seed each, in folders of their own; mean and deviation"),
+        ("images", "how many are read (default: 500 scenes, or all; to show them, 8)"),
+        ("draws", "draws of the initial slots in eval (default: 3)"),
+    )
+]
 
 
 @dataclass
@@ -46,26 +44,28 @@ class Pipeline:
     name : of its folder in `examples`.
     about : what it does, for --help.
     config : its configurations' class.
-    fields : what it evaluates, such as ("image", "target"); see `examples.data`. optional : what it uses where there is such.
     build : (config, device) -> model.
     train : (config, out, device) -> the model, trained and saved in `out`.
-    curves : (out) draws the curves of a run.
-    commands : name -> function; (model, pictures, config, options) -> (figures, more of the protocol). "eval" is one.
+    measured : the measures that its curves show, name -> label; with their axis's label and limits.
+    commands : name -> (model, pictures, config, options) -> (figures, more of the protocol);
+        "eval" is one.
+    fields : what it evaluates, such as ("image", "target"); see `examples.data`.
+    optional : the fields that it uses where there are such.
+    least : the pictures that its commands need.
     add_options : adds to the parser what this pipeline alone has.
-    least : pictures that its commands need.
     """
 
     name: str
     about: str
     config: type[Config]
-    fields: tuple[str, ...]
     build: Callable
     train: Callable
-    curves: Callable
+    measured: tuple[dict[str, str], str, tuple]
     commands: Mapping[str, Callable]
-    add_options: Callable = field(default=lambda parser: None)
+    fields: tuple[str, ...] = ("image",)
     optional: tuple[str, ...] = ()
     least: int = 1
+    add_options: Callable = field(default=lambda parser: None)
 
     def open(self, config, options, count, quiet=False):
         """The pictures that its commands read."""
@@ -79,91 +79,55 @@ def make_parser(pipeline):
     parser = argparse.ArgumentParser(
         prog=f"python -m examples.{pipeline.name}", description=pipeline.about
     )
-    parser.add_argument(
-        "command",
-        nargs="?",
-        choices=("train", *pipeline.commands),
-        help="default: train, then eval",
-    )
-    parser.add_argument(
-        "--preset",
-        choices=tuple(pipeline.config.PRESETS),
-        help="settings to start from (default: tiny)",
-    )
-    parser.add_argument(
-        "--out", type=folder, help="the run's folder; default: a new one below runs/"
-    )
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
-    parser.add_argument(
-        "--seeds",
-        type=int,
-        help="this many runs, of one seed each, in folders of their own; mean and deviation",
-    )
-    parser.add_argument("--split", default="val", help="what eval reads (default: val)")
-    parser.add_argument(
-        "--images",
-        type=int,
-        help="how many pictures are read (default: 500 scenes, or all; to show them, 8)",
-    )
-    parser.add_argument(
-        "--draws", type=int, default=3, help="draws of the initial slots in eval (default: 3)"
-    )
-    parser.add_argument("--device", default="cpu", help="of PyTorch (default: cpu)")
+    add = parser.add_argument
+    commands = ("train", *pipeline.commands)
+    add("command", nargs="?", choices=commands, help="default: train, then eval")
+    presets = tuple(pipeline.config.PRESETS)
+    add("--preset", choices=presets, help="settings to start from (default: tiny)")
+    add("--out", type=folder, help="the run's folder; default: a new one below runs/")
+    add("--resume", action="store_true", help="go on with the run in --out")
+    add("--split", default="val", help="what eval reads (default: val)")
+    add("--device", default="cpu", help="of PyTorch (default: cpu)")
+    for count in COUNTS:
+        count.add_to(parser)
+    parser.set_defaults(draws=3)
     pipeline.add_options(parser)
     settings = parser.add_argument_group("settings", "in place of the preset's")
-    for name, kind in settings_of(pipeline.config).items():
-        settings.add_argument(
-            "--" + name.replace("_", "-"),
-            type=kind,
-            choices=pipeline.config.CHOICES.get(name),
-            help=pipeline.config.HELP.get(name),
-        )
+    for setting in pipeline.config.options().values():
+        setting.add_to(settings)
     return parser
 
 
-def settings_of(config) -> dict[str, type]:
-    """Name -> type of the settings that are options: numbers and strings."""
-    settings = {}
-    for name, hint in get_type_hints(config).items():
-        kind, _ = type_of(hint)  # "int | None" is asked for as an int
-        if kind in (int, float, str) and name != "preset":
-            settings[name] = kind
-    return settings
-
-
 def configure(pipeline, options) -> Config:
-    """The run's configuration: of its folder where it goes on or is evaluated, of the weights where these are, else of preset and options."""
-    given = {
-        name: getattr(options, name)
-        for name in settings_of(pipeline.config)
-        if getattr(options, name) is not None
-    }
+    """The run's configuration.
+
+    It is that of the run's folder where that goes on or is evaluated, that of the weights where
+    these are evaluated, else made of preset and options.
+    """
+    given = {name: getattr(options, name) for name in pipeline.config.options()}
+    given = {name: value for name, value in given.items() if value is not None}
     stored = options.out / "config.json" if options.out else None
     trains = options.command in (None, "train")
     config, place = None, f"the run in {options.out}"
     if stored and stored.exists() and (options.resume or not trains):
         config = pipeline.config.load(stored)
     elif options.resume:
-        raise ValueError(
-            f"there is no run to resume in {options.out}" if options.out else "--resume needs --out"
-        )
+        what = f"there is no run to resume in {options.out}"
+        raise ValueError(what if options.out else "--resume needs --out")
     elif options.weights and not trains:
         config, place = pipeline.config.of_weights(options.weights), f"the run of {options.weights}"
     if config is None:
         return pipeline.config.from_preset(options.preset or "tiny", **given)
-    if options.preset not in (None, config.preset):
-        raise ValueError(f"preset differs from {place}: {config.preset!r}, got {options.preset!r}")
-    if (
-        "data" in given and config.data is None and not trains
-    ):  # a limit of scenes, not of these data
-        config.max_objects = MOST_OBJECTS
-    for name, value in given.items():
-        if name in (FREE_TO_RESUME if trains else FREE):
+    if not trains and "data" in given and config.data is None:
+        config.max_objects = Reader.most_objects  # the run's limit was of built-in scenes
+    free = FREE_TO_RESUME if trains else FREE
+    kept = {"preset": options.preset or config.preset} | given
+    for name, value in kept.items():
+        if name in free:
             setattr(config, name, value)
         elif getattr(config, name) != value:
-            raise ValueError(
-                f"{name} differs from {place}: {getattr(config, name)!r}, got {value!r}"
-            )
+            was = getattr(config, name)
+            raise ValueError(f"{name} differs from {place}: {was!r}, got {value!r}")
     config.check()
     return config
 
@@ -176,18 +140,14 @@ def new_folder(name):
 
 
 def run_training(pipeline, options, config, device):
-    rank, _ = rank_and_world()
-    checkpoint = options.out / "checkpoint.pt"
-    if (
-        not options.resume
-        and rank == 0
-        and (checkpoint.exists() or (options.out / "metrics.jsonl").exists())
-    ):
+    first = rank_and_world()[0] == 0
+    checkpoint, metrics = options.out / "checkpoint.pt", options.out / "metrics.jsonl"
+    if first and not options.resume and (checkpoint.exists() or metrics.exists()):
         raise ValueError(
             f"{options.out} holds a run already; give --resume to go on with it, or another --out"
         )
     options.out.mkdir(parents=True, exist_ok=True)
-    if rank == 0:
+    if first:
         config.save(options.out / "config.json")
         print(f"training {config.model} in {options.out}", flush=True)
     if dist.is_initialized():
@@ -195,8 +155,8 @@ def run_training(pipeline, options, config, device):
     if checkpoint.exists():  # it holds what became of the weights to start from
         config = replace(config, weights=None)
     model = pipeline.train(config, options.out, device)
-    if rank == 0:
-        pipeline.curves(options.out)
+    if first:
+        curves(options.out, *pipeline.measured)
     return model
 
 
@@ -215,42 +175,42 @@ def run_command(pipeline, name, options, config, model, device):
     usual = 8 if name != "eval" else 500 if config.data is None else None
     pictures = pipeline.open(config, options, options.images or usual)
     figures, protocol = pipeline.commands[name](model, pictures, config, options)
-    return {
-        **figures,
-        "images": len(pictures),
-        "protocol": {
-            "task": pipeline.name,
-            "model": config.model,
-            "data": config.data or "built-in scenes",
-            "split": options.split,
-            "image_size": config.image_size,
-            "iterations": config.eval_iters,
-            **protocol,
-        },
+    usual_protocol = {
+        "task": pipeline.name,
+        "model": config.model,
+        "data": config.data or "built-in scenes",
+        "split": options.split,
+        "image_size": config.image_size,
+        "iterations": config.eval_iters,
     }
+    return {**figures, "images": len(pictures), "protocol": {**usual_protocol, **protocol}}
 
 
 def one_run(pipeline, options, device):
     """Train, evaluate, or both; the figures, in the first process."""
     config, model = configure(pipeline, options), None
-    if config.threads:
-        torch.set_num_threads(config.threads)
-        smm_py.set_num_threads(config.threads)
+    set_threads(config.threads)
+    first = rank_and_world()[0] == 0
     if options.command in (None, "train"):
-        if (
-            options.command is None and rank_and_world()[0] == 0
-        ):  # a mistake in what is evaluated shows before hours of training
-            pipeline.open(
-                config, options, min(options.images or pipeline.least, pipeline.least), quiet=True
-            )
+        if options.command is None and first:
+            # a mistake in what is evaluated shows before hours of training
+            count = min(options.images or pipeline.least, pipeline.least)
+            pipeline.open(config, options, count, quiet=True)
         model = run_training(pipeline, options, config, device)
-    if options.command != "train" and rank_and_world()[0] == 0:
+    if options.command != "train" and first:
         return run_command(pipeline, options.command or "eval", options, config, model, device)
     return None
 
 
+def set_threads(threads):
+    """Of PyTorch and of the slot module; None leaves them as they are."""
+    if threads:
+        torch.set_num_threads(threads)
+        smm_py.set_num_threads(threads)
+
+
 def several_seeds(pipeline, options, device):
-    """A run for each seed, below options.out; their mean figures, with the deviations and each run's own beside."""
+    """A run for each seed, below options.out: mean and deviation of their figures, and each."""
     runs, first = {}, options.seed or 0
     for seed in range(first, first + options.seeds):
         own = copy(options)
@@ -261,17 +221,15 @@ def several_seeds(pipeline, options, device):
             print(json.dumps({"seed": seed, **runs[seed]}), flush=True)
     if runs[first] is None:
         return None
-    figures = {
-        seed: {k: v for k, v in run.items() if k not in ("images", "protocol")}
-        for seed, run in runs.items()
-    }
-    rest = {k: runs[first][k] for k in ("images", "protocol")}
-    return {
-        **over(list(figures.values()), np.mean),
-        "std": over(list(figures.values()), np.std),
-        "seeds": figures,
-        **rest,
-    }
+    rest = {key: runs[first][key] for key in ("images", "protocol")}
+    figures = {s: {k: v for k, v in run.items() if k not in rest} for s, run in runs.items()}
+    mean, deviation = spread(list(figures.values()))
+    return {**mean, "std": deviation, "seeds": figures, **rest}
+
+
+def spread(figures):
+    """Mean and standard deviation of the numbers at the same place of several (nested) dicts."""
+    return over(figures, np.mean), over(figures, np.std)
 
 
 def over(figures, function):
@@ -288,31 +246,35 @@ def folder(path):
     return Path(path)
 
 
-def run(pipeline, arguments=None):
-    """Do what the command line says; the figures, in the first process. A user's mistake is an error that tells it."""
-    options = make_parser(pipeline).parse_args(arguments)
+@contextmanager
+def processes(device):
+    """The device of this process, in the group that torchrun started, if it did."""
     try:
         try:
-            device = start_processes(options.device)
+            device = start_processes(device)
             torch.empty(0, device=device).cpu()  # also of devices that hold no numbers
-        except (
-            RuntimeError,
-            AssertionError,
-        ) as error:  # the latter where PyTorch is built without it
-            raise ValueError(
-                f"device {options.device} cannot be used: {first_line(error)}"
-            ) from error
-        for name, most in (
-            ("images", MOST),
-            ("draws", MOST),
-            ("seeds", MOST),
-            ("threads", MOST_THREADS),
-        ):
-            if getattr(options, name) is not None and not 1 <= getattr(options, name) <= most:
-                raise ValueError(f"{name} must be from 1 to {most}, got {getattr(options, name)}")
+        except (RuntimeError, AssertionError) as error:  # the latter of a PyTorch without it
+            message = f"device {device} cannot be used: {first_line(error)}"
+            raise ValueError(message) from error
+        yield device
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def run(pipeline, arguments=None):
+    """Do what the command line says; the figures, in the first process.
+
+    A user's mistake is an error that tells it.
+    """
+    options = make_parser(pipeline).parse_args(arguments)
+    with processes(options.device) as device:
+        for count in (*COUNTS, pipeline.config.options()["threads"]):
+            count.check(getattr(options, count.name))
         if options.seeds and (options.seed or 0) + options.seeds > MOST + 1:
             raise ValueError(
-                f"seeds must leave every seed at most {MOST}, got {options.seeds} from {options.seed} on"
+                f"seeds must leave every seed at most {MOST}, "
+                f"got {options.seeds} from {options.seed} on"
             )
         if options.out is None and options.command in (None, "train") and not options.resume:
             box = [new_folder(pipeline.name)]
@@ -322,28 +284,24 @@ def run(pipeline, arguments=None):
         if options.seeds and options.out is None:
             raise ValueError("--seeds needs --out")
         return (several_seeds if options.seeds else one_run)(pipeline, options, device)
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
 
 
 def main(pipeline, arguments=None):
-    """`run`, and its figures on stdout; returns the exit status. A user's mistake is one line on stderr and status 2."""
+    """`run`, and its figures on stdout; returns the exit status."""
     return tell(lambda: run(pipeline, arguments))
 
 
+MISTAKES = ValueError, OSError, ImportError, FloatingPointError, MemoryError, OverflowError
+
+
 def tell(work):
-    """Print what work() returns, if anything, as JSON; the exit status."""
+    """Print what work() returns, if anything, as JSON; the exit status.
+
+    A user's mistake is one line on stderr and status 2.
+    """
     try:
         figures = work()
-    except (
-        ValueError,
-        OSError,
-        ImportError,
-        FloatingPointError,
-        MemoryError,
-        OverflowError,
-    ) as error:
+    except MISTAKES as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if figures is not None:

@@ -30,8 +30,20 @@ def count(program):
         skip("needs valgrind")
     with tempfile.TemporaryDirectory() as folder:
         profile = Path(folder, "profile")
-        done = subprocess.run(["valgrind", "-q", "--tool=callgrind", f"--callgrind-out-file={profile}", "--compress-strings=no",
-                               "--compress-pos=no", program], capture_output=True, text=True, env={**os.environ, "SMM_SIMD": "avx2"})
+        done = subprocess.run(
+            [
+                "valgrind",
+                "-q",
+                "--tool=callgrind",
+                f"--callgrind-out-file={profile}",
+                "--compress-strings=no",
+                "--compress-pos=no",
+                program,
+            ],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "SMM_SIMD": "avx2"},
+        )
         if done.returncode:
             sys.exit(f"{program} under valgrind: status {done.returncode}\n{done.stderr}")
         compiler, _, chosen = done.stdout.strip().rpartition(" ")
@@ -69,7 +81,9 @@ def differences(now, recorded):
     for name in sorted({*now, *recorded}):
         new, old = now.get(name, 0), recorded.get(name, 0)
         if not old or not new or abs(new / old - 1) > MARGIN:
-            yield f"{name}: {new} instructions, recorded {old}" + (f" ({100 * (new / old - 1):+.1f} %)" if old else "")
+            yield f"{name}: {new} instructions, recorded {old}" + (
+                f" ({100 * (new / old - 1):+.1f} %)" if old else ""
+            )
 
 
 def main(program, update=False):
@@ -81,7 +95,11 @@ def main(program, update=False):
     if compiler != record["compiler"]:
         skip(f"counts are recorded for {record['compiler']}, this is {compiler}")
     wrong = list(differences(now, record["instructions"]))
-    print("\n".join(wrong) if wrong else f"{len(now)} counts within {100 * MARGIN:.0f} % of the record")
+    print(
+        "\n".join(wrong)
+        if wrong
+        else f"{len(now)} counts within {100 * MARGIN:.0f} % of the record"
+    )
     if wrong:
         print("If this is meant: make -C tests/c update-cost")
     return bool(wrong)
