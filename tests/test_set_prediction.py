@@ -165,7 +165,7 @@ def test_configuration(tmp_path):
         ),
         (dict(lr=0.0), "lr must be more than 0"),
         (dict(clip=0.0), "clip must be more than 0"),
-        (dict(warmup=1.0), "warmup must be a share of the steps"),
+        (dict(warmup=1.0), "warmup must be from 0 to less than 1, got 1.0"),
         (dict(seed=-1), "seed must be from 0"),
         (dict(min_objects=5, max_objects=3), "min_objects and max_objects must be in order"),
     ):
@@ -387,7 +387,7 @@ def test_resuming_needs_the_checkpoint_alone(tmp_path, capsys):
         ("steps", 2.5, "steps must be of type int, got 2.5"),
         ("data", 5, "data must be of type str, got 5"),
         ("strides", "abc", "strides must be a list of int, got 'abc'"),
-        ("strides", [0], "strides must be of numbers of at least 1, got [0]"),
+        ("strides", [0], "strides must be at least 1, got 0"),
         ("lr", "fast", "lr must be of type float, got 'fast'"),
     ],
 )
@@ -461,7 +461,7 @@ def test_weights_bring_their_settings(tmp_path, capsys):
             ("train", "--pictures", "99999999999999999999"),
             "pictures must be at most 2147483647, got 99999999999999999999",
         ),
-        (("train", "--eval-iters", "1048576"), "eval_iters must be at most 1048575, got 1048576"),
+        (("train", "--eval-iters", "1048576"), "eval_iters must be from 1 to 1048575, got 1048576"),
         (("train", "--threads", "5000"), "threads must be from 1 to 4096, got 5000"),
         (
             ("--images", "99999999999999999999"),

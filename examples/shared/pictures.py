@@ -142,7 +142,7 @@ def open_pictures(config, split, count=None, quiet=False, fields=("image",), opt
 
 
 def order(pictures, seed, indices):
-    """Which pictures the samples `indices` are, of an endless sequence: an epoch is a permutation."""
+    """The pictures of the samples `indices` of an endless sequence: an epoch is a permutation."""
     n = len(pictures)
     epochs = {i // n: None for i in indices}
     for epoch in epochs:

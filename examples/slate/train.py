@@ -49,7 +49,7 @@ def train(config, out, device):
         torch.manual_seed(seed_of(config.seed, indices.start))  # of the dropout alone
         noise = [seed_of(config.seed + NOISE, i) for i in indices]
         temperature = temperature_at(step, HOT, COLD, config.cooldown)
-        return sum(trained(images, noise, seeds, temperature, step < steps_alone(config)))
+        return sum(trained(images, noise, seeds, temperature, alone=step < steps_alone(config)))
 
     def progress(model, pictures, step):
         if step <= steps_alone(config):
