@@ -1,4 +1,5 @@
-"""Run by test_torch.test_distributed under torchrun: DDP's gradients are those of the whole batch."""
+"""Run by test_torch.test_distributed under torchrun: DDP's gradients are those of the whole
+batch."""
 
 import gc
 from pathlib import Path

@@ -1,10 +1,11 @@
 """Kill a training run again and again, resume it each time, and compare it with an undisturbed one.
 
-    python tests/kill_check.py set_prediction --kills 20 -- --steps 600 --image-size 32 --pictures 400 --batch-size 8
+    python tests/kill_check.py set_prediction --kills 20 -- --steps 600 --image-size 32 --pictures
+    400 --batch-size 8
 
-Every process gets SIGKILL at a random moment (while it imports, draws pictures, trains or writes). Where a run comes to its end,
-its weights and metrics must be those of the undisturbed run, byte for byte; then another begins, until all kills are spent. Too
-slow for the suite, which has one kill.
+Every process gets SIGKILL at a random moment (while it imports, draws pictures, trains or writes).
+Where a run comes to its end, its weights and metrics must be those of the undisturbed run, byte for
+byte; then another begins, until all kills are spent. Too slow for the suite, which has one kill.
 """
 
 import argparse
@@ -81,7 +82,8 @@ def main():
                 break
             shutil.rmtree(killed)
     print(
-        f"{kills} kills, at these lines of metrics: {reached}; {ends} runs came to their end, each equal to the undisturbed one"
+        f"{kills} kills, at these lines of metrics: {reached}; {ends} runs came to their end, "
+        "each equal to the undisturbed one"
     )
 
 

@@ -44,7 +44,8 @@ def result(output):
 
 
 def check_kill_and_resume(name, options, folder, steps=40, kill_after=13):
-    """SIGKILL in the middle of training: the resumed run ends in the same bits, and its metrics in the same lines."""
+    """SIGKILL in the middle of training: the resumed run ends in the same bits, and its metrics in
+    the same lines."""
     options = ("train", "--steps", steps, "--checkpoint-every", 5, "--log-every", 1, *options)
     run_well(name, *options, "--out", folder / "whole")
     out = folder / "killed"

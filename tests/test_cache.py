@@ -163,7 +163,8 @@ def slowly(tmp_path):
 
 
 def test_killed_while_writing_and_two_at_once(tmp_path):
-    """What a killed process left is no cache; of two processes one writes and the other waits for it."""
+    """What a killed process left is no cache; of two processes one writes and the other waits for
+    it."""
     miniature.clevrtex(tmp_path / "data")
     killed = slowly(tmp_path)
     assert [killed.stdout.readline() for _ in range(3)] == ["0\n", "1\n", "2\n"]

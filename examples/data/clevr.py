@@ -38,9 +38,8 @@ class Clevr(Reader):
     takes = ("max_objects",)
     official = ("train", "val")
 
-    def __init__(self, root, split="train", size=None, **options):
-        super().__init__(root, split, size, **options)
-        self.scenes = self.root / "scenes" / f"CLEVR_{split}_scenes.json"
+    def open(self):
+        self.scenes = self.root / "scenes" / f"CLEVR_{self.split}_scenes.json"
         if not self.scenes.is_file():
             have = [f"CLEVR_{s}_scenes.json" for s in self.splits(self.root)]
             raise FileNotFoundError(f"scenes {self.scenes} are missing{there_are(have)}")
@@ -51,7 +50,7 @@ class Clevr(Reader):
             self.targets = [encode(scene["objects"]) for scene in scenes]
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"scenes {self.scenes} cannot be read: {error!r}") from error
-        self.images, self.masks = self.root / "images" / split, self.root / "masks" / split
+        self.images, self.masks = (self.root / name / self.split for name in ("images", "masks"))
         if not self.images.is_dir():
             raise FileNotFoundError(f"folder {self.images} is missing")
         self.has_masks = self.masks.is_dir()

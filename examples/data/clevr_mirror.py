@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from .clevr import load_json, squash
 from .properties import encode
-from .reader import Reader, load_image, one_of
+from .reader import Reader, load_image
 
 
 class ClevrMirror(Reader):
@@ -27,9 +27,9 @@ class ClevrMirror(Reader):
     name = "clevr_mirror"
     takes = ("max_objects",)
     official = ("train", "val", "all")
+    known = official
 
-    def __init__(self, root, split="train", size=None, **options):
-        super().__init__(root, one_of("split", split, self.official), size, **options)
+    def open(self):
         self.images = self.root / "images"
         for folder in (self.images, self.root / "scenes"):
             if not folder.is_dir():
@@ -37,7 +37,7 @@ class ClevrMirror(Reader):
         paths = sorted((self.root / "scenes").glob("*.json"))
         scenes = [(path, target) for path in paths if (target := self._target(path)) is not None]
         fifth = len(scenes) // 5
-        scenes = {"val": scenes[:fifth], "train": scenes[fifth:], "all": scenes}[split]
+        scenes = {"val": scenes[:fifth], "train": scenes[fifth:], "all": scenes}[self.split]
         self.scenes = [path for path, _ in scenes]
         self.targets = [target for _, target in scenes]
         self.ids = [path.stem for path in self.scenes]

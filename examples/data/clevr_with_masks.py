@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .reader import Reader, bilinear, nearest, one_of
+from .reader import Reader, bilinear, nearest
 from .tfrecord import parse_example, records
 
 FILE = "clevr_with_masks_train.tfrecords"
@@ -40,10 +40,10 @@ class ClevrWithMasks(Reader):
     name = "clevr_with_masks"
     takes = ("max_objects",)
     official = tuple(SPLITS)
+    known = official
     ids = None
 
-    def __init__(self, root, split="train", size=None, **options):
-        super().__init__(root, one_of("split", split, self.official), size, **options)
+    def open(self):
         self.path = self.root / FILE
         if not self.path.is_file():
             raise FileNotFoundError(f"{self.path} is missing")

@@ -11,7 +11,7 @@ Source: https://www.robots.ox.ac.uk/~vgg/data/clevrtex.
 
 from __future__ import annotations
 
-from .reader import Reader, bilinear, centre, load_image, load_labels, nearest, one_of
+from .reader import Reader, bilinear, centre, load_image, load_labels, nearest
 
 SPLITS = {"train": (0.2, 1.0), "val": (0.1, 0.2), "test": (0.0, 0.1)}
 CROP = 0.8
@@ -30,9 +30,9 @@ class ClevrTex(Reader):
     name = "clevrtex"
     takes = ("variant",)
     official = tuple(SPLITS)
+    known = official
 
-    def __init__(self, root, split="train", size=None, **options):
-        super().__init__(root, one_of("split", split, self.official), size, **options)
+    def open(self):
         self.folder, self.variant = _folder(self.root, self.options["variant"])
         start = f"CLEVRTEX_{self.variant}_"
         found = self.folder.rglob(f"{start}{'[0-9]' * 6}.png")
@@ -45,7 +45,7 @@ class ClevrTex(Reader):
                 f"{len(absent)} pictures are missing in {self.folder}, "
                 f"the first is {start}{absent[0]:06d}.png"
             )
-        low, high = (0.0, 1.0) if self.variant == "outd" else SPLITS[split]
+        low, high = (0.0, 1.0) if self.variant == "outd" else SPLITS[self.split]
         n = len(pictures)
         self.pictures = [pictures[i] for i in range(int(low * n), int(high * n))]
         self.ids = [path.stem for path in self.pictures]

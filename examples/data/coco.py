@@ -30,14 +30,13 @@ class Coco(Reader):
     name = "coco"
     official = ("train", "val")
 
-    def __init__(self, root, split="train", size=None, **options):
-        super().__init__(root, split, size, **options)
+    def open(self):
         _pycocotools()
-        self.annotations = self.root / "annotations" / f"instances_{split}2017.json"
+        self.annotations = self.root / "annotations" / f"instances_{self.split}2017.json"
         if not self.annotations.is_file():
             have = [f"instances_{s}2017.json" for s in self.splits(self.root)]
             raise FileNotFoundError(f"{self.annotations} is missing{there_are(have)}")
-        folders = [self.root / f"{split}2017", self.root / "images" / f"{split}2017"]
+        folders = [self.root / f"{self.split}2017", self.root / "images" / f"{self.split}2017"]
         self.folder = next((f for f in folders if f.is_dir()), None)
         if self.folder is None:
             raise FileNotFoundError(f"folder {folders[0]} is missing")

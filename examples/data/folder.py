@@ -19,11 +19,10 @@ class Folder(Reader):
 
     name = "folder"
 
-    def __init__(self, root, split="train", size=None, **options):
-        super().__init__(root, split, size, **options)
-        folder = self.root / split
+    def open(self):
+        folder = self.root / self.split
         if not folder.is_dir():
-            one_of("split", split, SPLITS)
+            one_of("split", self.split, SPLITS)
             folder = self.root
         self.pictures = _pictures(folder)
         if not self.pictures:

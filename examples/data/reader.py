@@ -17,13 +17,14 @@ class Reader:
     that holds, and once opened has `ids` (a str an item), `read(index)` (the item's arrays) and
     `files()` (every path that it reads, there or not).
 
-    official : the official splits' names.
+    official : the official splits' names. known : the splits that it takes; None: those there are.
     takes : names of the options that it takes beyond root, split and size, all None by default.
     most_objects : the most objects of a picture, so that an option `max_objects` of as many leaves
         nothing out. Where a picture may have more (COCO), what slots are made for by default.
     """
 
     official: tuple[str, ...] = ()
+    known: tuple[str, ...] | None = None
     takes: tuple[str, ...] = ()
     most_objects: int = MOST_OBJECTS
 
@@ -40,6 +41,12 @@ class Reader:
                 )
         self.root, self.split, self.size = Path(root), split, size
         self.options = {name: options.get(name) for name in self.takes}
+        if self.known:
+            one_of("split", split, self.known)
+        self.open()
+
+    def open(self):
+        """Find the files, and read what lists them."""
 
     def too_many(self, objects) -> bool:
         """Whether a picture of so many objects is left out."""

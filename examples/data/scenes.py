@@ -15,16 +15,8 @@ from .properties import COLORS, MATERIALS, MOST_OBJECTS, SHAPES, SIZES, encode
 from .reader import one_of
 
 RADII = {"small": 0.35, "large": 0.7}  # the official generator's, in its units of the floor
-RGB = {
-    "gray": (87, 87, 87),
-    "blue": (42, 75, 215),
-    "brown": (129, 74, 25),
-    "yellow": (255, 238, 51),
-    "red": (173, 35, 35),
-    "green": (29, 105, 20),
-    "purple": (129, 38, 192),
-    "cyan": (41, 208, 208),
-}
+_HEX = "575757 2a4bd7 814a19 ffee33 ad2323 1d6914 8126c0 29d0d0".split()
+RGB = {name: tuple(bytes.fromhex(code)) for name, code in zip(COLORS, _HEX)}
 SPLITS = {"train": 0, "val": 1, "test": 2}
 EXTENT = 3.0  # objects stand within this distance of the floor's middle, along x and along y
 MARGIN = 0.2  # least free distance between two objects

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .reader import Reader, bilinear, centre, check_shape, load_image, one_of
+from .reader import Reader, bilinear, centre, check_shape, load_image
 
 CROP = 196
 FILES = {"train": "train", "eval": "eval", "val": "eval", "test": "test"}
@@ -30,10 +30,10 @@ class ShapeStacks(Reader):
 
     name = "shapestacks"
     official = ("train", "eval", "test")
+    known = tuple(FILES)
 
-    def __init__(self, root, split="train", size=None, **options):
-        super().__init__(root, one_of("split", split, tuple(FILES)), size, **options)
-        self.list = self.root / "splits" / "default" / f"{FILES[split]}.txt"
+    def open(self):
+        self.list = self.root / "splits" / "default" / f"{FILES[self.split]}.txt"
         if not self.list.is_file():
             raise FileNotFoundError(f"split file {self.list} is missing")
         self.ids = []

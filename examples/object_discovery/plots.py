@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ..shared import plots
-from ..shared.pictures import seen_by
+from ..shared.modules import seen_by
 from ..shared.plots import plt
 
 COLOURS = plt.get_cmap("tab20")

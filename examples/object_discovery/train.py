@@ -6,12 +6,11 @@ from collections import defaultdict
 from functools import partial
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 
 from .. import metrics
 from ..shared.diagnostics import watch
-from ..shared.modules import build
+from ..shared.modules import build, evaluation
 from ..shared.pictures import eval_seeds, to_input
 from ..shared.training import fit
 from .model import ObjectDiscovery
@@ -41,26 +40,25 @@ def iterations(config, step):
     return int(drawn.integers(config.least_iters, config.train_iters + 1))
 
 
-@torch.no_grad()
 def figures(model, pictures, config, draw=0, batch_size=25) -> dict[str, float]:
     """Means over all pictures, from the draw-th initial slots.
 
-    mse : of values in [-1, 1]; the others are there with true masks, and of a pixel in the slot of
-    the largest mask. ari, fg_ari : of all pixels, of the objects' alone. mbo, miou : means over
-        true objects, of the best mask for each and of the one matched to it.
+    mse : of values in [-1, 1]. The others are there with true masks, and a pixel is of the slot of
+        its largest mask.
+    ari, fg_ari : of all pixels, of the objects' alone.
+    mbo, miou : means over true objects, of the best mask for each and of the one matched to it.
     """
-    model.eval()
-    device = next(model.parameters()).device
     values = defaultdict(list)
-    for indices, (images, *true) in pictures.in_batches(batch_size):
-        images = to_input(images, device)
-        scene = model(images, eval_seeds(indices, draw), config.eval_iters)
-        values["mse"].append((scene.reconstruction - images).square().mean((1, 2, 3)).cpu().numpy())
-        if true:
+    with evaluation(model) as device:
+        for indices, (images, *true) in pictures.in_batches(batch_size):
+            images = to_input(images, device)
+            scene = model(images, eval_seeds(indices, draw), config.eval_iters)
+            error = (scene.reconstruction - images).square().mean((1, 2, 3))
+            values["mse"].append(error.cpu().numpy())
             found = scene.masks.argmax(1).flatten(1).cpu().numpy()
-            for name, value in agreement(true[0].reshape(len(images), -1), found).items():
-                values[name].append(value)
-    model.train()
+            for labels in true:
+                for name, value in agreement(labels.reshape(found.shape), found).items():
+                    values[name].append(value)
     # NaN: a picture without objects
     return {name: float(np.nanmean(np.concatenate(parts))) for name, parts in values.items()}
 

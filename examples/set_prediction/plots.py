@@ -10,7 +10,7 @@ import numpy as np
 from ..data.properties import COORDINATE_SCALE, COORDINATES, REAL, describe
 from ..data.scenes import RGB, project
 from ..shared import plots
-from ..shared.pictures import seen_by
+from ..shared.modules import seen_by
 from ..shared.plots import plt
 
 MARKERS = {"cube": "s", "sphere": "o", "cylinder": "D"}

@@ -9,7 +9,7 @@ import torch
 
 from .. import metrics
 from ..shared.diagnostics import watch
-from ..shared.modules import SlotEncoder, build
+from ..shared.modules import SlotEncoder, build, evaluation
 from ..shared.pictures import eval_seeds, to_input
 from ..shared.training import fit
 from .matching import set_loss
@@ -50,19 +50,16 @@ def train(config, out, device, model=None):
     return fit(model, config, out, loss, progress, FIELDS)
 
 
-@torch.no_grad()
 def predict(model, pictures, config, draw=0, batch_size=50):
     """Predictions (n, K, 19) of all pictures from the draw-th initial slots, and the targets.
 
     Both are float32 arrays.
     """
-    model.eval()
-    device = next(model.parameters()).device
     parts = []
-    for indices, (images, targets) in pictures.in_batches(batch_size):
-        found = model(to_input(images, device), eval_seeds(indices, draw), config.eval_iters)
-        parts.append((found.float().cpu().numpy(), targets))
-    model.train()
+    with evaluation(model) as device:
+        for indices, (images, targets) in pictures.in_batches(batch_size):
+            found = model(to_input(images, device), eval_seeds(indices, draw), config.eval_iters)
+            parts.append((found.float().cpu().numpy(), targets))
     return tuple(map(np.concatenate, zip(*parts)))
 
 

@@ -7,7 +7,7 @@ import sys
 import torch
 from tqdm import tqdm
 
-from .modules import draw_states
+from .modules import draw_states, evaluation
 from .pictures import eval_seeds, to_input
 
 FLOOR = 1e-4  # of the variances; docs/math.md
@@ -66,13 +66,11 @@ def collapse(diagnosis) -> str | None:
 
 def watch(model, pictures, config, count=100) -> dict:
     """`diagnose` on the first pictures of a `SlotEncoder`'s data; a collapse is told on stderr."""
-    model.eval()
     images = pictures.batch(list(range(min(count, len(pictures)))))[0]
-    with torch.no_grad():
-        features = model.features(to_input(images, next(model.parameters()).device)).contiguous()
+    with evaluation(model) as device:
+        features = model.features(to_input(images, device)).contiguous()
         init = draw_states(model.slots, features, eval_seeds(range(len(images))))
-    diagnosis = diagnose(model.slots, features, init, config.eval_iters)
-    model.train()
+        diagnosis = diagnose(model.slots, features, init, config.eval_iters)
     if problem := collapse(diagnosis):
         tqdm.write(f"warning: the slots have collapsed: {problem}", file=sys.stderr)
     return diagnosis

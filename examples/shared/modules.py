@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -9,6 +10,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import smm_py.torch as slots_torch
+
+from .pictures import eval_seeds, to_input
 
 # Algorithm 1 of the Slot Mixture Module as printed
 PAPER = {"norm_kv": False, "temperature": 1.0, "prior": "learned"}
@@ -75,6 +78,30 @@ def draw_states(module, features, seeds):
 def autocast(precision, device):
     """The context in which a model's convolutions run, as a configuration's `precision` says."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+@contextmanager
+def evaluation(model):
+    """The model does not learn: in evaluation, without gradients; yields its device."""
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield next(model.parameters()).device
+    finally:
+        model.train()
+
+
+def seen_by(model, pictures, config, count=None, call=None, **options):
+    """The first `count` pictures (None: all), their other fields, what a model makes of them.
+
+    call : of the model; None: itself. options : arguments beyond pictures, seeds and iterations.
+    """
+    count = len(pictures) if count is None else min(count, len(pictures))
+    images, *rest = pictures.batch(list(range(count)))
+    with evaluation(model) as device:
+        inputs, seeds = to_input(images, device), eval_seeds(range(count))
+        result = (call or model)(inputs, seeds, num_iters=config.eval_iters, **options)
+    return images, rest, result
 
 
 class SlotEncoder(nn.Module):

@@ -165,21 +165,3 @@ def to_input(images, device):
     import torch
 
     return torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-def seen_by(model, pictures, config, count=None, call=None, **options):
-    """The first `count` pictures (None: all), their other fields, what a model makes of them.
-
-    call : of the model; None: itself. options : its arguments beyond pictures, seeds and
-        iterations.
-    """
-    import torch
-
-    count = len(pictures) if count is None else min(count, len(pictures))
-    images, *rest = pictures.batch(list(range(count)))
-    inputs, seeds = to_input(images, next(model.parameters()).device), eval_seeds(range(count))
-    model.eval()
-    with torch.no_grad():
-        result = (call or model)(inputs, seeds, num_iters=config.eval_iters, **options)
-    model.train()
-    return images, rest, result

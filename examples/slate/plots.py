@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..shared import plots
-from ..shared.pictures import seen_by
+from ..shared.modules import evaluation, seen_by
 from .train import to_pixels
 
 # cross-entropy: Figure 2 of the paper
@@ -45,7 +45,6 @@ def written_figure(written, path):
     plots.attention_figure(written.input, written.attention, path, beside=beside)
 
 
-@torch.no_grad()
 def samples(model, pictures, config, out):
     """DIR/samples.png: see `written_figure`.
 
@@ -53,10 +52,9 @@ def samples(model, pictures, config, out):
     """
     written = write(model, pictures, config)
     written_figure(written, Path(out) / "samples.png")
-    model.eval()
     mixed = mix(written.slots, written.attention)
-    mixed = {name: to_pixels(model.generate(both)) for name, both in mixed.items()}
-    model.train()
+    with evaluation(model):
+        mixed = {name: to_pixels(model.generate(both)) for name, both in mixed.items()}
     columns = {
         "first": written.input[0::2],
         "second": written.input[1::2],

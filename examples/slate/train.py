@@ -12,7 +12,7 @@ import torch
 from .. import metrics
 from ..metrics.inception import inception_features
 from ..shared.diagnostics import watch
-from ..shared.modules import autocast, build
+from ..shared.modules import autocast, build, evaluation
 from ..shared.pictures import eval_seeds, seed_of, to_input
 from ..shared.schedules import RATES, UNKNOWN, halved
 from ..shared.training import fit
@@ -62,7 +62,6 @@ def train(config, out, device):
     return fit(model, config, out, loss, progress, groups=groups)
 
 
-@torch.no_grad()
 def figures(
     model, pictures, config, draw=0, alone=False, generate=False, inception=None, batch_size=25
 ) -> dict[str, float]:
@@ -77,31 +76,29 @@ def figures(
     frechet_dvae : Fréchet distance of generated to input pictures in the dVAE's features, no FID.
     fid : where `inception` is the file of the Inception network; see `metrics.inception`.
     """
-    model.eval()
-    device = next(model.parameters()).device
     values, shown, written = defaultdict(list), [], []
-    for indices, (images,) in pictures.in_batches(batch_size):
-        inputs = to_input(images, device)
-        with autocast(model.precision, device):
-            tokens = model.dvae.tokens(inputs)
-            values["dvae_mse"].append(squared_error(model.dvae.picture(tokens), inputs))
-            if alone:
-                continue
-            slots, _ = model.read(tokens, eval_seeds(indices, draw), config.eval_iters)
-            values["cross_entropy"].append(model.cross_entropy(tokens, slots))
+    with evaluation(model) as device:
+        for indices, (images,) in pictures.in_batches(batch_size):
+            inputs = to_input(images, device)
+            with autocast(model.precision, device):
+                tokens = model.dvae.tokens(inputs)
+                values["dvae_mse"].append(squared_error(model.dvae.picture(tokens), inputs))
+                if alone:
+                    continue
+                slots, _ = model.read(tokens, eval_seeds(indices, draw), config.eval_iters)
+                values["cross_entropy"].append(model.cross_entropy(tokens, slots))
+            if generate:
+                drawn = model.generate(slots)
+                values["mse"].append(squared_error(drawn, inputs))
+                shown.append(images)
+                written.append(to_pixels(drawn))
+        result = {name: float(torch.cat(parts).mean()) for name, parts in values.items()}
         if generate:
-            drawn = model.generate(slots)
-            values["mse"].append(squared_error(drawn, inputs))
-            shown.append(images)
-            written.append(to_pixels(drawn))
-    result = {name: float(torch.cat(parts).mean()) for name, parts in values.items()}
-    if generate:
-        both = np.concatenate(shown), np.concatenate(written)
-        result["frechet_dvae"] = frechet(partial(summaries, model), *both)
-        if inception:
-            features = partial(inception_features, inception, device=device)
-            result["fid"] = frechet(features, *both)
-    model.train()
+            both = np.concatenate(shown), np.concatenate(written)
+            result["frechet_dvae"] = frechet(partial(summaries, model), *both)
+            if inception:
+                features = partial(inception_features, inception, device=device)
+                result["fid"] = frechet(features, *both)
     return result
 
 
