@@ -22,8 +22,7 @@ from examples.shared.diagnostics import collapse, diagnose  # noqa: E402
 from examples.shared.pictures import Pictures, open_pictures  # noqa: E402
 from examples.shared.schedules import warm_up_and_decay  # noqa: E402
 from examples.shared.training import Loop  # noqa: E402
-from smm_py.torch import GaussianMixture  # noqa: E402
-from smm_py.torch import Result  # noqa: E402
+from smm_py.torch import GaussianMixture, Result  # noqa: E402
 
 NAME = "object_discovery"
 SMALL = [
