@@ -43,17 +43,17 @@ def cached(reader, folder=None):
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-        weakref.finalize(dataset, _remove, temporary, os.getpid())
+        weakref.finalize(dataset, remove, temporary, os.getpid())
         return dataset
     place = Path(folder) / _place(reader)
     place.parent.mkdir(parents=True, exist_ok=True)
     with _locked(place):
         if not place.is_dir():
-            _write(reader, place)
+            write(reader, place)
     return Cached(place, reader)
 
 
-def _remove(folder, owner):
+def remove(folder, owner):
     if os.getpid() == owner:  # a forked child leaves it to its parent
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -120,7 +120,7 @@ class Cached:
         return {**arrays, "id": self.ids[index]}
 
 
-def _write(reader, place):
+def write(reader, place):
     partial = place.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
     partial.mkdir()

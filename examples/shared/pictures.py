@@ -18,7 +18,7 @@ WHAT = {"target": "properties of objects to predict"}
 
 
 class Pictures:
-    """Arrays of a data set's items: `fields`, such as "image" and "target".
+    """Arrays of a data set's first `count` items (None: all): `fields`, such as "image", "target".
 
     Where they are few enough for memory they are read once, at the first batch, by several
     processes where that pays; else by threads when asked for, a batch ahead.
@@ -27,21 +27,22 @@ class Pictures:
     MOST_BYTES = 4 << 30
     FEW = 1000  # are read sooner than processes have started
 
-    def __init__(self, dataset, fields=("image",), quiet=False):
+    def __init__(self, dataset, fields=("image",), quiet=False, count=None):
         self.dataset, self.fields, self.pool = dataset, tuple(fields), ThreadPoolExecutor(2)
         self.ahead, self.quiet, self.arrays = {}, quiet, None
-        size = len(dataset) * sum(a.nbytes for a in _arrays(dataset[0], self.fields))
-        self.in_memory = len(dataset) <= self.FEW or size <= self.MOST_BYTES
+        self.count = len(dataset) if count is None else min(count, len(dataset))
+        self.first = _arrays(dataset[0], self.fields)
+        size = self.count * sum(a.nbytes for a in self.first)
+        self.in_memory = self.count <= self.FEW or size <= self.MOST_BYTES
 
     def __len__(self):
-        return len(self.dataset)
+        return self.count
 
     def _all(self):
-        n = len(self.dataset)
+        n = self.count
         if n <= self.FEW:
             return self._some(range(n))
-        first = _arrays(self.dataset[0], self.fields)
-        arrays = tuple(np.empty((n, *a.shape), a.dtype) for a in first)
+        arrays = tuple(np.empty((n, *a.shape), a.dtype) for a in self.first)
         asked = hasattr(os, "sched_getaffinity")
         workers = len(os.sched_getaffinity(0)) if asked else os.cpu_count() or 1
         own = (self.dataset, self.fields)
@@ -105,19 +106,6 @@ def _read(index):
     return _arrays(dataset[index], fields)
 
 
-class First:
-    """The first pictures of a data set."""
-
-    def __init__(self, dataset, count):
-        self.dataset, self.count = dataset, count
-
-    def __len__(self):
-        return self.count
-
-    def __getitem__(self, index):
-        return self.dataset[index]
-
-
 def open_pictures(config, split, count=None, quiet=False, fields=("image",), optional=()):
     """The first `count` pictures (None: all) of a split of the configuration's data set.
 
@@ -136,9 +124,7 @@ def open_pictures(config, split, count=None, quiet=False, fields=("image",), opt
     if missing:
         raise ValueError(f"{config.data} has no {WHAT[missing[0]]}")
     fields = (*fields, *(name for name in optional if name in there))
-    if count is not None and count < len(dataset):
-        dataset = First(dataset, count)
-    return Pictures(dataset, fields, quiet)
+    return Pictures(dataset, fields, quiet, count)
 
 
 def order(pictures, seed, indices):
