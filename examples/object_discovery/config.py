@@ -43,24 +43,16 @@ class Config(shared.Config):
     }
 
     image_size: int = 32
-    max_objects: int = setting(
-        4, "of scenes; with --data, pictures with more are left out (6: CLEVR6)"
-    )
+    max_objects: int = setting(4, "pictures with more are left out (6 of CLEVR with masks: CLEVR6)")
     slots: int = setting(5, "default: one more than objects")
     train_iters: int = 3
     # every step of the module learns to improve the slots, not the last alone
-    least_iters: int = setting(
-        1, "fewest iterations in training: drawn for each step, up to train_iters"
-    )
+    least_iters: int = setting(1, "fewest iterations of a training step (most: train_iters)")
     eval_iters: int = 10
     # lower ones let two slots end in one object, higher ones train slowly
-    temperature: float | None = setting(
-        0.7, "factor of the log density, of stable smm and of gmm; default: 0.7"
-    )
+    temperature: float | None = setting(0.7, "of the log density; default: 0.7")
     # slots begin as regions, and come to hold an object each
-    position_scale: float = setting(
-        4.0, "factor of the encoder's initial position embedding", above=0
-    )
+    position_scale: float = setting(4.0, "of the encoder's initial position embedding", above=0)
     # four times the usual norm: a run can collapse after a gradient of ten times it
     clip: float | None = 0.3
     minutes: float | None = 15.0

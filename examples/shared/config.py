@@ -82,8 +82,7 @@ def setting(default, help=None, **limits):
     return field(default=default, metadata={**({"help": help} if help else {}), **limits})
 
 
-# what the pipelines' presets `paper` have in common: the module as printed, and data of CLEVR's
-# size
+# what the pipelines' presets `paper` share: the module as printed, data of CLEVR's size
 PAPER = {
     "variant": "paper",
     "start": "gaussian",
@@ -122,17 +121,12 @@ class Config:
     train_iters: int = setting(5, "iterations in training", least=1, most=MOST_ITERS)
     eval_iters: int = setting(7, "iterations in evaluation", least=1, most=MOST_ITERS)
     variant: str = setting("stable", "of smm; paper: as printed", choices=("stable", "paper"))
-    temperature: float | None = setting(
-        None, "factor of the log density, of stable smm and of gmm; default: dim^-1/2", above=0
-    )
-    start: str = setting(
-        "inputs", "of the slots of smm and sa; else inputs", choices=("inputs", "gaussian")
-    )
+    # of the stable smm and of gmm
+    temperature: float | None = setting(None, "of the log density; default: dim^-1/2", above=0)
+    start: str = setting("inputs", "of the slots of smm and sa", choices=("inputs", "gaussian"))
     batch_size: int = setting(32, "of all processes together", least=1)
     lr: float = setting(1e-3, "highest learning rate", above=0)
-    schedule: str = setting(
-        "cycle", "of the learning rate: one cycle, or warm-up and decay", choices=tuple(RATES)
-    )
+    schedule: str = setting("cycle", "of the learning rate", choices=tuple(RATES))
     warmup: float = setting(0.05, "share of the steps in which the rate rises", least=0, below=1)
     half_life: int | None = setting(100_000, "steps in which the rate decays by half", least=1)
     clip: float | None = setting(1.0, "greatest norm of the gradient", above=0)
@@ -141,9 +135,7 @@ class Config:
     minutes: float | None = setting(5.0, "of training; sets the steps if none are given", above=0)
     seed: int = setting(0, "of weights, order of pictures, initial slots", least=0, most=MOST)
     # None: as PyTorch and the slot module choose; another number of threads rounds otherwise
-    threads: int | None = setting(
-        None, "of PyTorch and of the slot module", least=1, most=MOST_THREADS
-    )
+    threads: int | None = setting(None, "of PyTorch and slots", least=1, most=MOST_THREADS)
     # "auto": bfloat16 where the processor multiplies it
     precision: str = setting("auto", "of the convolutions", choices=("auto", "float32", "bfloat16"))
     log_every: int = setting(50, "steps between lines of the log", least=1)
