@@ -96,19 +96,19 @@ def commands(name, item, preset):
 
 ABOUT_PAGE = {
     "tiny": """\
-Made by `python -m examples.reproduce --page docs/results.md` from trainings on a small machine: the
-preset `tiny`, built-in scenes unless another data set is named, equal steps for the models of a
-table. The paper's figures stand beside ours, not against them: its models are larger, its data sets
-others, its trainings a hundred times as long. What `tiny` shows is whether the order of the models
-is the same. In commands a name in capitals stands for the folder of that data set. All trainings of
-`tiny` together take about eight hours of one core of a CPU.""",
+Made by `python -m examples.reproduce --page docs/results.md` from trainings on a small machine.
+Unless stated otherwise, they use the preset `tiny` and built-in scenes, with equal steps for the
+models of a table. The paper's figures are shown for orientation, not as competitors: its models are
+larger, its data sets differ, and its trainings are a hundred times as long. What `tiny` can show is
+whether the models rank in the same order. In commands, a name in capitals stands for the folder of
+that data set. All trainings of `tiny` together take about eight hours of one CPU core.""",
     "paper": """\
 Made by `python -m examples.reproduce --preset paper --page FILE` from trainings with the paper's
 data and settings.""",
 }
-FIGURES = """\
-Figures are mean ± standard deviation over the seeds. For the figures of its Table 3 see the
-paper."""
+FIGURES = """
+Figures are mean ± standard deviation over the seeds. For the figures of the paper's Table 3, see
+the paper."""
 
 
 def facts(result: Result):
