@@ -50,7 +50,8 @@ def clevr_mirror(root, count=6):
 
 
 def shapestacks(root):
-    """train: two scenarios, the first with two cameras; test: one, whose list has no final newline."""
+    """train: two scenarios, the first with two cameras; test: one, whose list has no final
+    newline."""
     stacks = {
         "train": {
             "env_ccs-easy-h=2-vcom=0-vpsf=0-v=7": (3, 12),
@@ -96,7 +97,8 @@ def clevrtex(root, count=10, variant="full"):
 
 
 def coco(root, split="val"):
-    """Picture 42 (grey) has two polygons that overlap, picture 7 a crowd as run lengths, picture 9 nothing. In this order."""
+    """Picture 42 (grey) has two polygons that overlap, picture 7 a crowd as run lengths, picture 9
+    nothing. In this order."""
     sizes = {42: (20, 30), 7: (30, 20), 9: (25, 25)}
     square = [[2, 3, 12, 3, 12, 13, 2, 13]]
     two_parts = [[8, 8, 20, 8, 20, 18, 8, 18], [24, 1, 28, 1, 28, 5, 24, 5]]

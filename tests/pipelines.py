@@ -10,7 +10,7 @@ import processes
 import torch
 from processes import ROOT, TORCHRUN
 
-from examples.command import main
+from examples.shared.command import main
 
 
 def run(name, *arguments, launcher=()):

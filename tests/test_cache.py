@@ -56,8 +56,8 @@ def test_a_cache_is_written_once_and_anew_when_anything_changes(tmp_path, monkey
     written = []
     monkeypatch.setattr(
         cache,
-        "_write",
-        lambda reader, place, write=cache._write: (written.append(place), write(reader, place)),
+        "write",
+        lambda reader, place, write=cache.write: (written.append(place), write(reader, place)),
     )
 
     def opened(**options):
@@ -159,7 +159,8 @@ def slowly(tmp_path):
 
 
 def test_killed_while_writing_and_two_at_once(tmp_path):
-    """What a killed process left is no cache; of two processes one writes and the other waits for it."""
+    """What a killed process left is no cache; of two processes one writes and the other waits for
+    it."""
     miniature.clevrtex(tmp_path / "data")
     with slowly(tmp_path) as killed:
         assert [killed.stdout.readline() for _ in range(3)] == ["0\n", "1\n", "2\n"]
@@ -182,7 +183,7 @@ def test_a_stream_has_a_temporary_cache(tmp_path, monkeypatch):
     dataset = data.open_dataset(tmp_path / "data", size=16)
     copy = pickle.loads(pickle.dumps(dataset))
     assert len(list((tmp_path / "temporary").glob("*/*/items.json"))) == 1
-    cache._remove(dataset.place.parent, os.getpid() + 1)  # what a forked child's end would run
+    cache.remove(dataset.place.parent, os.getpid() + 1)  # what a forked child's end would run
     assert dataset.place.is_dir()
     same(dataset, copy)
     del dataset

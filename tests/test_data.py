@@ -182,7 +182,8 @@ def test_clevr_with_few_objects(clevr):
 
 
 def test_clevr_masks_in_disorder(clevr):
-    """A palette's indices count; a missing mask, one of another shape and one in colours are errors that name it."""
+    """A palette's indices count; a missing mask, one of another shape and one in colours are errors
+    that name it."""
     path = clevr / "masks/val/CLEVR_val_000001.png"
     mask = Image.open(path)
     stored = np.array(mask)

@@ -77,7 +77,8 @@ def test_a_claim_needs_the_distance():
 
 
 def test_precision_is_interpolated_over_all_images():
-    # by confidence: right (image 1), wrong, wrong, right, right: precision 1, 2/4, 3/5 -> 1, 3/5, 3/5
+    # by confidence: right (image 1), wrong, wrong, right, right: precision 1, 2/4, 3/5 -> 1, 3/5,
+    # 3/5
     first = predicted((RED, 0, 0.9), (RED, 9, 0.5), (BLUE, 0, 0.4))
     second = predicted((RED, 9, 0.8), (RED, 9, 0.7), (RED, 0, 0.6))
     found = ap([first, second], [BOTH, scene(NEAR)], 1)
@@ -130,7 +131,8 @@ def test_best_overlap_by_hand():
 
 def test_matched_overlap_by_hand():
     true = np.array([[0, 0, 1, 1, 1, 1, 2, 2]])
-    # object 1 overlaps group 1 by 2/4 and group 2 by 2/6, object 2 group 2 by 2/4; group 0 is the background's
+    # object 1 overlaps group 1 by 2/4 and group 2 by 2/6, object 2 group 2 by 2/4; group 0 is the
+    # background's
     guess = np.array([[0, 0, 1, 1, 2, 2, 2, 2]])
     assert metrics.mean_iou(true, guess) == pytest.approx((2 / 4 + 2 / 4) / 2)
     # object 1 overlaps both groups by 2/6, object 2 group 1 by 2/4
@@ -140,18 +142,20 @@ def test_matched_overlap_by_hand():
 
 
 def test_matching_is_one_to_one_and_the_best_in_sum():
-    # one group over everything: mBO counts it for both objects, mIoU for one (the larger), the other is 0
+    # one group over everything: mBO counts it for both objects, mIoU for one (the larger), the
+    # other is 0
     true, guess = np.array([[1, 1, 1, 2]]), np.zeros((1, 4), int)
     assert metrics.mean_best_overlap(true, guess) == pytest.approx((3 / 4 + 1 / 4) / 2)
     assert metrics.mean_iou(true, guess) == pytest.approx((3 / 4 + 0) / 2)
-    # object 1 (9 pixels) takes 4 of group 0 and 5 of group 1; object 2 (5 pixels) is the rest of group 1:
-    # greedy gives object 1 group 1 (5/14) and object 2 nothing; the best sum is 4/9 + 5/10
+    # object 1 (9 pixels) takes 4 of group 0 and 5 of group 1; object 2 (5 pixels) is the rest of
+    # group 1: greedy gives object 1 group 1 (5/14) and object 2 nothing; the best sum is 4/9 + 5/10
     true, guess = (
         np.repeat([[1, 1, 2]], [4, 5, 5], axis=1),
         np.repeat([[0, 1, 1]], [4, 5, 5], axis=1),
     )
     assert metrics.mean_iou(true, guess) == pytest.approx((4 / 9 + 5 / 10) / 2)
-    # groups without an object cost nothing, objects that are not there neither; labels may have gaps
+    # groups without an object cost nothing, objects that are not there neither; labels may have
+    # gaps
     true, guess = np.array([[0, 0, 0, 5, 5, 9]]), np.array([[1, 2, 3, 0, 0, 4]])
     assert metrics.mean_iou(true, guess) == 1
     assert np.isnan(metrics.mean_iou(np.zeros((1, 4), int), np.zeros((1, 4), int)))
@@ -177,7 +181,8 @@ def test_frechet_distance_of_gaussians_in_closed_form():
         mean1, axes * widths1**2 @ axes.T, mean2, axes * widths2**2 @ axes.T
     )
     assert abs(found - (((mean1 - mean2) ** 2).sum() + ((widths1 - widths2) ** 2).sum())) < 1e-8
-    # the optimal map x -> A x, A symmetric: the distance between N(0, C) and N(0, A C A) is tr((A - 1) C (A - 1))
+    # the optimal map x -> A x, A symmetric: the distance between N(0, C) and N(0, A C A) is tr((A -
+    # 1) C (A - 1))
     mean, cov = gaussian(rng, 30)
     push = gaussian(rng, 30)[1] / 30
     found = metrics.frechet_distance(mean, cov, mean, push @ cov @ push)
@@ -249,7 +254,8 @@ def test_frechet_errors():
 
 @pytest.fixture
 def inception(tmp_path):
-    """A stand-in with the interface of the Inception file: its features are means of blocks of the picture."""
+    """A stand-in with the interface of the Inception file: its features are means of blocks of the
+    picture."""
     torch = pytest.importorskip("torch")
 
     class StandIn(torch.nn.Module):

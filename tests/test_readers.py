@@ -69,7 +69,7 @@ def test_records(tmp_path, pack):
 
 
 def test_a_record_as_written_by_hand(tmp_path):
-    """The bytes of TensorFlow's TFRecordWriter for b"abc"; its checksums worked out by the definition."""
+    """The bytes of TensorFlow's TFRecordWriter for b"abc"; checksums by the definition."""
     length = (3).to_bytes(8, "little")
 
     def masked(data):
@@ -169,7 +169,7 @@ def test_clevr_with_masks_in_disorder(tmp_path):
     )
     with pytest.raises(
         ValueError,
-        match="record 0 of .*clevr_with_masks_train.tfrecords cannot be read: no feature mask, visibility",
+        match="record 0 of .*_train.tfrecords cannot be read: no feature mask, visibility",
     ):
         data.open_dataset(tmp_path)
     with pytest.raises(
@@ -550,3 +550,12 @@ def test_coco_as_read_officially():
         number = int(item["id"])
         assert np.array_equal(item["image"], expected[f"{number}_image"])
         assert np.array_equal(item["mask"], expected[f"{number}_spot_instance"])
+
+
+def test_an_option_that_a_reader_does_not_take(tmp_path):
+    miniature.shapestacks(tmp_path)
+    with pytest.raises(TypeError, match="max_objects must be left out .* shapestacks, .* got 3"):
+        data.open_dataset(tmp_path, max_objects=3)
+    limited = {name for name, reader in data.READERS.items() if "max_objects" in reader.takes}
+    assert limited == {"clevr", "clevr_with_masks", "clevr_mirror"}
+    assert all(reader.most_objects == 10 for reader in data.READERS.values())

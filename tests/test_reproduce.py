@@ -11,11 +11,11 @@ pytest.importorskip("torch")
 pytest.importorskip("matplotlib")
 pytest.importorskip("safetensors")
 
-from examples.command import tell  # noqa: E402
 from examples.reproduce.__main__ import work  # noqa: E402
 from examples.reproduce.items import ITEMS, layers  # noqa: E402
 from examples.reproduce.trainings import TRAININGS, Result, load, obtain  # noqa: E402
 from examples.set_prediction.config import Config  # noqa: E402
+from examples.shared.command import tell  # noqa: E402
 
 SHORT = (
     "--steps",
@@ -48,7 +48,8 @@ def test_every_table_and_figure_is_there():
 
 
 def test_trainings_are_made_once_and_shown(tmp_path, capsys, monkeypatch):
-    """The clustering table over two seeds; a second call reads what is there, and the page shows it."""
+    """The clustering table over two seeds; a second call reads what is there, and the page shows
+    it."""
     work(["table4", "--seeds", "2", "--out", str(tmp_path), *SHORT])
     shown = capsys.readouterr().out
     results = [load(tmp_path / "tiny" / "scenes" / name) for name in ITEMS["table4"].trainings]
@@ -114,7 +115,8 @@ def test_figures_link_to_pictures_that_are_there(tmp_path):
     result = load(tmp_path / "tiny" / "scenes" / "discovery-smm")
     assert [steps for steps, _ in result.curves("mse")] == [[1, 2]]
     assert f"{100 * result.figures['fg_ari']:.1f} ± 0.0" in page
-    # what was trained elsewhere stays on the page, with the pictures that only its weights could draw
+    # what was trained elsewhere stays on the page, with the pictures that only its weights could
+    # draw
     (tmp_path / "tiny").rename(tmp_path / "gone")
     work(["--out", str(tmp_path), "--page", str(tmp_path / "page.md")])
     assert (tmp_path / "page.md").read_text() == page

@@ -2,7 +2,7 @@
 
 item["image"]   (H, W, 3) uint8, RGB
 item["mask"]    (H, W) integers, 0 the background, i the i-th object; where the data set has masks
-item["target"]  (10, 19) float32, see `properties`; rows of zeros where there is no object; where it has properties
+item["target"]  (10, 19) float32, see `properties`, zeros without an object; where it has properties
 item["id"]      str
 """
 
@@ -37,11 +37,10 @@ __all__ = [
 
 MOST_PIXELS = 2**15  # along a side
 
-# in the order in which a folder's layout is asked for; a bare folder fits almost anything and comes last
-READERS = {
-    reader.name: reader
-    for reader in (Clevr, ClevrWithMasks, ClevrMirror, ShapeStacks, ClevrTex, Coco, Folder)
-}
+# in the order in which a folder's layout is asked for; a bare folder fits almost anything and comes
+# last
+CLASSES = Clevr, ClevrWithMasks, ClevrMirror, ShapeStacks, ClevrTex, Coco, Folder
+READERS = {reader.name: reader for reader in CLASSES}
 
 
 def open_dataset(root=None, dataset=None, split="train", size=None, *, cache=None, **options):
@@ -50,15 +49,16 @@ def open_dataset(root=None, dataset=None, split="train", size=None, *, cache=Non
     Parameters
     ----------
     root : path of the data set's folder; None for the built-in scenes.
-    dataset : "scenes", "clevr", "clevr_with_masks", "clevr_mirror", "shapestacks", "clevrtex", "coco" or "folder"; None: told
-        by the layout of `root`.
-    split : str. size : int, optional; None gives pictures as they are stored, else the data set's own crop and resize to size x size
-        (see its reader).
-    cache : path of a folder for decoded pictures, in files of their own for each data set, split and size; see `cache.cached`.
-        Every picture is then read once beforehand, and one that cannot be read is left out with a warning. None: pictures are
-        decoded each time, and one that cannot be read is an error that names its file. "clevr_with_masks" always has a cache,
+    dataset : "scenes" or a name of `READERS`; None: told by the layout of `root`.
+    split : str
+    size : int, optional. None gives pictures as they are stored, else the data set's own crop and
+        resize to size x size (see its reader).
+    cache : path of a folder for decoded pictures, in files of their own for each data set, split
+        and size; see `cache.cached`. Every picture is then read once beforehand, and one that
+        cannot be read is left out with a warning. None: pictures are decoded each time, and one
+        that cannot be read is an error that names its file. "clevr_with_masks" always has a cache,
         with None a temporary one.
-    options : of the reader; see `Scenes`, and the others for `max_objects` and `variant`.
+    options : what the reader `takes` (`max_objects`, `variant`), or the arguments of `Scenes`.
 
     Raises
     ------
@@ -96,9 +96,8 @@ def find_reader(root, dataset=None):
     for reader in READERS.values():
         if reader.fits(root):
             return reader
-    raise ValueError(
-        f"{root} has the layout of no known data set ({', '.join(READERS)}); name it with `dataset`"
-    )
+    known = ", ".join(READERS)
+    raise ValueError(f"{root} has the layout of no known data set ({known}); give its `dataset`")
 
 
 def checked_size(size):

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ..files import write_atomically
+from ..shared.files import write_atomically
 from . import READERS, checked_size, find_reader
 from .properties import REAL
 
@@ -24,34 +24,18 @@ def parser():
     inspect = main.add_subparsers(dest="command", required=True).add_parser(
         "inspect",
         help="what a folder holds, what is missing, and one picture with its masks",
-        description="Tell what a folder holds and what is missing, and draw one picture with its masks.",
+        description="Tell what a folder holds and what is missing; draw a picture with its masks.",
     )
-    inspect.add_argument(
-        "dir", type=Path, help="folder of a data set in its official layout, or of pictures"
-    )
-    inspect.add_argument(
-        "--dataset",
-        choices=tuple(READERS),
-        help="which data set it is, where the folder does not tell",
-    )
-    inspect.add_argument(
-        "--split",
-        help="which split to look into (default: the first that can be opened and has a picture)",
-    )
-    inspect.add_argument(
-        "--size", type=int, help="as the pipelines read it, at this size (default: as stored)"
-    )
-    inspect.add_argument(
-        "--check",
-        action="store_true",
-        help="read every picture of the split and list those that cannot be",
-    )
-    inspect.add_argument(
-        "--out",
-        type=Path,
-        default=Path("inspect.png"),
-        help="picture to write (default: inspect.png)",
-    )
+    add = inspect.add_argument
+    add("dir", type=Path, help="folder of a data set in its official layout, or of pictures")
+    what = "which data set it is, where the folder does not tell"
+    add("--dataset", choices=tuple(READERS), help=what)
+    add("--split", help="default: the first that can be opened and has a picture")
+    add("--size", type=int, help="as the pipelines read it, at this size (default: as stored)")
+    what = "read every picture of the split and list those that cannot be"
+    add("--check", action="store_true", help=what)
+    what = "picture to write (default: inspect.png)"
+    add("--out", type=Path, default=Path("inspect.png"), help=what)
     return main
 
 
@@ -73,23 +57,12 @@ def inspect(options):
     first = _tell_stream(reader) if reader.ids is None else _tell_files(reader, options.check)
     if first is None:
         return
-    say(
-        "picture",
-        f"{first['id']}, {' x '.join(map(str, first['image'].shape))}"
-        + (" as stored" if options.size is None else ""),
-    )
-    say(
-        "masks",
-        f"{len(np.unique(first['mask'][first['mask'] > 0]))} objects in this picture"
-        if "mask" in first
-        else "none",
-    )
-    say(
-        "properties",
-        f"{int(first['target'][:, REAL].sum())} objects in this picture"
-        if "target" in first
-        else "none",
-    )
+    shape = " x ".join(map(str, first["image"].shape))
+    say("picture", f"{first['id']}, {shape}" + (" as stored" if options.size is None else ""))
+    masks = len(np.unique(first["mask"][first["mask"] > 0])) if "mask" in first else None
+    properties = int(first["target"][:, REAL].sum()) if "target" in first else None
+    for what, objects in (("masks", masks), ("properties", properties)):
+        say(what, "none" if objects is None else f"{objects} objects in this picture")
     draw(first, options.out)
     say("drawn", options.out)
 
@@ -99,41 +72,37 @@ def say(what, value):
 
 
 def _open(kind, options):
-    """The reader of the split asked for, or of the first with a picture, after a line on every split that is there."""
+    """The reader of the split asked for, or of the first with a picture; tells all splits."""
     readers = {}
     for split in dict.fromkeys((*kind.official, *kind.splits(options.dir))):
         try:
             readers[split] = reader = kind(options.dir, split, options.size)
-            say(
-                f"  {split}",
-                "a stream, not counted" if reader.ids is None else f"{len(reader)} pictures",
-            )
+            stream = reader.ids is None
+            say(f"  {split}", "a stream, not counted" if stream else f"{len(reader)} pictures")
         except (OSError, ValueError) as error:
             say(f"  {split}", f"cannot be opened: {error}")
-    split = options.split or next(
-        (name for name, r in readers.items() if r.ids is None or len(r)), "train"
-    )
+    full = (name for name, reader in readers.items() if reader.ids is None or len(reader))
+    split = options.split or next(full, "train")
     say("split", split)
     return readers[split] if split in readers else kind(options.dir, split, options.size)
 
 
 def _tell_stream(reader):
     """Read a stream to its end, which checks it; returns its first item."""
-    first, number = None, 0
-    for number, item in enumerate(tqdm(reader, desc="records", disable=None, leave=False), 1):
-        first = first or item
-    say("read", f"{number} pictures, none damaged")
+    first, count = None, 0
+    for item in tqdm(reader, desc="records", disable=None, leave=False):
+        first, count = first or item, count + 1
+    say("read", f"{count} pictures, none damaged")
     return first
 
 
 def _tell_files(reader, check):
-    """What is missing and, with `check`, what cannot be read; returns the first item that can be."""
+    """What is missing and, with `check`, what cannot be read; the first item that can be."""
     missing = [path for path in reader.files() if not path.is_file()]
     say("missing", _named([str(path) for path in missing], "files"))
     first, read, errors = None, 0, []
-    for index in tqdm(
-        range(len(reader)), desc="pictures", disable=None if check else True, leave=False
-    ):
+    quiet = None if check else True
+    for index in tqdm(range(len(reader)), desc="pictures", disable=quiet, leave=False):
         try:
             item = reader[index]
             first, read = first or item, read + 1
@@ -154,7 +123,7 @@ def _named(names, what):
 
 
 def draw(item, path):
-    """Write a PNG file: the picture and, beside it, its mask with a colour for each object and black for the background."""
+    """Write a PNG file: the picture and, beside it, its mask, an object a colour."""
     panels = [item["image"]]
     if "mask" in item:
         panels.append(colours(item["mask"]))
@@ -166,7 +135,7 @@ def draw(item, path):
 
 
 def colours(mask):
-    """(H, W, 3) uint8 of a mask: hues a golden section apart, so that neighbouring numbers differ most."""
+    """(H, W, 3) uint8 of a mask: hues a golden section apart, as neighbours then differ most."""
     table = [(0, 0, 0)] + [hsv_to_rgb(0.618034 * i % 1, 0.7, 0.95) for i in range(int(mask.max()))]
     return (255 * np.array(table) + 0.5).astype(np.uint8)[mask]
 

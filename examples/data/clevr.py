@@ -1,10 +1,12 @@
-"""Reader of CLEVR v1.0 (Johnson et al. 2017, https://cs.stanford.edu/people/jcjohns/clevr) in its official layout.
+"""Reader of CLEVR v1.0 (Johnson et al. 2017) in its official layout.
 
     ROOT/images/<split>/CLEVR_<split>_000000.png   480 x 320 (any size is read)
-    ROOT/scenes/CLEVR_<split>_scenes.json          objects with "3d_coords", "size", "material", "shape", "color"
-    ROOT/masks/<split>/CLEVR_<split>_000000.png    optional, not official; 8 bit: i marks the i-th object, 0 the background
+    ROOT/scenes/CLEVR_<split>_scenes.json          objects: "3d_coords", "size", "material", ...
+    ROOT/masks/<split>/CLEVR_<split>_000000.png    optional, not official; 8 bit: i is the i-th
+                                                   object, 0 the background
 
-The official splits are train (70,000), val (15,000) and test (15,000, which has no scenes and so is not read here).
+The official splits are train (70,000), val (15,000) and test (15,000), which has no scenes and so
+is not read here. Source: https://cs.stanford.edu/people/jcjohns/clevr.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import json
 from pathlib import Path
 
 from .properties import encode
-from .reader import Reader, bilinear, load_image, load_labels, nearest
+from .reader import Reader, bilinear, load_image, load_labels, nearest, there_are
 
 
 def load_json(path):
@@ -25,38 +27,30 @@ def load_json(path):
 
 
 class Clevr(Reader):
-    """CLEVR with properties.
+    """CLEVR with properties, in the order of the scenes' file, objects too.
 
-    With `size` the whole picture is squashed to size x size, as in the set prediction of Slot Attention (`slot_attention/data.py`
-    of google-research) and of the Slot Mixture Module. Objects are in the order of the scenes' file, and so are the pictures.
+    With `size` the whole picture is squashed to size x size, as in the set prediction of Slot
+    Attention (`slot_attention/data.py` of google-research) and of the Slot Mixture Module.
     `max_objects` leaves out scenes with more.
     """
 
     name = "clevr"
+    takes = ("max_objects",)
     official = ("train", "val")
 
-    def __init__(self, root, split="train", size=None, max_objects=None):
-        super().__init__(root, split, size)
-        self.options = {"max_objects": max_objects}
-        self.scenes = self.root / "scenes" / f"CLEVR_{split}_scenes.json"
+    def open(self):
+        self.scenes = self.root / "scenes" / f"CLEVR_{self.split}_scenes.json"
         if not self.scenes.is_file():
             have = [f"CLEVR_{s}_scenes.json" for s in self.splits(self.root)]
-            raise FileNotFoundError(
-                f"scenes {self.scenes} are missing"
-                + (f"; there are {', '.join(have)}" if have else "")
-            )
+            raise FileNotFoundError(f"scenes {self.scenes} are missing{there_are(have)}")
         content = load_json(self.scenes)
         try:
-            scenes = [
-                s
-                for s in content["scenes"]
-                if max_objects is None or len(s["objects"]) <= max_objects
-            ]
+            scenes = [s for s in content["scenes"] if not self.too_many(len(s["objects"]))]
             self.names = [scene["image_filename"] for scene in scenes]
             self.targets = [encode(scene["objects"]) for scene in scenes]
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"scenes {self.scenes} cannot be read: {error!r}") from error
-        self.images, self.masks = self.root / "images" / split, self.root / "masks" / split
+        self.images, self.masks = (self.root / name / self.split for name in ("images", "masks"))
         if not self.images.is_dir():
             raise FileNotFoundError(f"folder {self.images} is missing")
         self.has_masks = self.masks.is_dir()

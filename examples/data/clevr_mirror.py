@@ -3,42 +3,41 @@
     ROOT/images/<stem>.png     any size, RGB or RGBA
     ROOT/scenes/<stem>.json    one scene a picture, with CLEVR's objects
 
-No official description of the layout was found; this is the one of the public loader, `datasets/clevrmirror.py` of
-https://github.com/Skvayzer/slot-attention-atari. Pictures without scenes are read as a `folder`.
+No official description of the layout was found; this is the one of the public loader,
+`datasets/clevrmirror.py` of https://github.com/Skvayzer/slot-attention-atari. Pictures without
+scenes are read as a `folder`.
 """
 
 from __future__ import annotations
 
 from .clevr import load_json, squash
 from .properties import encode
-from .reader import Reader, load_image, one_of
+from .reader import Reader, load_image
 
 
 class ClevrMirror(Reader):
     """CLEVR-Mirror, sorted by name (the public loader takes the directory's order).
 
-    No official split was found; val is the first fifth, as in the validation of that repository (its training draws a fifth at random),
-    train the rest, all both. With `size` the whole picture is squashed to size x size, as there. `max_objects` leaves out scenes with
-    more, before the split.
+    No official split was found; val is the first fifth, as in the validation of that repository
+    (its training draws a fifth at random), train the rest, all both. With `size` the whole picture
+    is squashed to size x size, as there. `max_objects` leaves out scenes with more, before the
+    split.
     """
 
     name = "clevr_mirror"
+    takes = ("max_objects",)
     official = ("train", "val", "all")
+    known = official
 
-    def __init__(self, root, split="train", size=None, max_objects=None):
-        super().__init__(root, one_of("split", split, self.official), size)
-        self.options = {"max_objects": max_objects}
+    def open(self):
         self.images = self.root / "images"
         for folder in (self.images, self.root / "scenes"):
             if not folder.is_dir():
                 raise FileNotFoundError(f"folder {folder} is missing")
-        scenes = {
-            path: _target(path, max_objects)
-            for path in sorted((self.root / "scenes").glob("*.json"))
-        }
-        scenes = [(path, target) for path, target in scenes.items() if target is not None]
+        paths = sorted((self.root / "scenes").glob("*.json"))
+        scenes = [(path, target) for path in paths if (target := self._target(path)) is not None]
         fifth = len(scenes) // 5
-        scenes = {"val": scenes[:fifth], "train": scenes[fifth:], "all": scenes}[split]
+        scenes = {"val": scenes[:fifth], "train": scenes[fifth:], "all": scenes}[self.split]
         self.scenes = [path for path, _ in scenes]
         self.targets = [target for _, target in scenes]
         self.ids = [path.stem for path in self.scenes]
@@ -51,18 +50,14 @@ class ClevrMirror(Reader):
         return self.scenes + [self.images / f"{stem}.png" for stem in self.ids]
 
     def read(self, index):
-        item = {
-            "image": load_image(self.images / f"{self.ids[index]}.png"),
-            "target": self.targets[index],
-        }
-        return squash(item, self.size)
+        image = load_image(self.images / f"{self.ids[index]}.png")
+        return squash({"image": image, "target": self.targets[index]}, self.size)
 
-
-def _target(path, max_objects):
-    """The properties of a scene's objects; None where there are more than `max_objects`."""
-    scene = load_json(path)
-    try:
-        objects = scene["objects"]
-        return encode(objects) if max_objects is None or len(objects) <= max_objects else None
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"scene {path} cannot be read: {error!r}") from error
+    def _target(self, path):
+        """The properties of a scene's objects; None where there are too many."""
+        scene = load_json(path)
+        try:
+            objects = scene["objects"]
+            return None if self.too_many(len(objects)) else encode(objects)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"scene {path} cannot be read: {error!r}") from error

@@ -1,15 +1,16 @@
-"""Reader of CLEVR with masks (Multi-Object Datasets, Kabra et al. 2019, https://github.com/google-deepmind/multi_object_datasets).
+"""Reader of CLEVR with masks (Multi-Object Datasets, Kabra et al. 2019).
 
     ROOT/clevr_with_masks_train.tfrecords     one gzip stream of 100,000 TFRecords
 
-A record holds a picture of 240 x 320, 11 masks (background first, then objects) and properties in codes that are not published.
+A record holds a picture of 240 x 320, 11 masks (background first, then objects) and properties in
+codes that are not published. Source: https://github.com/google-deepmind/multi_object_datasets.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from .reader import Reader, bilinear, nearest, one_of
+from .reader import Reader, bilinear, nearest
 from .tfrecord import parse_example, records
 
 FILE = "clevr_with_masks_train.tfrecords"
@@ -26,23 +27,23 @@ ROWS, COLUMNS = slice(29, 221), slice(64, 256)
 
 
 class ClevrWithMasks(Reader):
-    """CLEVR with masks as a stream: gzip has no random access, so `open_dataset` gives it through a cache.
+    """CLEVR with masks as a stream: gzip has no random access, so `open_dataset` caches it.
 
-    The file has no official split; train is the first 70,000 records, as in Slot Attention (google-research issue 595), which
-    evaluates on the 320 after them; here val is the next 15,000 and test the rest, the sizes of CLEVR itself. With `size`
-    rows 29 to 220 and columns 64 to 255 are resized to size x size, bilinear (Pillow) and nearest: the crop of
+    The file has no official split; train is the first 70,000 records, as in Slot Attention, which
+    evaluates on the 320 after them (google-research/google-research issue 595); here val is the
+    next 15,000 and test the rest, the sizes of CLEVR itself. With `size` rows 29 to 220 and columns
+    64 to 255 are resized to size x size, bilinear (Pillow) and nearest: the crop of
     `slot_attention/data.py` of google-research. An item's id is the record's number in the file.
-
-    max_objects : leave out records with more; 6 gives CLEVR6.
+    `max_objects` leaves out records with more; 6 gives CLEVR6.
     """
 
     name = "clevr_with_masks"
+    takes = ("max_objects",)
     official = tuple(SPLITS)
+    known = official
     ids = None
 
-    def __init__(self, root, split="train", size=None, max_objects=None):
-        super().__init__(root, one_of("split", split, self.official), size)
-        self.options = {"max_objects": max_objects}
+    def open(self):
         self.path = self.root / FILE
         if not self.path.is_file():
             raise FileNotFoundError(f"{self.path} is missing")
@@ -55,15 +56,13 @@ class ClevrWithMasks(Reader):
         return [self.path]
 
     def __iter__(self):
-        most = self.options["max_objects"]
         for number, content in records(self.path, *SPLITS[self.split]):
             try:
                 features = decode(content, ("image", "mask", "visibility"))
             except ValueError as error:
-                raise ValueError(
-                    f"record {number} of {self.path} cannot be read: {error}"
-                ) from error
-            if most is None or features["visibility"].sum() <= most + 1:
+                message = f"record {number} of {self.path} cannot be read: {error}"
+                raise ValueError(message) from error
+            if not self.too_many(features["visibility"].sum() - 1):  # without the background
                 yield {**self._item(features["image"], features["mask"]), "id": str(number)}
 
     def _item(self, image, masks):
@@ -75,7 +74,7 @@ class ClevrWithMasks(Reader):
 
 
 def decode(content, names=tuple(SHAPES)):
-    """Features of a record, in their shapes: uint8, and float32 for coordinates, rotation and visibility."""
+    """Features of a record: uint8, and float32 for coordinates, rotation and visibility."""
     features = parse_example(content, names)
     for name, array in features.items():
         if array.size != np.prod(SHAPES[name]):

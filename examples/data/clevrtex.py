@@ -1,14 +1,17 @@
-"""Reader of ClevrTex (Karazija et al. 2021, https://www.robots.ox.ac.uk/~vgg/data/clevrtex) in its official layout.
+"""Reader of ClevrTex (Karazija et al. 2021) in its official layout.
 
-    ROOT/clevrtex_<variant>/<index // 1000>/CLEVRTEX_<variant>_000000.png        320 x 240, RGB or RGBA
-    ROOT/clevrtex_<variant>/<index // 1000>/CLEVRTEX_<variant>_000000_flat.png   palette: index i is the i-th object, 0 the background
+    ROOT/clevrtex_<variant>/<index // 1000>/CLEVRTEX_<variant>_000000.png        320 x 240
+    ROOT/clevrtex_<variant>/<index // 1000>/CLEVRTEX_<variant>_000000_flat.png   its mask: a
+    palette,
+                                           index i is the i-th object, 0 the background
 
 Variants are full, pbg, vbg, grassbg, camo and outd; ROOT may also be a variant's own folder.
+Source: https://www.robots.ox.ac.uk/~vgg/data/clevrtex.
 """
 
 from __future__ import annotations
 
-from .reader import Reader, bilinear, centre, load_image, load_labels, nearest, one_of
+from .reader import Reader, bilinear, centre, load_image, load_labels, nearest
 
 SPLITS = {"train": (0.2, 1.0), "val": (0.1, 0.2), "test": (0.0, 0.1)}
 CROP = 0.8
@@ -17,36 +20,34 @@ CROP = 0.8
 class ClevrTex(Reader):
     """ClevrTex, in the order of the pictures' numbers.
 
-    Splits and crop are those of the official reader, `clevrtex_eval.py` of https://github.com/karazijal/clevrtex-generation: of n
-    pictures, test is [0, int(0.1 n)), val [int(0.1 n), int(0.2 n)), train the rest; outd is not split. With `size` the central square
-    of 0.8 of the shorter side (192) is resized to size x size, bilinear (Pillow) and nearest.
-
-    variant : str; None: told by the folder, which must then have one.
+    Splits and crop are those of the official reader, `clevrtex_eval.py` of
+    https://github.com/karazijal/clevrtex-generation: of n pictures, test is [0, int(0.1 n)), val
+    [int(0.1 n), int(0.2 n)), train the rest; outd is not split. With `size` the central square of
+    0.8 of the shorter side (192) is resized to size x size, bilinear (Pillow) and nearest.
+    `variant` None: told by the folder, which must then have one.
     """
 
     name = "clevrtex"
+    takes = ("variant",)
     official = tuple(SPLITS)
+    known = official
 
-    def __init__(self, root, split="train", size=None, variant=None):
-        super().__init__(root, one_of("split", split, self.official), size)
-        self.options = {"variant": variant}
-        self.folder, self.variant = _folder(self.root, variant)
+    def open(self):
+        self.folder, self.variant = _folder(self.root, self.options["variant"])
         start = f"CLEVRTEX_{self.variant}_"
-        pictures = {
-            int(p.stem[-6:]): p
-            for p in self.folder.rglob(f"{start}[0-9][0-9][0-9][0-9][0-9][0-9].png")
-        }
+        found = self.folder.rglob(f"{start}{'[0-9]' * 6}.png")
+        pictures = {int(path.stem[-6:]): path for path in found}
         if not pictures:
             raise FileNotFoundError(f"{self.folder} has no picture {start}??????.png")
         absent = sorted(set(range(max(pictures))) - set(pictures))
         if absent:  # the splits are shares of the numbers, so they would shift
             raise FileNotFoundError(
-                f"{len(absent)} pictures are missing in {self.folder}, the first is {start}{absent[0]:06d}.png"
+                f"{len(absent)} pictures are missing in {self.folder}, "
+                f"the first is {start}{absent[0]:06d}.png"
             )
-        low, high = (0.0, 1.0) if self.variant == "outd" else SPLITS[split]
-        self.pictures = [
-            pictures[i] for i in range(int(low * len(pictures)), int(high * len(pictures)))
-        ]
+        low, high = (0.0, 1.0) if self.variant == "outd" else SPLITS[self.split]
+        n = len(pictures)
+        self.pictures = [pictures[i] for i in range(int(low * n), int(high * n))]
         self.ids = [path.stem for path in self.pictures]
 
     @staticmethod

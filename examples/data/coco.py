@@ -14,31 +14,29 @@ import numpy as np
 
 from .clevr import load_json
 from .folder import fit
-from .reader import Reader, bilinear, load_image, nearest
+from .reader import Reader, bilinear, load_image, nearest, there_are
 
 
 class Coco(Reader):
-    """COCO with instance masks, in the order of the annotation file (that of pycocotools' getImgIds; not sorted).
+    """COCO with instance masks, in the order of the annotation file (pycocotools' getImgIds).
 
-    mask is i at the i-th annotation of the picture, int32; where annotations overlap the first wins, and crowds count as objects,
-    as in SPOT (`datasets.py` of https://github.com/gkakogeorgiou/spot). With `size` the shorter side is resized to `size`, bilinear
-    (Pillow) and nearest, and the middle cropped, as there. The splits are train (118,287) and val (5,000).
+    The mask is i at the i-th annotation of the picture, int32; where annotations overlap the first
+    wins, and crowds count as objects, as in SPOT (`datasets.py` of
+    https://github.com/gkakogeorgiou/spot). With `size` the shorter side is resized to `size`,
+    bilinear (Pillow) and nearest, and the middle cropped, as there. The splits are train (118,287)
+    and val (5,000).
     """
 
     name = "coco"
     official = ("train", "val")
 
-    def __init__(self, root, split="train", size=None):
-        super().__init__(root, split, size)
+    def open(self):
         _pycocotools()
-        self.annotations = self.root / "annotations" / f"instances_{split}2017.json"
+        self.annotations = self.root / "annotations" / f"instances_{self.split}2017.json"
         if not self.annotations.is_file():
             have = [f"instances_{s}2017.json" for s in self.splits(self.root)]
-            raise FileNotFoundError(
-                f"{self.annotations} is missing"
-                + (f"; there are {', '.join(have)}" if have else "")
-            )
-        folders = [self.root / f"{split}2017", self.root / "images" / f"{split}2017"]
+            raise FileNotFoundError(f"{self.annotations} is missing{there_are(have)}")
+        folders = [self.root / f"{self.split}2017", self.root / "images" / f"{self.split}2017"]
         self.folder = next((f for f in folders if f.is_dir()), None)
         if self.folder is None:
             raise FileNotFoundError(f"folder {folders[0]} is missing")
@@ -48,10 +46,8 @@ class Coco(Reader):
                 p["id"]: (p["file_name"], p["height"], p["width"]) for p in content["images"]
             }
             self.outlines = {image: [] for image in self.pictures}
-            for annotation in content["annotations"]:
-                self.outlines[annotation["image_id"]].append(
-                    (annotation["id"], annotation["segmentation"])
-                )
+            for one in content["annotations"]:
+                self.outlines[one["image_id"]].append((one["id"], one["segmentation"]))
         except (KeyError, TypeError) as error:
             raise ValueError(f"{self.annotations} cannot be read: {error!r}") from error
         self.numbers = list(self.pictures)
@@ -73,7 +69,8 @@ class Coco(Reader):
         image = load_image(path)
         if image.shape[:2] != (height, width):
             raise ValueError(
-                f"picture {path} must be {height} x {width} as {self.annotations} says, got {image.shape[:2]}"
+                f"picture {path} must be {height} x {width} as {self.annotations} says, "
+                f"got {image.shape[:2]}"
             )
         mask = np.zeros((height, width), np.int32)
         for i, (annotation, outline) in enumerate(self.outlines[number], 1):
@@ -85,7 +82,7 @@ class Coco(Reader):
 
     def _drawn(self, annotation, outline, height, width):
         """(height, width) bool of an annotation: polygons, or run lengths, compressed or not."""
-        coco = _pycocotools()
+        coco, what = _pycocotools(), f"annotation {annotation} of {self.annotations}"
         try:
             if isinstance(outline, list):
                 outline = coco.merge(coco.frPyObjects(outline, height, width))
@@ -93,13 +90,9 @@ class Coco(Reader):
                 outline = coco.frPyObjects(outline, height, width)
             drawn = coco.decode(outline) > 0
         except Exception as error:  # pycocotools raises bare exceptions
-            raise ValueError(
-                f"annotation {annotation} of {self.annotations} cannot be drawn: {error}"
-            ) from error
+            raise ValueError(f"{what} cannot be drawn: {error}") from error
         if drawn.shape != (height, width):
-            raise ValueError(
-                f"annotation {annotation} of {self.annotations} must be {height} x {width}, got {drawn.shape}"
-            )
+            raise ValueError(f"{what} must be {height} x {width}, got {drawn.shape}")
         return drawn
 
 
@@ -107,7 +100,6 @@ def _pycocotools():
     try:
         from pycocotools import mask
     except ImportError as error:
-        raise ImportError(
-            "the masks of COCO need pycocotools: pip install 'pycocotools>=2.0.7'"
-        ) from error
+        message = "the masks of COCO need pycocotools: pip install 'pycocotools>=2.0.7'"
+        raise ImportError(message) from error
     return mask

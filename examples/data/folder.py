@@ -12,17 +12,17 @@ SPLITS = ("train", "val", "test")
 class Folder(Reader):
     """Pictures of one folder, sorted by name.
 
-    They are those of ROOT/<split> where that is a folder, else those of ROOT for any of train, val and test. With `size` the shorter side is
-    resized to `size` (bilinear) and the middle cropped, so that nothing is squashed.
+    They are those of ROOT/<split> where that is a folder, else those of ROOT for any of train, val
+    and test. With `size` the shorter side is resized to `size` (bilinear) and the middle cropped,
+    so that nothing is squashed.
     """
 
     name = "folder"
 
-    def __init__(self, root, split="train", size=None):
-        super().__init__(root, split, size)
-        folder = self.root / split
+    def open(self):
+        folder = self.root / self.split
         if not folder.is_dir():
-            one_of("split", split, SPLITS)
+            one_of("split", self.split, SPLITS)
             folder = self.root
         self.pictures = _pictures(folder)
         if not self.pictures:
@@ -41,23 +41,19 @@ class Folder(Reader):
         return self.pictures
 
     def read(self, index):
-        return {
-            "image": fit(
-                load_image(self.pictures[index]), self.size, bilinear, self.pictures[index]
-            )
-        }
+        path = self.pictures[index]
+        return {"image": fit(load_image(path), self.size, bilinear, path)}
 
 
 def fit(array, size, resize, path):
-    """The shorter side at `size` and the middle cropped to size x size, or the array as it is without a size."""
-    return (
-        array if size is None else centre(resize(array, *short_side(array, size)), size, size, path)
-    )
+    """The shorter side at `size` and the middle cropped to size x size; as it is without a size."""
+    if size is None:
+        return array
+    return centre(resize(array, *short_side(array, size)), size, size, path)
 
 
 def _pictures(folder):
     if not folder.is_dir():
         return []
-    return sorted(
-        p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")
-    )
+    pictures = (p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+    return sorted(p for p in pictures if not p.name.startswith("."))

@@ -1,4 +1,4 @@
-"""CLEVR's properties of an object as 19 numbers, in the order of the official generator's properties.json."""
+"""CLEVR's properties of an object as 19 numbers, in the generator's order (properties.json)."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ def encode(objects) -> np.ndarray:
 
 def describe(row) -> str:
     """One row of a target or a prediction in words, such as "large red metal cube"."""
-    words = {
-        group: _NAMES[group][int(np.argmax(row[columns]))] for group, columns in GROUPS.items()
-    }
-    return f"{words['size']} {words['color']} {words['material']} {words['shape']}"
+
+    def name(group):
+        return _NAMES[group][int(np.argmax(row[GROUPS[group]]))]
+
+    return " ".join(map(name, ("size", "color", "material", "shape")))

@@ -1,4 +1,4 @@
-"""What the readers of data sets in files share: pictures, label maps, crops, resizes, and a data set's form."""
+"""What the readers of data sets in files share: pictures, label maps, crops, resizes."""
 
 from __future__ import annotations
 
@@ -7,24 +7,51 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from .properties import MOST_OBJECTS
+
 
 class Reader:
     """A data set in files; see `examples.data.open_dataset` for the items.
 
-    A reader of one format has a `name` and the `official` splits' names, says whether a folder `fits` it and what other `splits` that
-    holds, and once opened has `ids` (a str an item), `read(index)` (the item's arrays), `files()` (every path that it reads, there or
-    not) and its `options`.
+    A reader of one format has a `name`, says whether a folder `fits` it and what other `splits`
+    that holds, and once opened has `ids` (a str an item), `read(index)` (the item's arrays) and
+    `files()` (every path that it reads, there or not).
+
+    official : the official splits' names. known : the splits that it takes; None: those there are.
+    takes : names of the options that it takes beyond root, split and size, all None by default.
+    most_objects : the most objects of a picture, so that an option `max_objects` of as many leaves
+        nothing out. Where a picture may have more (COCO), what slots are made for by default.
     """
 
-    official: tuple = ()
-    options: dict = {}
+    official: tuple[str, ...] = ()
+    known: tuple[str, ...] | None = None
+    takes: tuple[str, ...] = ()
+    most_objects: int = MOST_OBJECTS
 
     @staticmethod
     def splits(root):
         return ()
 
-    def __init__(self, root, split, size):
+    def __init__(self, root, split="train", size=None, **options):
+        for name in options:
+            if name not in self.takes:
+                raise TypeError(
+                    f"{name} must be left out with the data set {self.name}, which takes "
+                    f"{', '.join(self.takes) or 'no options'}, got {options[name]!r}"
+                )
         self.root, self.split, self.size = Path(root), split, size
+        self.options = {name: options.get(name) for name in self.takes}
+        if self.known:
+            one_of("split", split, self.known)
+        self.open()
+
+    def open(self):
+        """Find the files, and read what lists them."""
+
+    def too_many(self, objects) -> bool:
+        """Whether a picture of so many objects is left out."""
+        most = self.options.get("max_objects")
+        return most is not None and objects > most
 
     def __len__(self):
         return len(self.ids)
@@ -33,6 +60,11 @@ class Reader:
         if not 0 <= index < len(self):
             raise IndexError(f"index must be from 0 to {len(self) - 1}, got {index}")
         return {**self.read(index), "id": self.ids[index]}
+
+
+def there_are(names):
+    """The end of a message that something is missing: what there is in its place."""
+    return f"; there are {', '.join(names)}" if names else ""
 
 
 def one_of(name, value, known):
@@ -66,15 +98,13 @@ def _rgb(image):
         return np.repeat((np.array(image) >> 8).astype(np.uint8)[..., None], 3, 2)
     if image.mode in "IF":
         raise ValueError("its pixels have 32 bits")
-    if (
-        "transparency" in image.info
-    ):  # Pillow warns when it drops a palette's transparency by itself
+    if "transparency" in image.info:  # which Pillow warns of when it drops it by itself
         image = image.convert("RGBA")
     return np.array(image.convert("RGB"))
 
 
 def load_labels(path, image) -> np.ndarray:
-    """A label map as (H, W) uint8: grey values, or a palette's indices. It must have the picture's height and width."""
+    """A label map as (H, W) uint8, of the picture's size: grey values, or a palette's indices."""
     labels = _decoded(path, "mask", _indices)
     check_shape(path, labels, image)
     return labels
@@ -94,7 +124,7 @@ def check_shape(path, labels, image):
 
 
 def bilinear(image, height, width) -> np.ndarray:
-    """Pillow's bilinear filter, which averages where it shrinks and rounds to 8 bits, as the official readers do."""
+    """Pillow's bilinear filter: it averages where it shrinks and rounds, as official readers do."""
     if image.shape[:2] == (height, width):
         return image
     return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
@@ -106,21 +136,20 @@ def nearest(labels, height, width) -> np.ndarray:
 
 
 def centre(array, height, width, path):
-    """The middle of an image or label map, placed as by torchvision's CenterCrop; `path` is for the error."""
+    """The middle of an image or label map, as by torchvision's CenterCrop; errors name `path`."""
     gaps = array.shape[0] - height, array.shape[1] - width
     if min(gaps) < 0 or not min(height, width):
         raise ValueError(
-            f"{path} is too small for its data set's crop: {array.shape[0]} x {array.shape[1]} pixels"
+            f"{path} is too small for its data set's crop: "
+            f"{array.shape[0]} x {array.shape[1]} pixels"
         )
     top, left = (round(gap / 2) for gap in gaps)
     return array[top : top + height, left : left + width]
 
 
 def short_side(array, size):
-    """(height, width) with the shorter of the two brought to `size`, as by torchvision's Resize(size)."""
+    """(height, width) with the shorter one brought to `size`, as by torchvision's Resize(size)."""
     height, width = array.shape[:2]
-    return (
-        (size, int(size * width / height))
-        if height <= width
-        else (int(size * height / width), size)
-    )
+    if height <= width:
+        return size, int(size * width / height)
+    return int(size * height / width), size

@@ -12,18 +12,11 @@ from functools import lru_cache
 import numpy as np
 
 from .properties import COLORS, MATERIALS, MOST_OBJECTS, SHAPES, SIZES, encode
+from .reader import one_of
 
 RADII = {"small": 0.35, "large": 0.7}  # the official generator's, in its units of the floor
-RGB = {
-    "gray": (87, 87, 87),
-    "blue": (42, 75, 215),
-    "brown": (129, 74, 25),
-    "yellow": (255, 238, 51),
-    "red": (173, 35, 35),
-    "green": (29, 105, 20),
-    "purple": (129, 38, 192),
-    "cyan": (41, 208, 208),
-}
+_HEX = "575757 2a4bd7 814a19 ffee33 ad2323 1d6914 8126c0 29d0d0".split()
+RGB = {name: tuple(bytes.fromhex(code)) for name, code in zip(COLORS, _HEX)}
 SPLITS = {"train": 0, "val": 1, "test": 2}
 EXTENT = 3.0  # objects stand within this distance of the floor's middle, along x and along y
 MARGIN = 0.2  # least free distance between two objects
@@ -58,16 +51,11 @@ class Scenes:
     def __init__(
         self, split="train", size=None, min_objects=2, max_objects=6, count=1_000_000, seed=0
     ):
-        if split not in SPLITS:
-            raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+        one_of("split", split, SPLITS)
         size = 64 if size is None else size
         if not 16 <= size <= 2048:
             raise ValueError(f"size must be from 16 to 2048, got {size}")
-        if not 1 <= min_objects <= max_objects <= MOST_OBJECTS:
-            raise ValueError(
-                "min_objects and max_objects must be in order and from 1 to "
-                f"{MOST_OBJECTS}, got {min_objects} and {max_objects}"
-            )
+        check_objects(min_objects, max_objects)
         self.split, self.size, self.count, self.seed = split, size, count, seed
         self.min_objects, self.max_objects = min_objects, max_objects
 
@@ -84,12 +72,17 @@ class Scenes:
             shown = np.bincount(mask.ravel(), minlength=len(objects) + 1)[1:]
             if shown.min() >= VISIBLE * self.size**2:
                 break
-        return {
-            "image": image,
-            "mask": mask,
-            "target": encode(objects),
-            "id": f"{self.split}_{index:07d}",
-        }
+        name = f"{self.split}_{index:07d}"
+        return {"image": image, "mask": mask, "target": encode(objects), "id": name}
+
+
+def check_objects(least, most):
+    """ValueError for numbers of objects that a scene cannot have."""
+    if not 1 <= least <= most <= MOST_OBJECTS:
+        raise ValueError(
+            f"min_objects and max_objects must be in order and from 1 to {MOST_OBJECTS}, "
+            f"got {least} and {most}"
+        )
 
 
 def draw_objects(rng, count):
@@ -103,16 +96,10 @@ def draw_objects(rng, count):
             if any((x - a) ** 2 + (y - b) ** 2 < (radius + r + MARGIN) ** 2 for a, b, r in places):
                 continue
             places.append((x, y, radius))
-            objects.append(
-                {
-                    "3d_coords": (x, y, radius),
-                    "size": size,
-                    "rotation": rng.uniform(0, 90),
-                    "material": MATERIALS[rng.integers(2)],
-                    "shape": SHAPES[rng.integers(3)],
-                    "color": COLORS[rng.integers(8)],
-                }
-            )
+            thing = {"3d_coords": (x, y, radius), "size": size, "rotation": rng.uniform(0, 90)}
+            for group, names in (("material", MATERIALS), ("shape", SHAPES), ("color", COLORS)):
+                thing[group] = names[rng.integers(len(names))]
+            objects.append(thing)
             if len(objects) == count:
                 return objects
 
@@ -160,20 +147,18 @@ def _draw_shadow(canvas, thing, size):
     """A soft ellipse on the floor, away from the light."""
     x, y, radius = thing["3d_coords"]
     reach = radius * 0.75
-    place, depth = project(
-        np.array([x - reach * _LIGHT[0] / _LIGHT[2], y - reach * _LIGHT[1] / _LIGHT[2], 0.0]), size
-    )
+    x, y = (x, y) - reach * _LIGHT[:2] / _LIGHT[2]
+    place, depth = project(np.array([x, y, 0.0]), size)
     wide = 1.45 * radius * _ZOOM * size / depth
     high = wide * -_FORWARD[2]
-    window, px, py = _window(
-        place[0] - wide, place[1] - high, place[0] + wide, place[1] + high, size
-    )
+    reach = np.array([wide, high])
+    window, px, py = _window(*(place - reach), *(place + reach), size)
     distance = ((px - place[0]) / wide) ** 2 + ((py - place[1]) / high) ** 2
     canvas[window] *= (1 - 0.5 * np.clip(1.15 - 1.15 * distance, 0, 1))[..., None]
 
 
 def _shade(thing, lambert, gleam):
-    """Colours (..., 3): rubber is dull, metal darker with a highlight; lambert and gleam in [0, 1]."""
+    """Colours (..., 3) for lambert and gleam in [0, 1]; metal is darker, with a highlight."""
     base = np.array(RGB[thing["color"]], np.float32) / 255
     if thing["material"] == "rubber":
         return base * (0.45 + 0.75 * lambert)[..., None]
@@ -203,13 +188,10 @@ def _polygon(corners, px, py):
     """Coverage of a convex polygon (n, 2), its corners in either order."""
     edges = np.roll(corners, -1, 0) - corners
     turn = np.sign(edges[0, 0] * edges[1, 1] - edges[0, 1] * edges[1, 0])
-    low, high = (
-        corners.min(0),
-        corners.max(0),
-    )  # a face seen edge-on has corners too sharp for its edges alone
-    inside = np.minimum(
-        np.minimum(px - low[0], high[0] - px), np.minimum(py - low[1], high[1] - py)
-    )
+    # bounds, as a face seen edge-on has corners too sharp for its edges alone
+    low, high = corners.min(0), corners.max(0)
+    across, down = np.minimum(px - low[0], high[0] - px), np.minimum(py - low[1], high[1] - py)
+    inside = np.minimum(across, down)
     for (x, y), (ex, ey) in zip(corners, edges):
         distance = turn * (ex * (py - y) - ey * (px - x)) / (np.hypot(ex, ey) + 1e-9)
         inside = np.minimum(inside, distance)
@@ -230,13 +212,10 @@ _FACES = [
 
 def _cube(thing, size):
     angle = np.deg2rad(thing["rotation"])
-    turn = np.array(
-        [[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]]
-    )
-    centre, side = (
-        np.array(thing["3d_coords"]),
-        RADII[thing["size"]] / 1.25,
-    )  # of a volume like the sphere's
+    cos, sin = np.cos(angle), np.sin(angle)
+    turn = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
+    side = RADII[thing["size"]] / 1.25  # of a volume like the sphere's
+    centre = np.array(thing["3d_coords"])
     centre = centre + [0, 0, side - centre[2]]
     corners, _ = project(centre + side * _CUBE @ turn.T, size)
     window, px, py = _window(*corners.min(0), *corners.max(0), size)
@@ -250,11 +229,8 @@ def _cube(thing, size):
         lambert = np.clip(normal @ _LIGHT, 0, 1)
         # a gleam that runs across the face: metal mirrors its surroundings
         across = 0.9 - np.abs((px - px.mean()) + 0.6 * (py - py.mean())) / (2 * len(px) + 1)
-        shade = _shade(
-            thing,
-            np.full(coverage.shape, 0.15 + 0.85 * lambert, np.float32),
-            across * np.ones_like(py),
-        )
+        light = np.full(coverage.shape, 0.15 + 0.85 * lambert, np.float32)
+        shade = _shade(thing, light, across * np.ones_like(py))
         colour += part[..., None] * shade
         coverage += part
     return window, np.clip(coverage, 0, 1), colour / np.maximum(coverage, 1e-3)[..., None]
@@ -266,24 +242,16 @@ def _cylinder(thing, size):
     ends, depth = project(np.array([[x, y, 2 * height], [x, y, 0.0]]), size)
     wide = radius * _ZOOM * size / depth
     high = wide * -_FORWARD[2]
-    window, px, py = _window(
-        ends[:, 0].min() - wide.max(),
-        ends[0, 1] - high[0],
-        ends[:, 0].max() + wide.max(),
-        ends[1, 1] + high[1],
-        size,
-    )
+    left, right = ends[:, 0].min() - wide.max(), ends[:, 0].max() + wide.max()
+    window, px, py = _window(left, ends[0, 1] - high[0], right, ends[1, 1] + high[1], size)
     along = np.clip((py - ends[0, 1]) / (ends[1, 1] - ends[0, 1]), 0, 1)
-    middle, half = (
-        ends[0, 0] + along * (ends[1, 0] - ends[0, 0]),
-        wide[0] + along * (wide[1] - wide[0]),
-    )
+    middle = ends[0, 0] + along * (ends[1, 0] - ends[0, 0])
+    half = wide[0] + along * (wide[1] - wide[0])
     nx = np.clip((px - middle) / half, -1, 1)
     curve = np.sqrt(1 - nx * nx)
     bottom = ends[1, 1] + high[1] * curve
-    side = np.minimum(
-        np.clip(half - np.abs(px - middle) + 0.5, 0, 1), np.clip(bottom - py + 0.5, 0, 1)
-    )
+    side = np.clip(half - np.abs(px - middle) + 0.5, 0, 1)
+    side = np.minimum(side, np.clip(bottom - py + 0.5, 0, 1))
     side = np.where(py >= ends[0, 1], side, 0)
     ellipse = np.sqrt(((px - ends[0, 0]) / wide[0]) ** 2 + ((py - ends[0, 1]) / high[0]) ** 2)
     top = np.clip((1 - ellipse) * high[0] + 0.5, 0, 1)

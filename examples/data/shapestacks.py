@@ -1,17 +1,19 @@
-"""Reader of ShapeStacks (Groth et al. 2018, https://ogroth.github.io/shapestacks) in its official layout.
+"""Reader of ShapeStacks (Groth et al. 2018) in its official layout.
 
-    ROOT/splits/default/{train,eval,test}.txt                                   one scenario a line
-    ROOT/recordings/<scenario>/rgb-w=5-f=2-l=1-c=unique-cam_7-mono-0.png        224 x 224
-    ROOT/recordings/<scenario>/iseg-w=0-f=0-l=0-c=original-cam_7-mono-0.map     a PNG: channel 0 // 32 is the object
+    ROOT/splits/default/{train,eval,test}.txt                                one scenario a line
+    ROOT/recordings/<scenario>/rgb-w=5-f=2-l=1-c=unique-cam_7-mono-0.png     224 x 224
+    ROOT/recordings/<scenario>/iseg-w=0-f=0-l=0-c=original-cam_7-mono-0.map  a PNG: channel 0 // 32
+                                                                             is the object
 
-The maps may also lie in ROOT/iseg/<scenario>/, where GENESIS-V2 (https://github.com/applied-ai-lab/genesis) looks for them.
+The maps may also lie in ROOT/iseg/<scenario>/, where GENESIS-V2 looks for them
+(https://github.com/applied-ai-lab/genesis). Source: https://ogroth.github.io/shapestacks.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from .reader import Reader, bilinear, centre, check_shape, load_image, one_of
+from .reader import Reader, bilinear, centre, check_shape, load_image
 
 CROP = 196
 FILES = {"train": "train", "eval": "eval", "val": "eval", "test": "test"}
@@ -20,17 +22,18 @@ FILES = {"train": "train", "eval": "eval", "val": "eval", "test": "test"}
 class ShapeStacks(Reader):
     """ShapeStacks, sorted by path; "val" is another name of the official split "eval".
 
-    With `size` the central 196 x 196 are resized to size x size: the picture by Pillow's bilinear filter, the mask by the nearest
-    index floor(i 196 / size), as in GENESIS-V2 and BO-QSA (`data/shapestacks_dataset.py` of https://github.com/YuLiu-LY/BO-QSA).
-    An item's id is its path below the root. Masks are absent where the maps (a download of their own) are.
+    With `size` the central 196 x 196 are resized to size x size: the picture by Pillow's bilinear
+    filter, the mask by the nearest index floor(i 196 / size), as in GENESIS-V2 and BO-QSA
+    (`data/shapestacks_dataset.py` of https://github.com/YuLiu-LY/BO-QSA). An item's id is its path
+    below the root. Masks are absent where the maps (a download of their own) are.
     """
 
     name = "shapestacks"
     official = ("train", "eval", "test")
+    known = tuple(FILES)
 
-    def __init__(self, root, split="train", size=None):
-        super().__init__(root, one_of("split", split, tuple(FILES)), size)
-        self.list = self.root / "splits" / "default" / f"{FILES[split]}.txt"
+    def open(self):
+        self.list = self.root / "splits" / "default" / f"{FILES[self.split]}.txt"
         if not self.list.is_file():
             raise FileNotFoundError(f"split file {self.list} is missing")
         self.ids = []
@@ -38,9 +41,8 @@ class ShapeStacks(Reader):
             folder = self.root / "recordings" / scenario
             pictures = sorted(p.name for p in folder.glob("rgb-*-mono-0.png"))
             if not pictures:
-                raise FileNotFoundError(
-                    f"{folder} of {self.list} is missing or has no picture rgb-*-mono-0.png"
-                )
+                what = "is missing or has no picture rgb-*-mono-0.png"
+                raise FileNotFoundError(f"{folder} of {self.list} {what}")
             self.ids += [f"recordings/{scenario}/{name}" for name in pictures]
         self.maps = [self._map(path) for path in self.ids]
         self.has_masks = any(path.is_file() for path in self.maps)
@@ -57,11 +59,8 @@ class ShapeStacks(Reader):
         return apart if apart.is_file() else self.root / "recordings" / scenario / name
 
     def files(self):
-        return (
-            [self.list]
-            + [self.root / path for path in self.ids]
-            + (self.maps if self.has_masks else [])
-        )
+        pictures = [self.root / path for path in self.ids]
+        return [self.list, *pictures, *(self.maps if self.has_masks else ())]
 
     def read(self, index):
         path = self.root / self.ids[index]

@@ -1,8 +1,9 @@
 """TFRecord files of tf.train.Example without TensorFlow, as a stream.
 
-A record is its length (8 bytes), a checksum of those, its content, a checksum of that; the checksum is CRC-32C, rotated
-and shifted ("masked"). The whole file may be one gzip stream. Sources: `tensorflow/core/lib/io/record_writer.h` and
-`tensorflow/core/example/{example,feature}.proto` of TensorFlow; https://protobuf.dev/programming-guides/encoding.
+A record is its length (8 bytes), a checksum of those, its content, a checksum of that; the checksum
+is CRC-32C, rotated and shifted ("masked"). The whole file may be one gzip stream. Sources:
+`tensorflow/core/lib/io/record_writer.h` and `tensorflow/core/example/{example,feature}.proto` of
+TensorFlow; https://protobuf.dev/programming-guides/encoding.
 """
 
 from __future__ import annotations
@@ -71,8 +72,9 @@ def masked_crc(data) -> int:
 def crc32c(data) -> int:
     """CRC-32C (Castagnoli) of bytes.
 
-    Many pieces of the data are divided side by side, two bytes a step, then joined in pairs: the remainder of "left right" is that of
-    left moved on by the length of right, plus (xor) that of right. Zeros in front of all change nothing.
+    Many pieces of the data are divided side by side, two bytes a step, then joined in pairs: the
+    remainder of "left right" is that of left moved on by the length of right, plus (xor) that of
+    right. Zeros in front of all change nothing.
     """
     data = _PREFIX + data
     pieces = 1 << max(0, (len(data) // 512).bit_length() - 1)
@@ -126,8 +128,9 @@ _TABLE, _PREFIX = _table(), _prefix()
 
 
 def parse_example(content, names) -> dict[str, np.ndarray]:
-    """The named features of a tf.train.Example: bytes as uint8 (a list's strings joined), floats as float32.
+    """The named features of a tf.train.Example.
 
+    Bytes are uint8 (a list's strings joined), floats float32.
     Features come in any order; a missing one, or content that is no Example, raises ValueError.
     """
     found = {}
@@ -148,14 +151,13 @@ def _values(feature):
         if kind == 1:
             return _bytes(np.frombuffer(values, np.uint8))
         if kind == 2:
-            return np.concatenate(
-                [np.frombuffer(part, "<f4") for _, part in _fields(values)] or [np.zeros(0, "<f4")]
-            )
+            parts = [np.frombuffer(part, "<f4") for _, part in _fields(values)]
+            return np.concatenate(parts or [np.zeros(0, "<f4")])
     raise ValueError("a feature that holds neither bytes nor floats")
 
 
 def _bytes(values):
-    """Strings of a list joined; a list of strings of one byte each, tag 10 and length 1, is decoded at once."""
+    """Strings of a list joined; those of one byte, tag 10 and length 1, are decoded at once."""
     if len(values) % 3 == 0:
         triples = values.reshape(-1, 3)
         if (triples[:, 0] == 10).all() and (triples[:, 1] == 1).all():
@@ -164,7 +166,7 @@ def _bytes(values):
 
 
 def _fields(buffer):
-    """(number, content) of a message's fields that have bytes: strings, messages, packed lists, fixed 32 bits."""
+    """(number, content) of a message's fields: strings, messages, packed lists, fixed 32 bits."""
     view, at = memoryview(buffer), 0
     while at < len(view):
         tag, at = _varint(view, at)

@@ -7,8 +7,8 @@ from math import inf
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from .frechet import feature_statistics, frechet_distance
 from ..data.properties import COORDINATE_SCALE, COORDINATES, GROUPS, REAL, WIDTH
+from .frechet import feature_statistics, frechet_distance
 
 __all__ = [
     "adjusted_rand_index",
@@ -47,9 +47,8 @@ def average_precision(predictions, targets, thresholds=THRESHOLDS) -> dict[float
     """
     predictions, targets = _checked(predictions, "predictions"), _checked(targets, "targets")
     if len(predictions) != len(targets):
-        raise ValueError(
-            f"targets must be of as many images as predictions, {len(predictions)}, got {len(targets)}"
-        )
+        count = f"{len(predictions)}, got {len(targets)}"
+        raise ValueError(f"targets must be of as many images as predictions, {count}")
     distance = _distances(predictions, targets)
     nearest, closest = distance.argmin(2), distance.min(2)
     order = np.argsort(-predictions[:, :, REAL].ravel(), kind="stable")
@@ -71,19 +70,18 @@ def _checked(array, name):
 
 
 def _distances(predictions, targets):
-    """(B, K, M) distances in CLEVR's units; infinite where properties differ or there is no object."""
+    """(B, K, M) in CLEVR's units; infinite where properties differ or there is no object."""
     gap = predictions[:, :, None, COORDINATES] - targets[:, None, :, COORDINATES]
     distance = COORDINATE_SCALE * np.sqrt((gap**2).sum(-1))
     match = np.broadcast_to((targets[:, :, REAL] > 0.5)[:, None], distance.shape).copy()
     for columns in GROUPS.values():
-        match &= predictions[:, :, None, columns].argmax(-1) == targets[:, None, :, columns].argmax(
-            -1
-        )
+        found, true = (part[:, :, columns].argmax(-1) for part in (predictions, targets))
+        match &= found[:, :, None] == true[:, None]
     return np.where(match, distance, np.inf)
 
 
 def _right(claim, closest, threshold):
-    """Whether each prediction, in order, is right: within the threshold and the first to claim its object."""
+    """Whether each prediction, in order, is near enough and the first to claim its object."""
     near = np.isfinite(closest) & (closest < threshold)
     right = np.zeros(len(claim), bool)
     _, first = np.unique(claim[near], return_index=True)
@@ -143,11 +141,8 @@ def _contingency(true, predicted, foreground):
     image = np.arange(len(true))[:, None]
     cell = (image * rows + true) * columns + predicted
     cell = cell[true > 0] if foreground else cell.ravel()
-    return (
-        np.bincount(cell, minlength=len(true) * rows * columns)
-        .reshape(-1, rows, columns)
-        .astype(np.float64)
-    )
+    counts = np.bincount(cell, minlength=len(true) * rows * columns)
+    return counts.reshape(-1, rows, columns).astype(np.float64)
 
 
 def mean_best_overlap(true, predicted) -> np.ndarray:
@@ -160,23 +155,23 @@ def mean_best_overlap(true, predicted) -> np.ndarray:
 
 
 def mean_iou(true, predicted) -> np.ndarray:
-    """Mean intersection over union of true objects and predicted groups that are matched one to one.
+    """Mean intersection over union of true objects and predicted groups, matched one to one.
 
     true, predicted : (B, P) integers of at least 0. Returns (B,) float64; NaN where an image has no
     object.
 
     Notes
-    -----
-    The matching (Hungarian) has the largest sum. It is of the true objects, without the background 0, and of all predicted groups,
-    as a model does not say which of its groups is the background. The sum is divided by the number of true objects, so that one
-    without a group counts as 0 and a group without an object costs nothing (`clevrtex_eval.py` of ClevrTex calls this denominator
-    mIoU_gt, and has others).
+    ----- The matching (Hungarian) has the largest sum. It is of the true objects, without the
+    background 0, and of all predicted groups, as a model does not say which of its groups is the
+    background. The sum is divided by the number of true objects, so that one without a group counts
+    as 0 and a group without an object costs nothing (`clevrtex_eval.py` of ClevrTex calls this
+    denominator mIoU_gt, and has others).
     """
-    return _mean_over_objects(
-        true,
-        predicted,
-        lambda overlap: overlap[linear_sum_assignment(overlap, maximize=True)].sum(),
-    )
+
+    def matched(overlap):
+        return overlap[linear_sum_assignment(overlap, maximize=True)].sum()
+
+    return _mean_over_objects(true, predicted, matched)
 
 
 def _mean_over_objects(true, predicted, total):

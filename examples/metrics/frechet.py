@@ -6,7 +6,7 @@ import numpy as np
 
 
 def feature_statistics(features):
-    """Mean (D,) and covariance (D, D), unbiased, float64, of features (N, D); N must be at least 2."""
+    """Mean (D,) and unbiased covariance (D, D), float64, of features (N, D); N is at least 2."""
     features = np.asarray(features)
     if features.ndim != 2 or len(features) < 2 or not features.shape[1]:
         raise ValueError(f"features must have shape (N, D) with N at least 2, got {features.shape}")
@@ -17,14 +17,17 @@ def feature_statistics(features):
 
 
 def frechet_distance(mean1, cov1, mean2, cov2) -> float:
-    """|m1 - m2|² + tr(C1 + C2 - 2 (C1 C2)^{1/2}) of two Gaussians, the squared 2-Wasserstein distance.
+    """The squared 2-Wasserstein distance of two Gaussians.
 
-    mean1, mean2 : (D,). cov1, cov2 : (D, D), symmetric and positive semidefinite; they may be singular, as where there are fewer
-    features than dimensions.
+    |m1 - m2|² + tr(C1 + C2 - 2 (C1 C2)^{1/2})
 
-    It is the formula of FID where the features are those of `inception.inception_features`; of other features it is not FID.
-    tr (C1 C2)^{1/2} is taken as the sum of the singular values of C1^{1/2} C2^{1/2}: unlike the square roots of the eigenvalues of
-    C1 C2, those of a singular product keep full precision near 0.
+    mean1, mean2 : (D,). cov1, cov2 : (D, D), symmetric and positive semidefinite; they may be
+        singular, as where there are fewer features than dimensions.
+
+    It is the formula of FID where the features are those of `inception.inception_features`; of
+    other features it is not FID. tr (C1 C2)^{1/2} is taken as the sum of the singular values of
+    C1^{1/2} C2^{1/2}: unlike the square roots of the eigenvalues of C1 C2, those of a singular
+    product keep full precision near 0.
     """
     mean1, cov1 = _gaussian(mean1, cov1, "1")
     mean2, cov2 = _gaussian(mean2, cov2, "2")
@@ -55,7 +58,7 @@ def _finite(array, name):
 
 
 def _root(cov, name):
-    """The symmetric square root; eigenvalues within rounding of 0 are 0, lest their roots be far from it."""
+    """The symmetric square root; eigenvalues within rounding of 0 are taken as 0."""
     values, vectors = np.linalg.eigh(cov)
     largest = np.abs(values).max()
     if values[0] < -1e-6 * largest:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..files import first_line
+from ..shared.files import first_line
 
 FEATURES = 2048
 
@@ -17,12 +17,13 @@ FEATURES = 2048
 def inception_features(path, images, batch_size=64, device="cpu") -> np.ndarray:
     """Features (N, 2048) float32 of images (N, H, W, 3) uint8, for `metrics.frechet_distance`.
 
-    `path` is the TorchScript file `inception-2015-12-05.pt` of StyleGAN2-ADA and clean-fid (Parmar et al. 2022), which holds the
-    weights of the original FID and resizes to 299 x 299 itself: it takes (B, 3, H, W) uint8 and `return_features=True`. Nothing is
-    downloaded. Only of these features may the distance be called FID; state the number of pictures and their size beside it.
+    `path` is the TorchScript file `inception-2015-12-05.pt` of StyleGAN2-ADA and clean-fid (Parmar
+    et al. 2022), which holds the weights of the original FID and resizes to 299 x 299 itself: it
+    takes (B, 3, H, W) uint8 and `return_features=True`. Nothing is downloaded. Only of these
+    features may the distance be called FID; state the number of pictures and their size beside it.
 
-    Raises FileNotFoundError or ValueError that names the file where it is missing, no TorchScript, or gives other features, and
-    TypeError or ValueError for other images.
+    Raises FileNotFoundError or ValueError that names the file where it is missing, no TorchScript,
+    or gives other features, and TypeError or ValueError for other images.
     """
     images = np.asarray(images)
     if images.dtype != np.uint8:
@@ -30,13 +31,9 @@ def inception_features(path, images, batch_size=64, device="cpu") -> np.ndarray:
     if images.ndim != 4 or images.shape[3] != 3 or not images.size:
         raise ValueError(f"images must have shape (N, H, W, 3), got {images.shape}")
     network = _load(path, device)
+    batches = (images[i : i + batch_size] for i in range(0, len(images), batch_size))
     with torch.inference_mode():
-        return np.concatenate(
-            [
-                _features(network, path, images[i : i + batch_size], device)
-                for i in range(0, len(images), batch_size)
-            ]
-        )
+        return np.concatenate([_features(network, path, batch, device) for batch in batches])
 
 
 def inception_file(path):
@@ -53,9 +50,8 @@ def _load(path, device):
         raise FileNotFoundError(f"Inception file {path} is missing")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # newer PyTorch deprecates TorchScript, the only form of this file
+            # newer PyTorch deprecates TorchScript, the only form of this file
+            warnings.simplefilter("ignore")
             return torch.jit.load(str(path), map_location=device).eval()
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"Inception file {path} is no TorchScript: {error}") from error
@@ -66,14 +62,16 @@ def _features(network, path, images, device):
     try:
         features = network(pictures, return_features=True)
     except RuntimeError as error:
+        what = "cannot be run on uint8 pictures with return_features=True"
+        raise ValueError(f"Inception file {path} {what}: {error}") from error
+    given = isinstance(features, torch.Tensor)
+    expected, got = (
+        (len(images), FEATURES),
+        tuple(features.shape) if given else type(features).__name__,
+    )
+    if got != expected:
         raise ValueError(
-            f"Inception file {path} cannot be run on uint8 pictures with return_features=True: {error}"
-        ) from error
-    if not isinstance(features, torch.Tensor) or features.shape != (len(images), FEATURES):
-        shape = (
-            tuple(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
-        )
-        raise ValueError(
-            f"Inception file {path} must give features of shape {(len(images), FEATURES)}, got {shape}: no FID without them"
+            f"Inception file {path} must give features of shape {expected}, got {got}: "
+            "no FID without them"
         )
     return features.float().cpu().numpy()

@@ -4,44 +4,40 @@ from __future__ import annotations
 
 import sys
 
-import numpy as np
-
-from ..command import Pipeline, main, over
-from ..diagnostics import describe, watch
+from ..shared.command import Pipeline, main, spread
+from ..shared.diagnostics import describe, watch
 from .config import Config
-from .plots import curves, discovery
-from .train import FIELDS, OPTIONAL, build_model, figures, train
+from .plots import MEASURED, discovery
+from .train import OPTIONAL, build_model, figures, train
 
 
 def evaluate(model, pictures, config, options):
-    draws = [figures(model, pictures, config, draw) for draw in range(options.draws)]
-    mean, deviation = over(draws, np.mean), over(draws, np.std)
+    mean, deviation = spread(
+        [figures(model, pictures, config, draw) for draw in range(options.draws)]
+    )
     for name, value in mean.items():
         print(f"{name:8s}{value:.4f} ± {deviation[name]:.4f}")
     print(describe(watch(model, pictures, config)))
     if options.out:
         discovery(model, pictures, config, options.out)
         print(f"pictures: {options.out / 'discovery.png'}, {options.out / 'attention.png'}")
-    return (
-        {**mean, "draws_std": deviation},
-        {
-            "draws": options.draws,
-            "max_objects": config.max_objects,
-            "mse": "mean over pixels and channels of values in [-1, 1]",
-            "masks": "argmax of the decoder's masks, at the picture's size",
-        },
-    )
+    protocol = {
+        "draws": options.draws,
+        "max_objects": config.max_objects,
+        "mse": "mean over pixels and channels of values in [-1, 1]",
+        "masks": "argmax of the decoder's masks, at the picture's size",
+    }
+    return {**mean, "draws_std": deviation}, protocol
 
 
 PIPELINE = Pipeline(
     "object_discovery",
-    "Learn to take pictures apart into objects, without labels. Without a command: train the tiny preset on built-in scenes "
-    "(about 15 minutes on two cores), then evaluate.",
+    "Learn to take pictures apart into objects, without labels. Without a command: train the tiny "
+    "preset on built-in scenes (about 15 minutes on two cores), then evaluate.",
     Config,
-    FIELDS,
     build_model,
     train,
-    curves,
+    MEASURED,
     {"eval": evaluate},
     optional=OPTIONAL,
 )

@@ -1,4 +1,4 @@
-"""The autoencoder of object discovery: encoder, slots, and a decoder that draws every slot's picture and mask."""
+"""The autoencoder of object discovery: encoder, slots, a decoder of a picture and mask for each."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..modules import PositionEmbedding, SlotEncoder, autocast
+from ..shared.modules import PositionEmbedding, SlotEncoder, autocast
 
 
 class Scene(NamedTuple):
@@ -32,14 +32,10 @@ class BroadcastDecoder(nn.Module):
         channels = [width, *[config.decoder_channels] * len(config.decoder_strides)]
         self.grid = config.image_size // prod(config.decoder_strides)
         self.position = PositionEmbedding(width)
-        layers = [
-            layer
-            for i, stride in enumerate(config.decoder_strides)
-            for layer in (
-                nn.ConvTranspose2d(channels[i], channels[i + 1], 5, stride, 2, stride - 1),
-                nn.ReLU(),
-            )
-        ]
+        layers = []
+        for i, stride in enumerate(config.decoder_strides):
+            own = channels[i], channels[i + 1]
+            layers += [nn.ConvTranspose2d(*own, 5, stride, 2, stride - 1), nn.ReLU()]
         self.layers = nn.Sequential(*layers, nn.ConvTranspose2d(channels[-1], 4, 3, padding=1))
 
     def forward(self, slots) -> Tensor:
@@ -55,9 +51,8 @@ class ObjectDiscovery(SlotEncoder):
         super().__init__(config)
         with torch.no_grad():
             self.position.linear.weight *= config.position_scale
-        self.decoder = BroadcastDecoder(self.slots.slot_dim, config).to(
-            memory_format=torch.channels_last
-        )
+        decoder = BroadcastDecoder(self.slots.slot_dim, config)
+        self.decoder = decoder.to(memory_format=torch.channels_last)
 
     def forward(self, image, seeds=None, num_iters=None) -> Scene:
         """seeds: see `SlotEncoder.find`."""

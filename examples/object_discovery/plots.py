@@ -5,32 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from .. import plots
-from ..pictures import eval_seeds, to_input
-from ..plots import plt
+from ..shared import plots
+from ..shared.modules import seen_by
+from ..shared.plots import plt
 
 COLOURS = plt.get_cmap("tab20")
+MEASURED = {"fg_ari": "FG-ARI"}, "100 pictures", (0, 1)
 
 
-def curves(out):
-    """DIR/curves.png: the loss, MSE and FG-ARI where they were measured, and how the slots are used."""
-    plots.curves(out, {"fg_ari": "FG-ARI"}, "100 pictures", (0, 1))
-
-
-@torch.no_grad()
 def discovery(model, pictures, config, out, count=6):
     """DIR/discovery.png: two rows for each picture.
 
     Above: input, reconstruction, each slot's picture; below: true objects, found objects, each
     slot's mask. DIR/attention.png: the attention of every slot.
     """
-    device = next(model.parameters()).device
-    images, *true = pictures.batch(list(range(min(count, len(pictures)))))
-    model.eval()
-    scene = model(to_input(images, device), eval_seeds(range(len(images))), config.eval_iters)
-    model.train()
+    images, true, scene = seen_by(model, pictures, config, count)
     rows = []
     for n, image in enumerate(images):
         masks = scene.masks[n, :, 0].cpu().numpy()
@@ -42,9 +32,7 @@ def discovery(model, pictures, config, out, count=6):
         ]
     names = ("input", "drawn", *(f"slot {k + 1}" for k in range(scene.masks.shape[1])))
     plots.sheet(rows, Path(out) / "discovery.png", names)
-    plots.attention_figure(
-        images, scene.attention.float().cpu().numpy(), Path(out) / "attention.png"
-    )
+    plots.attention_figure(images, scene.attention, Path(out) / "attention.png")
 
 
 def as_image(values):

@@ -6,13 +6,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from ..command import folder, tell
 from ..data import find_reader
+from ..shared.command import folder, tell
 from .items import ITEMS, Item
 from .trainings import RESULT, SEEDS, Result, load, obtain
 
 ABOUT = """Train what a table or figure of the paper needs and is not in --out yet, and make it.
-Other options go to the pipelines' command lines (--threads, --device, --cache, --inception, ...)."""
+Other options go to the pipelines' command lines (--threads, --device, --cache, ...)."""
 
 
 def data_sets_of(item: Item, name, preset, folders):
@@ -22,9 +22,8 @@ def data_sets_of(item: Item, name, preset, folders):
     of = {find_reader(folder).name: folder for folder in folders}
     chosen = [of[data] for data in item.data_sets if data in of]
     if not chosen:
-        raise ValueError(
-            f"{name} needs --data with the folder of {' or '.join(item.data_sets)}, got {', '.join(of) or 'none'}"
-        )
+        needed, got = " or ".join(item.data_sets), ", ".join(of) or "none"
+        raise ValueError(f"{name} needs --data with the folder of {needed}, got {got}")
     return chosen
 
 
@@ -52,23 +51,23 @@ def heading(name):
 def page(out, path, preset="tiny") -> str:
     """The page of all items from the results in `out` and from those of earlier pages.
 
-    Beside it, images/results/ holds the pictures and a folder of the page's name the results, without weights: the
-    next page is made from these too, so not all has to be trained at one time and place.
+    Beside it, images/results/ holds the pictures and a folder of the page's name the results,
+    without weights: the next page is made from these too, so not all has to be trained at one time
+    and place.
     """
     path = Path(path)
     images, kept = path.parent / "images" / "results", path.with_suffix("")
     images.mkdir(parents=True, exist_ok=True)
-    at_hand = {
-        file.parent.relative_to(out): load(file.parent)
-        for file in sorted(Path(out, preset).glob(f"*/*/{RESULT}"))
-    }
+
+    def places(root):
+        files = sorted(Path(root, preset).glob(f"*/*/{RESULT}"))
+        return [file.parent.relative_to(root) for file in files]
+
+    at_hand = {place: load(out / place) for place in places(out)}
     for place, result in at_hand.items():
         (kept / place).mkdir(parents=True, exist_ok=True)
         result.save(kept / place)
-    places = sorted(
-        file.parent.relative_to(kept) for file in Path(kept, preset).glob(f"*/*/{RESULT}")
-    )
-    found = [at_hand.get(place) or load(kept / place) for place in places]
+    found = [at_hand.get(place) or load(kept / place) for place in places(kept)]
     parts = ["# Results: the paper's tables and figures", f"{ABOUT_PAGE[preset]}\n{FIGURES}"]
     for name, item in ITEMS.items():
         results = [r for training in item.trainings for r in found if r.training == training]
@@ -87,34 +86,38 @@ def page(out, path, preset="tiny") -> str:
 def commands(name, item, preset):
     """How an item of the page is made."""
     plain = f"python -m examples.reproduce {name}"
-    paper = " ".join(
-        [plain, "--preset paper", *(f"--data {data.upper()}" for data in item.data_sets)]
-    )
+    folders = (f"--data {data.upper()}" for data in item.data_sets)
+    paper = " ".join([plain, "--preset paper", *folders])
     if preset == "paper":
         return f"`{paper}`"
-    return f"`{plain}`" + (
-        f"; with the paper's data and settings, which has not been run here: `{paper}`"
-        if item.trainings
-        else ""
-    )
+    about = "with the paper's data and settings, which has not been run here"
+    return f"`{plain}`; {about}: `{paper}`" if item.trainings else f"`{plain}`"
 
 
 ABOUT_PAGE = {
-    "tiny": """Made by `python -m examples.reproduce --page docs/results.md` from trainings on a small machine: the preset `tiny`, built-in scenes
-unless another data set is named, equal steps for the models of a table. The paper's figures stand beside ours, not against them: its
-models are larger, its data sets others, its trainings a hundred times as long. What `tiny` shows is whether the order of the models is the same.
-In commands a name in capitals stands for the folder of that data set. All trainings of `tiny` together take about eight hours of one core of a CPU.""",
-    "paper": "Made by `python -m examples.reproduce --preset paper --page FILE` from trainings with the paper's data and settings.",
+    "tiny": """\
+Made by `python -m examples.reproduce --page docs/results.md` from trainings on a small machine.
+Unless stated otherwise, they use the preset `tiny` and built-in scenes, with equal steps for the
+models of a table. The paper's figures are shown for orientation, not as competitors: its models are
+larger, its data sets differ, and its trainings are a hundred times as long. What `tiny` can show is
+whether the models rank in the same order. In commands, a name in capitals stands for the folder of
+that data set. All trainings of `tiny` together take about eight hours of one CPU core.""",
+    "paper": """\
+Made by `python -m examples.reproduce --preset paper --page FILE` from trainings with the paper's
+data and settings.""",
 }
-FIGURES = "Figures are mean ± standard deviation over the seeds. For the figures of its Table 3 see the paper."
+FIGURES = """
+Figures are mean ± standard deviation over the seeds. For the figures of the paper's Table 3, see
+the paper."""
 
 
 def facts(result: Result):
     minutes = ", ".join(f"{s / 60:.0f}" for s in result.seconds)
-    config = result.config
+    config, size = result.config, result.config.image_size
     return (
-        f"**{result.label}, {result.data}**: `{result.command}`; {len(result.seconds)} runs of {config.steps:,} steps at batch "
-        f"{config.batch_size}, {config.image_size} x {config.image_size}; {minutes} minutes of training; {result.hardware}."
+        f"**{result.label}, {result.data}**: `{result.command}`; {len(result.seconds)} runs of "
+        f"{config.steps:,} steps at batch {config.batch_size}, {size} x {size}; "
+        f"{minutes} minutes of training; {result.hardware}."
     )
 
 
@@ -122,29 +125,22 @@ def make_parser():
     parser = argparse.ArgumentParser(
         prog="python -m examples.reproduce", description=ABOUT, allow_abbrev=False
     )
-    parser.add_argument("items", nargs="*", metavar="ITEM", help=f"{', '.join(ITEMS)}, or all")
-    parser.add_argument("--preset", choices=tuple(SEEDS), default="tiny")
-    parser.add_argument(
+    add = parser.add_argument
+    usual = ", ".join(f"{name} {n}" for name, n in SEEDS.items())
+    add("items", nargs="*", metavar="ITEM", help=f"{', '.join(ITEMS)}, or all")
+    add("--preset", choices=tuple(SEEDS), default="tiny")
+    add(
         "--data",
         type=Path,
         action="append",
         default=[],
-        help="folder of a data set in its official layout, again for each; default of tiny: built-in scenes",
+        help="folder of a data set in its official layout, again for each; default of tiny: "
+        "built-in scenes",
     )
-    parser.add_argument(
-        "--seeds",
-        type=int,
-        help=f"runs of each training (default: {', '.join(f'{name} {n}' for name, n in SEEDS.items())})",
-    )
-    parser.add_argument(
-        "--out",
-        type=folder,
-        default=Path("runs", "reproduce"),
-        help="folder of the trainings and what is made of them",
-    )
-    parser.add_argument(
-        "--page", type=Path, help="write this Markdown page of the results that are there"
-    )
+    add("--seeds", type=int, help=f"runs of each training (default: {usual})")
+    what = "folder of the trainings and what is made of them"
+    add("--out", type=folder, default=Path("runs", "reproduce"), help=what)
+    add("--page", type=Path, help="write this Markdown page of the results that are there")
     return parser
 
 

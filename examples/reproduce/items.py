@@ -1,22 +1,23 @@
-"""What is made of the trainings: the paper's tables, with its figures beside ours, and its figures."""
+"""What is made of the trainings: the paper's tables, its results beside ours, and figures."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from shutil import copyfile
 
 import numpy as np
 import torch
 
-from .. import plots
-from ..markdown import table
-from ..modules import SlotEncoder
 from ..object_discovery.config import Config as DiscoveryConfig
-from ..object_discovery.model import BroadcastDecoder, ObjectDiscovery
-from ..pictures import open_pictures
+from ..object_discovery.model import ObjectDiscovery
 from ..set_prediction.config import Config as SetConfig
+from ..shared import plots
+from ..shared.modules import SlotEncoder
+from ..shared.pictures import open_pictures
+from ..shared.report import table
 from ..slate.config import Config as SlateConfig
 from ..slate.dvae import PATCH
 from ..slate.model import Slate
@@ -29,8 +30,10 @@ from .trainings import Result
 class Item:
     """A table or figure.
 
-    make : (results, folder) -> Markdown; pictures go to the folder, and a link has their name alone.
-    trainings : whose results it is made of, by name. data_sets : the paper's, by their readers' names.
+    make : (results, folder) -> Markdown; pictures go to the folder, and a link has their name
+        alone.
+    trainings : whose results it is made of, by name. data_sets : the paper's, by their readers'
+        names.
     """
 
     title: str
@@ -56,7 +59,8 @@ def ours(result) -> str:
 def drawn(results, folder, name, what, draw, trained=False) -> str:
     """A link to a picture for each data set, which draw(results of the data set, path) makes.
 
-    trained : it is drawn by the trained models. Where these are not at hand, the picture stays as it was drawn before.
+    trained : it is drawn by the trained models. Where these are not at hand, the picture stays as
+        it was drawn before.
     """
     lines = []
     for data in dict.fromkeys(r.data for r in results):
@@ -73,48 +77,28 @@ def drawn(results, folder, name, what, draw, trained=False) -> str:
 
 THRESHOLDS = ("inf", "1", "0.5", "0.25", "0.125", "0.0625")
 AP_HEAD = ["AP (%)", "∞", "1", "0.5", "0.25", "0.125", "0.0625"]
-TABLE_1 = [
-    ["paper: SA", "94.3 ± 1.1", "86.7 ± 1.4", "56.0 ± 3.6", "10.8 ± 1.7", "0.9 ± 0.2", "-"],
-    [
-        "paper: SA*",
-        "97.1 ± 0.7",
-        "94.5 ± 0.7",
-        "88.3 ± 3.2",
-        "62.5 ± 5.4",
-        "23.6 ± 1.4",
-        "4.6 ± 0.3",
-    ],
-    [
-        "paper: iDSPN",
-        "98.8 ± 0.5",
-        "98.5 ± 0.6",
-        "98.2 ± 0.6",
-        "95.8 ± 0.7",
-        "76.9 ± 2.5",
-        "32.3 ± 3.9",
-    ],
-    [
-        "paper: SMM",
-        "99.4 ± 0.2",
-        "99.3 ± 0.2",
-        "98.8 ± 0.4",
-        "98.4 ± 0.7",
-        "92.1 ± 1.2",
-        "47.3 ± 2.5",
-    ],
-]
-TABLE_4 = [
-    ["paper: K-Means", "81.7", "49.1", "7.2", "1.4", "0.2", "-"],
-    ["paper: GMM", "88.6", "53.3", "9.2", "2.3", "0.5", "-"],
-]
+TABLE_1 = """
+SA     94.3 ± 1.1, 86.7 ± 1.4, 56.0 ± 3.6, 10.8 ± 1.7,  0.9 ± 0.2, -
+SA*    97.1 ± 0.7, 94.5 ± 0.7, 88.3 ± 3.2, 62.5 ± 5.4, 23.6 ± 1.4, 4.6 ± 0.3
+iDSPN  98.8 ± 0.5, 98.5 ± 0.6, 98.2 ± 0.6, 95.8 ± 0.7, 76.9 ± 2.5, 32.3 ± 3.9
+SMM    99.4 ± 0.2, 99.3 ± 0.2, 98.8 ± 0.4, 98.4 ± 0.7, 92.1 ± 1.2, 47.3 ± 2.5
+"""
+TABLE_4 = """
+K-Means  81.7, 49.1, 7.2, 1.4, 0.2, -
+GMM      88.6, 53.3, 9.2, 2.3, 0.5, -
+"""
+
+
+def printed(text):
+    """Rows of a table of the paper."""
+    for name, cells in (line.split(maxsplit=1) for line in text.strip().splitlines()):
+        yield [f"paper: {name}", *(cell.strip() for cell in cells.split(","))]
 
 
 def average_precision(paper):
     def make(results, folder):
-        return table(
-            AP_HEAD,
-            paper + [[ours(r), *(spread(r, f"ap.{t}") for t in THRESHOLDS)] for r in results],
-        )
+        own = [[ours(r), *(spread(r, f"ap.{t}") for t in THRESHOLDS)] for r in results]
+        return table(AP_HEAD, [*printed(paper), *own])
 
     return make
 
@@ -122,29 +106,14 @@ def average_precision(paper):
 def set_pictures(results, folder):
     """The scheme at work: pictures, what is listed of them, what each slot attends to."""
 
-    def copy(name):
-        return lambda of, path: copyfile(of[0].runs[0] / f"{name}.png", path)
+    def copied(name, what):
+        def copy(of, path):
+            copyfile(of[0].runs[0] / f"{name}.png", path)
 
-    return "\n\n".join(
-        (
-            drawn(
-                results,
-                folder,
-                "figure1_predictions",
-                "pictures and what is listed of them",
-                copy("predictions"),
-                trained=True,
-            ),
-            drawn(
-                results,
-                folder,
-                "figure1_attention",
-                "what every slot attends to",
-                copy("attention"),
-                trained=True,
-            ),
-        )
-    )
+        return drawn(results, folder, f"figure1_{name}", what, copy, trained=True)
+
+    first = copied("predictions", "pictures and what is listed of them")
+    return f"{first}\n\n{copied('attention', 'what every slot attends to')}"
 
 
 # -- SLATE -------------------------------------------------------------------------------------
@@ -175,7 +144,7 @@ def reconstruction(results, folder):
 
 
 def curves(results, folder, key, ylabel, name, yscale="linear"):
-    """A picture for each data set: the mean of `key` over the seeds along training, and all seeds as a band."""
+    """A picture for each data set: mean and range of `key` over the seeds along training."""
 
     def draw(of, path):
         figure, axes = plots.plt.subplots(figsize=(5.5, 3.4), layout="constrained")
@@ -188,10 +157,9 @@ def curves(results, folder, key, ylabel, name, yscale="linear"):
         axes.legend(frameon=False)
         plots.save(figure, path)
 
-    return (
-        drawn(results, folder, name, f"{ylabel} along training", draw)
-        + "\n\nLines are means over the seeds, bands reach from the lowest seed to the highest."
-    )
+    picture = drawn(results, folder, name, f"{ylabel} along training", draw)
+    about = "Lines are means over the seeds, bands reach from the lowest seed to the highest."
+    return f"{picture}\n\n{about}"
 
 
 def cross_entropy_curves(results, folder):
@@ -206,7 +174,7 @@ def written_by(result, count):
 
 
 def beside(results, folder, name, count, choose):
-    """A picture for each data set: rows that `choose` takes of `count` pictures as each model writes them."""
+    """A picture for each data set: rows that `choose` takes of what each model writes."""
 
     def draw(of, path):
         written = {r.label: written_by(r, count) for r in of}
@@ -230,29 +198,25 @@ WORST, OF = 8, 64
 
 
 def worst_generated(results, folder):
-    """The paper's authors chose the wrong ones by eye; here it is the distance from the dVAE's own picture."""
+    """The authors chose them by eye; here it is the distance from the dVAE's own picture."""
 
     def choose(written):
-        errors = [
-            np.square(w.generated.astype(float) - w.reconstruction).mean((1, 2, 3)) for w in written
-        ]
+        gaps = [w.generated.astype(float) - w.reconstruction for w in written]
+        errors = [np.square(gap).mean((1, 2, 3)) for gap in gaps]
         return np.argsort(-np.maximum.reduce(errors))[:WORST]
 
     return (
-        beside(results, folder, "figure4", OF, choose)
-        + f"\n\nOf {OF} pictures the {WORST} that either model writes farthest from the dVAE's picture (squared error)."
+        f"{beside(results, folder, 'figure4', OF, choose)}\n\nOf {OF} pictures the {WORST} that "
+        "either model writes farthest from the dVAE's picture (squared error)."
     )
 
 
 def attention(results, folder):
-    return drawn(
-        results,
-        folder,
-        "figure5",
-        "input, dVAE, picture written from the slots, attention of every slot",
-        lambda of, path: written_figure(written_by(of[0], 8), path),
-        trained=True,
-    )
+    def draw(of, path):
+        written_figure(written_by(of[0], 8), path)
+
+    what = "input, dVAE, picture written from the slots, attention of every slot"
+    return drawn(results, folder, "figure5", what, draw, trained=True)
 
 
 def hyperparameters(results, folder):
@@ -273,9 +237,9 @@ def hyperparameters(results, folder):
     ]
     with torch.device("meta"):
         model = Slate(config)
-    return table(["", "paper", "preset `paper`"], rows) + (
-        f"\n\nParameters: {count(model.dvae):,} of the dVAE, {count(model.slots):,} of the slot mixture, {count(model.writer):,} of the transformer."
-    )
+    parts = {"dVAE": model.dvae, "slot mixture": model.slots, "transformer": model.writer}
+    sizes = ", ".join(f"{count(part):,} of the {name}" for name, part in parts.items())
+    return f"{table(['', 'paper', 'preset `paper`'], rows)}\n\nParameters: {sizes}."
 
 
 # -- object discovery --------------------------------------------------------------------------
@@ -302,14 +266,11 @@ TABLE_6 = [
 
 
 def discovered(results, folder):
-    keys = ("fg_ari", "ari", "mbo", "miou")
-    return table(
-        ["", "FG-ARI (%)", "ARI (%)", "mBO (%)", "mIoU (%)", "MSE"],
-        [
-            [ours(r), *(spread(r, key, 100) for key in keys), spread(r, "mse", digits=4)]
-            for r in results
-        ],
-    )
+    shares = {"fg_ari": "FG-ARI", "ari": "ARI", "mbo": "mBO", "miou": "mIoU"}
+    rows = []
+    for r in results:
+        rows.append([ours(r), *(spread(r, k, 100) for k in shares), spread(r, "mse", digits=4)])
+    return table(["", *(f"{name} (%)" for name in shares.values()), "MSE"], rows)
 
 
 def error_curves(results, folder):
@@ -321,15 +282,17 @@ def count(module) -> int:
 
 
 def shapes(module, call, batch) -> dict:
-    """What every innermost layer of a module has given in call(): name -> shape, without the axis of a batch of this size."""
+    """The shape that each innermost layer of a module gives in call(), without the batch's axis."""
     seen = {}
-    hooks = [
-        layer.register_forward_hook(
-            lambda _, __, out, name=name: seen.update({name: out.shape[int(len(out) == batch) :]})
-        )
-        for name, layer in module.named_modules()
-        if not list(layer.children())
-    ]
+
+    def look(name):
+        def hook(layer, given, out):
+            seen[name] = out.shape[int(len(out) == batch) :]
+
+        return hook
+
+    innermost = [(n, layer) for n, layer in module.named_modules() if not list(layer.children())]
+    hooks = [layer.register_forward_hook(look(name)) for name, layer in innermost]
     with torch.no_grad():
         call()
     for hook in hooks:
@@ -340,12 +303,13 @@ def shapes(module, call, batch) -> dict:
 def describe(layer) -> str:
     kind = type(layer).__name__
     if hasattr(layer, "kernel_size"):
-        return f"{kind} {'x'.join(map(str, layer.kernel_size))}, {layer.out_channels}, stride {layer.stride[0]}"
+        size = "x".join(map(str, layer.kernel_size))
+        return f"{kind} {size}, {layer.out_channels}, stride {layer.stride[0]}"
     return f"{kind}, {layer.out_features}" if hasattr(layer, "out_features") else kind
 
 
 def layers(module, call, batch=1):
-    """Rows of a table: every layer with parameters as it is, the shape that it gives, its parameters."""
+    """Rows of a table: every layer with parameters, the shape that it gives, its parameters."""
     seen = shapes(module, call, batch)
     return [
         [f"`{name}`", describe(layer), "x".join(map(str, seen[name])), f"{count(layer):,}"]
@@ -357,14 +321,16 @@ def layers(module, call, batch=1):
 HEAD = ["layer", "what", "gives", "parameters"]
 
 
+def as_printed(lines):
+    return "As printed:\n\n" + "\n".join(f"{i}. {line}" for i, line in enumerate(lines, 1))
+
+
 def encoder_layers(results, folder):
-    parts = ["As printed:\n\n" + "\n".join(f"{i}. {line}" for i, line in enumerate(TABLE_5, 1))]
+    parts = [as_printed(TABLE_5)]
     for what, make in (("object discovery", DiscoveryConfig), ("set prediction", SetConfig)):
         config = make.from_preset("paper", model="sa", precision="float32")
-        model = SlotEncoder(config)
-        rows = layers(
-            model, lambda: model.features(torch.zeros(1, 3, config.image_size, config.image_size))
-        )
+        model, images = SlotEncoder(config), torch.zeros(1, 3, *2 * [config.image_size])
+        rows = layers(model, partial(model.features, images))
         parts.append(f"Preset `paper` of {what}:\n\n" + table(HEAD, rows))
     return "\n\n".join(parts)
 
@@ -372,35 +338,25 @@ def encoder_layers(results, folder):
 def decoder_layers(results, folder):
     config = DiscoveryConfig.from_preset("paper", precision="float32")
     model = ObjectDiscovery(config)
-    decoder: BroadcastDecoder = model.decoder
-    rows = layers(decoder, lambda: decoder(torch.zeros(1, config.slots, config.dim)), config.slots)
-    return (
-        "As printed:\n\n"
-        + "\n".join(f"{i}. {line}" for i, line in enumerate(TABLE_6, 1))
-        + "\n\nPreset `paper`:\n\n"
-        + table(HEAD, rows)
-        + f"\n\n{count(decoder):,} parameters in the decoder, {count(model):,} in the whole model."
-    )
+    decoder, slots = model.decoder, torch.zeros(1, config.slots, config.dim)
+    rows = layers(decoder, partial(decoder, slots), config.slots)
+    sizes = f"{count(decoder):,} parameters in the decoder, {count(model):,} in the whole model."
+    own = f"Preset `paper`:\n\n{table(HEAD, rows)}"
+    return f"{as_printed(TABLE_6)}\n\n{own}\n\n{sizes}"
 
 
 # ----------------------------------------------------------------------------------------------
 
 CLEVR, MASKS, SLATE_SETS = ("clevr",), ("clevr_with_masks",), tuple(TABLE_2)
-SLATE, DISCOVERY = (
-    ("slate-sa", "slate-smm"),
-    ("discovery-sa", "discovery-sa-inputs", "discovery-smm"),
-)
+SLATE = "slate-sa", "slate-smm"
+DISCOVERY = "discovery-sa", "discovery-sa-inputs", "discovery-smm"
+SETS, CLUSTERING = ("sets-sa", "sets-smm"), ("sets-kmeans", "sets-gmm")
 ITEMS = {
-    "table1": Item(
-        "Set prediction on CLEVR", average_precision(TABLE_1), ("sets-sa", "sets-smm"), CLEVR
-    ),
+    "table1": Item("Set prediction on CLEVR", average_precision(TABLE_1), SETS, CLEVR),
     "table2": Item("Reconstruction with an Image GPT decoder", reconstruction, SLATE, SLATE_SETS),
     "table3": Item("Object discovery", discovered, DISCOVERY, MASKS),
     "table4": Item(
-        "Vanilla clustering in set prediction",
-        average_precision(TABLE_4),
-        ("sets-kmeans", "sets-gmm"),
-        CLEVR,
+        "Vanilla clustering in set prediction", average_precision(TABLE_4), CLUSTERING, CLEVR
     ),
     "table5": Item("Encoder", encoder_layers),
     "table6": Item("Spatial broadcast decoder", decoder_layers),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 import shlex
 from dataclasses import asdict, dataclass
 from importlib import import_module
@@ -11,17 +10,22 @@ from pathlib import Path
 
 import torch
 
-from ..command import configure, make_parser, run
 from ..data import find_reader
-from ..files import write_atomically
-from ..training import read_checkpoint
+from ..shared.command import configure, make_parser, run
+from ..shared.config import Config
+from ..shared.files import write_atomically
+from ..shared.report import processor
+from ..shared.training import read_checkpoint
 
 RESULT = "result.json"
 
 
 @dataclass(frozen=True)
 class Training:
-    """`label` is its row in tables; `options` are settings in place of the preset's, `tiny` and `paper` of that preset alone."""
+    """`label` is its row in tables, `options` are settings in place of the preset's.
+
+    `tiny` and `paper` are options of that preset alone.
+    """
 
     label: str
     pipeline: str
@@ -31,39 +35,28 @@ class Training:
 
 
 SA, AT_INPUTS, GAUSSIAN = ("--model", "sa"), ("--start", "inputs"), ("--start", "gaussian")
-SA_USUAL = (
-    "--position-scale",
-    "1",
-    "--least-iters",
-    "3",
-)  # the mixture's settings did not help it (docs/training.md)
+KMEANS, GMM, SHORTER = ("--model", "kmeans"), ("--model", "gmm"), ("--steps", "100000")
+# the mixture's settings did not help it (docs/training.md)
+SA_USUAL = ("--position-scale", "1", "--least-iters", "3")
+SETS, DISCOVERY = "set_prediction", "object_discovery"
 TRAININGS = {
-    "sets-sa": Training("Slot Attention", "set_prediction", SA + GAUSSIAN),
-    "sets-smm": Training("SMM", "set_prediction"),
-    "sets-kmeans": Training(
-        "K-Means", "set_prediction", ("--model", "kmeans"), paper=("--steps", "100000")
-    ),
-    "sets-gmm": Training("GMM", "set_prediction", ("--model", "gmm"), paper=("--steps", "100000")),
-    "discovery-sa": Training(
-        "Slot Attention, Gaussian start", "object_discovery", SA + GAUSSIAN, tiny=SA_USUAL
-    ),
+    "sets-sa": Training("Slot Attention", SETS, SA + GAUSSIAN),
+    "sets-smm": Training("SMM", SETS),
+    "sets-kmeans": Training("K-Means", SETS, KMEANS, paper=SHORTER),
+    "sets-gmm": Training("GMM", SETS, GMM, paper=SHORTER),
+    "discovery-sa": Training("Slot Attention, Gaussian start", DISCOVERY, SA + GAUSSIAN, SA_USUAL),
     "discovery-sa-inputs": Training(
-        "Slot Attention, start at inputs", "object_discovery", SA + AT_INPUTS, tiny=SA_USUAL
+        "Slot Attention, start at inputs", DISCOVERY, SA + AT_INPUTS, SA_USUAL
     ),
-    "discovery-smm": Training("SMM", "object_discovery"),
-    "slate-sa": Training("Slot Attention", "slate", SA, tiny=AT_INPUTS),
+    "discovery-smm": Training("SMM", DISCOVERY),
+    "slate-sa": Training("Slot Attention", "slate", SA, AT_INPUTS),
     "slate-smm": Training("SMM", "slate"),
 }
-# of `tiny`: what two cores do in about 5, 15 and 10 minutes, as equal steps are what compares; of `paper` the preset says it
+# of `tiny`: what two cores do in about 5, 15 and 10 minutes, as equal steps are what compares; of
+# `paper` the preset says it
 STEPS = {"set_prediction": 4600, "object_discovery": 7000, "slate": 4500}
 SEEDS = {"tiny": 3, "paper": 4}
-OF_THE_MACHINE = (
-    "data",
-    "dataset",
-    "cache",
-    "weights",
-    "precision",
-)  # in which results of the same training may differ
+OF_THE_MACHINE = (*Config.PLACES, "precision")  # where results of the same training may differ
 OWN_SETTINGS = {("slate", "clevr_mirror"): ("--image-size", "64")}  # of `paper`, beyond the preset
 
 
@@ -71,7 +64,8 @@ OWN_SETTINGS = {("slate", "clevr_mirror"): ("--image-size", "64")}  # of `paper`
 class Result:
     """What a training, of several seeds, came to.
 
-    settings : of its first run. metrics : for each run, the lines of its log that have an evaluation.
+    settings : of its first run. metrics : for each run, the lines of its log that have an
+        evaluation.
     folder : holds a run in seed-0, seed-1, ...; none where the result was kept without its weights.
     """
 
@@ -96,9 +90,7 @@ class Result:
 
     @property
     def config(self):
-        return import_module(
-            f"examples.{TRAININGS[self.training].pipeline}.config"
-        ).Config.from_json(self.settings)
+        return pipeline_of(self.training).config.from_json(self.settings)
 
     def curves(self, key):
         """For each run: the steps at which `key` was measured, and its values."""
@@ -108,66 +100,56 @@ class Result:
     def save(self, folder):
         """Write it into a folder, without its runs."""
         kept = {key: value for key, value in asdict(self).items() if key != "folder"}
-        write_atomically(
-            Path(folder) / RESULT, lambda path: Path(path).write_text(json.dumps(kept) + "\n")
-        )
+        text = json.dumps(kept) + "\n"
+        write_atomically(Path(folder) / RESULT, lambda path: Path(path).write_text(text))
+
+
+def pipeline_of(training):
+    return import_module(f"examples.{TRAININGS[training].pipeline}.__main__").PIPELINE
 
 
 def obtain(name, out, preset, data, seeds, options=()) -> Result:
     """The result of a training: as it is on disk, or after training what is missing.
 
-    data : folder of a data set, or None for built-in scenes. options : further settings for the pipeline's command line.
+    data : folder of a data set, or None for built-in scenes. options : further ones for the command
+    line of the pipeline.
 
-    Raises ValueError if the folder holds the result of another command, or of other settings of the preset.
+    Raises ValueError if the folder holds the result of another command, or of other settings of the
+    preset.
     """
-    training = TRAININGS[name]
-    pipeline = import_module(f"examples.{training.pipeline}.__main__").PIPELINE
+    training, pipeline = TRAININGS[name], pipeline_of(name)
     of = "scenes" if data is None else find_reader(data).name
     folder = Path(out) / preset / of / name
-    arguments = [
-        *training.options,
-        *getattr(training, preset),
-        "--preset",
-        preset,
-        "--seeds",
-        str(seeds),
-    ]
+    arguments = [*training.options, *getattr(training, preset)]
+    arguments += ["--preset", preset, "--seeds", str(seeds)]
     arguments += ["--steps", str(STEPS[training.pipeline])] if preset == "tiny" else []
     arguments += OWN_SETTINGS.get((training.pipeline, of), ()) if preset == "paper" else ()
     arguments += options
-    # without places, so that it reads and compares the same wherever the data lie and the run is put
-    command = f"python -m examples.{training.pipeline} {shlex.join(arguments)}" + (
-        "" if data is None else f" --data {of.upper()}"
-    )
-    arguments += ["--out", str(folder), *([] if data is None else ["--data", str(data)])]
+    # without places, so that it reads and compares the same wherever the data lie and the run is
+    # put
+    command = f"python -m examples.{training.pipeline} {shlex.join(arguments)}"
+    arguments += ["--out", str(folder)]
+    if data is not None:
+        command += f" --data {of.upper()}"
+        arguments += ["--data", str(data)]
     if (folder / RESULT).exists():
         result = load(folder)
         if result.command != command:
             raise ValueError(
-                f"{folder} holds the result of another command:\n{result.command}\ninstead of\n{command}"
+                f"{folder} holds the result of another command:\n{result.command}\n"
+                f"instead of\n{command}"
             )
-        other = differences(
-            result.config, configure(pipeline, make_parser(pipeline).parse_args(arguments))
-        )
-        if other:
+        now = configure(pipeline, make_parser(pipeline).parse_args(arguments))
+        if other := differences(result.config, now):
             raise ValueError(f"{folder} holds the result of other settings: {other}")
         return result
     figures = run(pipeline, [*arguments, "--resume"] if folder.exists() else arguments)
     runs = sorted(folder.glob("seed-*"))
     seconds = [read_checkpoint(out)["seconds"] for out in runs]
     settings = json.loads((runs[0] / "config.json").read_text())
-    result = Result(
-        name,
-        preset,
-        of,
-        command,
-        figures,
-        hardware(),
-        seconds,
-        settings,
-        [evaluations(out) for out in runs],
-        folder,
-    )
+    metrics = [evaluations(out) for out in runs]
+    about = name, preset, of, command
+    result = Result(*about, figures, hardware(), seconds, settings, metrics, folder)
     result.save(folder)
     return result
 
@@ -175,14 +157,10 @@ def obtain(name, out, preset, data, seeds, options=()) -> Result:
 def differences(then, now) -> str:
     """Settings that differ between two configurations, such as after a change of the preset."""
     then, now = asdict(then), asdict(now)
-    free = (
-        OF_THE_MACHINE if now["steps"] else (*OF_THE_MACHINE, "steps")
-    )  # none: a run sets them from its minutes
-    return ", ".join(
-        f"{key} {then[key]} instead of {now[key]}"
-        for key in now
-        if key not in free and then[key] != now[key]
-    )
+    # without steps a run sets them from its minutes
+    free = OF_THE_MACHINE if now["steps"] else (*OF_THE_MACHINE, "steps")
+    other = [key for key in now if key not in free and then[key] != now[key]]
+    return ", ".join(f"{key} {then[key]} instead of {now[key]}" for key in other)
 
 
 def evaluations(run):
@@ -208,13 +186,3 @@ def hardware() -> str:
     """Processor or accelerator, threads, PyTorch."""
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
     return f"{name}, threads: {torch.get_num_threads()}, PyTorch {torch.__version__}"
-
-
-def processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(
-            line.partition(":")[2].strip() for line in lines if line.startswith("model name")
-        )
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

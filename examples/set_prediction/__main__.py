@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import sys
-from math import inf
 
-import numpy as np
-
-from ..command import Pipeline, main, over
+from ..shared.command import Pipeline, main, spread
 from .config import Config
-from .plots import curves, predictions, table
+from .plots import MEASURED, predictions, table
 from .train import FIELDS, average_precision, build_model, train
 
 
 def evaluate(model, pictures, config, options):
-    draws = average_precision(model, pictures, config, options.draws)
-    mean, deviation = over(draws, np.mean), over(draws, np.std)
+    mean, deviation = spread(average_precision(model, pictures, config, options.draws))
     print(table(mean, deviation))
     if options.out:
         predictions(model, pictures, config, options.out)
@@ -27,19 +23,19 @@ def evaluate(model, pictures, config, options):
 
 
 def percent(values):
-    return {"inf" if t == inf else f"{t:g}": round(100 * v, 3) for t, v in values.items()}
+    return {f"{t:g}": round(100 * v, 3) for t, v in values.items()}
 
 
 PIPELINE = Pipeline(
     "set_prediction",
-    "Learn to list the objects of a picture. Without a command: train the tiny preset on built-in scenes (about 5 minutes "
-    "on two cores), then evaluate.",
+    "Learn to list the objects of a picture. Without a command: train the tiny preset on built-in "
+    "scenes (about 5 minutes on two cores), then evaluate.",
     Config,
-    FIELDS,
     build_model,
     train,
-    curves,
+    MEASURED,
     {"eval": evaluate},
+    FIELDS,
 )
 
 if __name__ == "__main__":

@@ -10,7 +10,10 @@ from .model import pairwise_huber
 
 
 def match(cost) -> torch.Tensor:
-    """Columns (B, K) assigned to the K rows of cost (B, K, K), each used once; any where costs are not finite, as then the loss is not."""
+    """Columns (B, K) assigned to the K rows of cost (B, K, K), each used once.
+
+    Any, where costs are not finite, as then the loss is not.
+    """
     cost = np.nan_to_num(cost.detach().cpu().double().numpy())
     return torch.from_numpy(np.stack([linear_sum_assignment(c)[1] for c in cost]))
 
@@ -18,8 +21,8 @@ def match(cost) -> torch.Tensor:
 def set_loss(prediction, target, empty_rows="all") -> torch.Tensor:
     """Huber loss under the best matching: mean over numbers, sum over slots, mean over pictures.
 
-    prediction (B, K, 19); target (B, M, 19) with its objects first. ValueError if a picture has more
-    objects than there are slots.
+    prediction (B, K, 19); target (B, M, 19) with its objects first. ValueError if a picture has
+    more objects than there are slots.
     """
     slots = prediction.shape[1]
     if target.shape[1] > slots:

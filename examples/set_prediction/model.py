@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data.properties import COORDINATES, GROUPS, REAL, WIDTH
-from ..modules import SlotEncoder
+from ..shared.modules import SlotEncoder
 
 
 class SetPredictor(SlotEncoder):
@@ -18,9 +18,8 @@ class SetPredictor(SlotEncoder):
 
     def __init__(self, config):
         super().__init__(config)
-        self.head = nn.Sequential(
-            nn.Linear(self.slots.slot_dim, config.dim), nn.ReLU(), nn.Linear(config.dim, WIDTH)
-        )
+        first, second = nn.Linear(self.slots.slot_dim, config.dim), nn.Linear(config.dim, WIDTH)
+        self.head = nn.Sequential(first, nn.ReLU(), second)
 
     def forward(self, image, seeds=None, num_iters=None, return_attention=False):
         """seeds: see `SlotEncoder.find`."""

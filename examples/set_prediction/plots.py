@@ -6,36 +6,27 @@ from math import inf
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from .. import plots
-from ..data import properties
+from ..data.properties import COORDINATE_SCALE, COORDINATES, REAL, describe
 from ..data.scenes import RGB, project
-from ..pictures import eval_seeds, to_input
-from ..plots import plt
+from ..shared import plots
+from ..shared.modules import seen_by
+from ..shared.plots import plt
 
 MARKERS = {"cube": "s", "sphere": "o", "cylinder": "D"}
+AP = {"ap_inf": "AP$_\\infty$", "ap_0.5": "AP$_{0.5}$"}
+MEASURED = AP, "AP (%), 100 pictures", (0, 100)
 
 
-def curves(out):
-    """DIR/curves.png: loss, and AP where it was measured."""
-    plots.curves(
-        out, {"ap_inf": "AP$_\\infty$", "ap_0.5": "AP$_{0.5}$"}, "AP (%), 100 pictures", (0, 100)
-    )
-
-
-@torch.no_grad()
 def predictions(model, pictures, config, out, count=6):
-    """DIR/predictions.png: what was found (marks) and what is there (rings); DIR/attention.png: every slot."""
-    device = next(model.parameters()).device
-    images, targets = pictures.batch(list(range(min(count, len(pictures)))))
-    seeds = eval_seeds(range(len(images)))
-    model.eval()
-    found, attention = model(
-        to_input(images, device), seeds, num_iters=config.eval_iters, return_attention=True
+    """DIR/predictions.png: what was found (marks) and what is there (rings).
+
+    DIR/attention.png: the attention of every slot.
+    """
+    images, (targets,), (found, attention) = seen_by(
+        model, pictures, config, count, return_attention=True
     )
-    model.train()
-    found, attention = found.float().cpu().numpy(), attention.float().cpu().numpy()
+    found = found.float().cpu().numpy()
     on_picture = config.data is None  # the camera of built-in scenes is known
     words = [_words(prediction, target) for prediction, target in zip(found, targets)]
     lines = 0.085 * max(text.count("\n") + 1 for text in words)  # inches
@@ -52,49 +43,40 @@ def predictions(model, pictures, config, out, count=6):
     ):
         top.imshow(image)
         if on_picture:
-            _mark(top, target[target[:, properties.REAL] > 0.5], image.shape[0], False)
-            _mark(top, prediction[prediction[:, properties.REAL] > 0.5], image.shape[0], True)
-        bottom.text(
-            0, 1, text, va="top", fontsize=5.2, family="monospace", transform=bottom.transAxes
-        )
+            _mark(top, _there(target), image.shape[0], False)
+            _mark(top, _there(prediction), image.shape[0], True)
+        font = {"fontsize": 5.2, "family": "monospace"}
+        bottom.text(0, 1, text, va="top", transform=bottom.transAxes, **font)
         top.axis("off")
         bottom.axis("off")
     if on_picture:
-        figure.suptitle(
-            "rings: the objects there are; marks: what the model lists, in its colour and shape",
-            fontsize=8,
-        )
+        text = "rings: the objects there are; marks: what the model lists, in its colour and shape"
+        figure.suptitle(text, fontsize=8)
     plots.save(figure, Path(out) / "predictions.png")
-    titles = [[f"{presence:.2f}" for presence in row] for row in found[:, :, properties.REAL]]
+    titles = [[f"{presence:.2f}" for presence in row] for row in found[:, :, REAL]]
     plots.attention_figure(images, attention, Path(out) / "attention.png", titles)
+
+
+def _there(rows):
+    return rows[rows[:, REAL] > 0.5]
 
 
 def _mark(axes, rows, size, filled):
     for row in rows:
-        place, _ = project(
-            row[properties.COORDINATES].astype(float) * properties.COORDINATE_SCALE, size
-        )
-        words = properties.describe(row).split()
-        large = words[0] == "large"
+        place, _ = project(row[COORDINATES].astype(float) * COORDINATE_SCALE, size)
+        width, colour, _, shape = describe(row).split()
+        large = width == "large"
         if filled:
-            axes.plot(
-                *place,
-                MARKERS[words[3]],
-                ms=8 if large else 5,
-                mec="black",
-                mew=0.9,
-                mfc=np.array(RGB[words[1]]) / 255,
-            )
+            style = {"ms": 8 if large else 5, "mec": "black", "mew": 0.9}
+            axes.plot(*place, MARKERS[shape], mfc=np.array(RGB[colour]) / 255, **style)
         else:
             axes.plot(*place, "o", ms=16 if large else 10, mec="white", mew=1.3, mfc="none")
     axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5))
 
 
 def _words(prediction, target):
-    there = target[target[:, properties.REAL] > 0.5]
-    sure = prediction[prediction[:, properties.REAL] > 0.5]
-    lines = ["true"] + [properties.describe(r) for r in there] + ["", "predicted"]
-    return "\n".join(lines + [f"{properties.describe(r)} {r[properties.REAL]:.2f}" for r in sure])
+    lines = ["true", *map(describe, _there(target)), "", "predicted"]
+    return "\n".join(lines + [f"{describe(row)} {row[REAL]:.2f}" for row in _there(prediction)])
 
 
 def table(values, deviations) -> str:
@@ -102,10 +84,5 @@ def table(values, deviations) -> str:
     names = ["∞" if t == inf else f"{t:g}" for t in values]
     cells = [f"{100 * values[t]:.1f} ± {100 * deviations[t]:.1f}" for t in values]
     width = max(map(len, cells)) + 2
-    return (
-        "AP (%) at "
-        + "".join(n.rjust(width) for n in names)
-        + "\n"
-        + " " * 10
-        + "".join(c.rjust(width) for c in cells)
-    )
+    head, line = ("".join(text.rjust(width) for text in texts) for texts in (names, cells))
+    return f"AP (%) at {head}\n{' ' * 10}{line}"

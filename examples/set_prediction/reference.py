@@ -15,6 +15,7 @@ from smm_py.torch import SlotMixture
 from ..data.properties import GROUPS
 
 DIM = 64
+UNUSED = "mean_mu", "mean_logsigma", "logstd_mu", "logstd_logsigma"  # the mixture's initial state
 
 
 class Attention(nn.Module):
@@ -78,41 +79,25 @@ class ReleasedModule(nn.Module):
     def __init__(self, dim=DIM, slots=10, num_iters=7):
         super().__init__()
         self.slots = slots
-        self.mu, self.logsigma = (
-            nn.Parameter(torch.zeros(1, 1, dim)),
-            nn.Parameter(torch.zeros(1, 1, dim)),
-        )
+        self.mu, self.logsigma = (nn.Parameter(torch.zeros(1, 1, dim)) for _ in range(2))
         self.transf = Transformer(dim)
         self.mu_init, self.sigma_init = (
             nn.Sequential(nn.Linear(dim, 2 * dim), nn.ReLU(), nn.Linear(2 * dim, 2 * dim))
             for _ in range(2)
         )
-        self.mixture = SlotMixture(
-            dim=dim,
-            num_slots=slots,
-            num_iters=num_iters,
-            hidden_dim=2 * dim,
-            variant="reference",
-            input_mlp=False,
-        )
-        for name in ("mean_mu", "mean_logsigma", "logstd_mu", "logstd_logsigma"):
-            getattr(self.mixture, name).requires_grad_(False)  # the initial state is always given
+        options = {"hidden_dim": 2 * dim, "variant": "reference", "input_mlp": False}
+        self.mixture = SlotMixture(dim=dim, num_slots=slots, num_iters=num_iters, **options)
+        for name in UNUSED:
+            getattr(self.mixture, name).requires_grad_(False)  # it is always given
 
     def forward(self, inputs, noise, num_iters=None):
-        """inputs (B, N, D), noise (B, K, 2D) standard normal -> slots (B, K, D), attention (B, N, K)."""
-        batch = inputs.shape[0]
-        tokens = torch.cat(
-            [self.mu.expand(batch, -1, -1), self.logsigma.expand(batch, -1, -1), inputs], 1
-        )
-        tokens = self.transf(tokens)
+        """Slots (B, K, D), attention (B, N, K) of inputs (B, N, D), normal noise (B, K, 2D)."""
+        learned = (token.expand(len(inputs), -1, -1) for token in (self.mu, self.logsigma))
+        tokens = self.transf(torch.cat([*learned, inputs], 1))
         state = self.mu_init(tokens[:, :1]) + self.sigma_init(tokens[:, 1:2]).exp() * noise
         mean, log_std = (part.contiguous() for part in state.chunk(2, -1))
-        return self.mixture(
-            tokens[:, 2:].contiguous(),
-            {"mean": mean, "log_std": log_std},
-            num_iters=num_iters,
-            return_attention=True,
-        )
+        init, inputs = {"mean": mean, "log_std": log_std}, tokens[:, 2:].contiguous()
+        return self.mixture(inputs, init, num_iters=num_iters, return_attention=True)
 
 
 class Same(nn.Module):
@@ -131,28 +116,17 @@ class ReleasedPredictor(nn.Module):
         "gru_mu": "gru",
         "mlp_mu": "mlp",
         "mlp_out": "to_out",
-        "norm_slots": "norm_slots",
-        "to_q": "to_q",
-        "to_k": "to_k",
-        "to_v": "to_v",
+        **{name: name for name in ("norm_slots", "to_q", "to_k", "to_v")},
     }
 
     def __init__(self):
         super().__init__()
-        convolutions = nn.Module()
-        convolutions.layers = nn.Sequential(
-            nn.Conv2d(3, DIM, 5, padding=2),
-            nn.ReLU(),
-            Same(),
-            nn.Conv2d(DIM, DIM, 5, 2),
-            nn.ReLU(),
-            Same(),
-            nn.Conv2d(DIM, DIM, 5, 2),
-            nn.ReLU(),
-            nn.Conv2d(DIM, DIM, 5, padding=2),
-            nn.ReLU(),
-        )
-        self.encoder_cnn = convolutions
+        layers = [nn.Conv2d(3, DIM, 5, padding=2), nn.ReLU()]
+        for _ in range(2):
+            layers += [Same(), nn.Conv2d(DIM, DIM, 5, 2), nn.ReLU()]
+        layers += [nn.Conv2d(DIM, DIM, 5, padding=2), nn.ReLU()]
+        self.encoder_cnn = nn.Module()
+        self.encoder_cnn.layers = nn.Sequential(*layers)
         self.encoder_pos = nn.Module()
         self.encoder_pos.linear = nn.Linear(4, DIM)
         self.encoder_pos.register_buffer("grid", torch.zeros(1, 32, 32, 4))
@@ -171,17 +145,12 @@ class ReleasedPredictor(nn.Module):
             if parts[0] == "slot_attention" and parts[1] in cls.MIXTURE:
                 parts[1:2] = ["mixture", cls.MIXTURE[parts[1]]]
             renamed[".".join(parts)] = value
-        for name in (
-            "mean_mu",
-            "mean_logsigma",
-            "logstd_mu",
-            "logstd_logsigma",
-        ):  # not in the file, not used
+        for name in UNUSED:  # not in the file
             renamed.setdefault(f"slot_attention.mixture.{name}", torch.zeros(DIM))
         return renamed
 
     def inputs(self, image):
-        """What the slot module gets, (B, 1024, D); column by column, as the released code flattens."""
+        """What the slot module gets, (B, 1024, D), column by column as in the released code."""
         features = self.encoder_cnn.layers(image).permute(0, 2, 3, 1)
         features = features + self.encoder_pos.linear(self.encoder_pos.grid)
         return self.mlp(self.layer_norm(features.transpose(1, 2).flatten(1, 2)))
@@ -193,15 +162,14 @@ class ReleasedPredictor(nn.Module):
         slots, attention = self.slot_attention(self.inputs(image), noise, num_iters)
         raw = self.mlp_prop(slots)
         groups = [raw[..., g.start - 3 : g.stop - 3].softmax(-1) for g in GROUPS.values()]
-        prediction = torch.cat(
-            [torch.sigmoid(self.mlp_coords(slots)) * 2 - 1, *groups, torch.sigmoid(raw[..., 15:])],
-            -1,
+        place, presence = (
+            torch.sigmoid(self.mlp_coords(slots)) * 2 - 1,
+            torch.sigmoid(raw[..., 15:]),
         )
-        return (
-            (prediction, attention.unflatten(1, (32, 32)).transpose(1, 2).flatten(1, 2))
-            if return_attention
-            else prediction
-        )
+        prediction = torch.cat([place, *groups, presence], -1)
+        if not return_attention:
+            return prediction
+        return prediction, attention.unflatten(1, (32, 32)).transpose(1, 2).flatten(1, 2)
 
     def noise(self, seed):
         generator = None if seed is None else torch.Generator().manual_seed(seed)

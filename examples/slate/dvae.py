@@ -1,6 +1,7 @@
 """Discrete VAE: a picture as a grid of tokens out of a vocabulary, one for every 4 x 4 pixels.
 
-Layers as in SLATE (Singh, Deng and Ahn 2022, "Illiterate DALL-E learns to compose"), Gumbel-softmax by Jang et al. 2017.
+Layers as in SLATE (Singh, Deng and Ahn 2022, "Illiterate DALL-E learns to compose"), Gumbel-softmax
+by Jang et al. 2017.
 """
 
 from __future__ import annotations
@@ -60,14 +61,15 @@ class DVAE(nn.Module):
         return self.decoder(choice.float()).float().clamp(-1, 1)
 
     def summary(self, image) -> Tensor:
-        """What the encoder has last before the scores, mean over places, (B, channels): features to compare pictures by."""
+        """The last features before the scores, mean over places, (B, channels)."""
         return self.encoder[:-1](image).float().mean((2, 3))
 
     def forward(self, image, seeds, temperature):
-        """Squared error (B,) of pictures through relaxed tokens, and two sets of tokens (B, N): sampled, and likeliest.
+        """Squared error (B,) through relaxed tokens; the sampled and likeliest tokens (B, N).
 
-        seeds : one for each picture, of its Gumbel noise, which depends on nothing else. The sampled tokens are drawn from
-        the encoder's distribution with the same noise: the relaxed ones at temperature 0.
+        seeds : one for each picture, of its Gumbel noise, which depends on nothing else. The
+            sampled tokens are drawn from the encoder's distribution with the same noise: the
+            relaxed ones at temperature 0.
         """
         scores = self.encoder(image).float()
         noisy = scores + gumbel_noise(scores, seeds)
@@ -82,7 +84,7 @@ def twice_as_large(channels):
 
 
 def gumbel_noise(like, seeds) -> Tensor:
-    """Standard Gumbel noise of the shape of `like` (B, ...), each picture's from a generator of its own."""
+    """Standard Gumbel noise like `like` (B, ...), each picture's from a generator of its own."""
     noise = torch.empty_like(like, memory_format=torch.contiguous_format)
     for picture, seed in zip(noise, seeds, strict=True):
         picture.exponential_(generator=torch.Generator(like.device).manual_seed(seed))
@@ -90,7 +92,7 @@ def gumbel_noise(like, seeds) -> Tensor:
 
 
 def squared_error(a, b) -> Tensor:
-    """Squared differences of pictures in [-1, 1] as they would be in [0, 1], summed over pixels and channels, (B,)."""
+    """Squared error (B,), summed, of pictures in [-1, 1] as if they were in [0, 1]."""
     return ((a - b) / 2).square().sum((1, 2, 3))
 
 

@@ -1,4 +1,4 @@
-"""SLATE: a dVAE, the slots of its tokens, and a transformer that writes the tokens from the slots."""
+"""SLATE: a dVAE, the slots of its tokens, a transformer that writes the tokens from the slots."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..modules import autocast, draw_states, last_norm, make_slots
+from ..shared.modules import autocast, draw_states, last_norm, make_slots
 from .dvae import DVAE, PATCH
 from .transformer import ImageGPT, linear
 
@@ -14,8 +14,9 @@ from .transformer import ImageGPT, linear
 class Slate(nn.Module):
     """Pictures (B, 3, S, S) in [-1, 1] to slots (B, K, D) and back, through N = (S/4)^2 tokens.
 
-    The dVAE is made first, so that a seed gives it the same weights beside any slot module. It learns from its
-    squared error alone, all the rest from the cross-entropy alone: tokens carry no gradient.
+    The dVAE is made first, so that a seed gives it the same weights beside any slot module. It
+    learns from its squared error alone, all the rest from the cross-entropy alone: tokens carry no
+    gradient.
     """
 
     def __init__(self, config):
@@ -37,22 +38,14 @@ class Slate(nn.Module):
         if config.model != "smm":
             hidden = linear(config.dim, config.dim)
             nn.init.kaiming_uniform_(hidden.weight, nonlinearity="relu")
-            self.before_slots = nn.Sequential(
-                nn.LayerNorm(config.dim),
-                hidden,
-                nn.ReLU(),
-                linear(config.dim, config.dim),
-                last_norm(config),
-            )
+            layers = nn.LayerNorm(config.dim), hidden, nn.ReLU(), linear(config.dim, config.dim)
+            self.before_slots = nn.Sequential(*layers, last_norm(config))
         self.tokens, self.precision = config.tokens, config.precision
 
     def learners(self):
         """Parameters of slots and transformer: all that learn and are not the dVAE's."""
-        return [
-            p
-            for name, p in self.named_parameters()
-            if not name.startswith("dvae.") and p.requires_grad
-        ]
+        rest = (p for name, p in self.named_parameters() if not name.startswith("dvae."))
+        return [p for p in rest if p.requires_grad]
 
     def features(self, image) -> Tensor:
         """What the slot module reads of pictures, (B, N, D)."""
@@ -75,8 +68,10 @@ class Slate(nn.Module):
     def forward(self, image, noise_seeds, slot_seeds, temperature, alone=False):
         """The dVAE's squared error and the cross-entropy, means over pictures of sums over each.
 
-        noise_seeds, slot_seeds : one for each picture, of the dVAE's noise and of the initial slots.
-        alone : the cross-entropy is left out: 0, with gradients 0, as several processes ask for one of every parameter.
+        noise_seeds, slot_seeds : one for each picture, of the dVAE's noise and of the initial
+            slots.
+        alone : the cross-entropy is left out: 0, with gradients 0, as several processes ask for one
+            of every parameter.
         """
         with autocast(self.precision, image.device):
             error, sampled, likeliest = self.dvae(image, noise_seeds, temperature)
@@ -88,13 +83,13 @@ class Slate(nn.Module):
 
     @torch.no_grad()
     def encode(self, image, seeds=None, num_iters=None):
-        """The likeliest tokens (B, N) of pictures, and their slots and attention as `read` gives them."""
+        """The likeliest tokens (B, N) of pictures; their slots and attention as of `read`."""
         with autocast(self.precision, image.device):
             tokens = self.dvae.tokens(image)
             return tokens, *self.read(tokens, seeds, num_iters)
 
     @torch.no_grad()
     def generate(self, slots) -> Tensor:
-        """Pictures (B, 3, S, S) of slots, the likeliest token after the likeliest tokens before it."""
+        """Pictures (B, 3, S, S) of slots, each token the likeliest after those before it."""
         with autocast(self.precision, slots.device):
             return self.dvae.picture(self.writer.generate(slots))

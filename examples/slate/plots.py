@@ -8,19 +8,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from .. import plots
-from ..pictures import eval_seeds, to_input
+from ..shared import plots
+from ..shared.modules import evaluation, seen_by
 from .train import to_pixels
 
-
-def curves(out):
-    """DIR/curves.png: the loss; cross-entropy (Fig. 2 of the paper) and the dVAE's error where they were measured; the slots."""
-    plots.curves(
-        out,
-        {"cross_entropy": "cross-entropy", "dvae_mse": "MSE of the dVAE"},
-        "a picture's sum, 100 pictures",
-        (0, None),
-    )
+# cross-entropy: Figure 2 of the paper
+LABELS = {"cross_entropy": "cross-entropy", "dvae_mse": "MSE of the dVAE"}
+MEASURED = LABELS, "a picture's sum, 100 pictures", (0, None)
 
 
 class Written(NamedTuple):
@@ -33,37 +27,24 @@ class Written(NamedTuple):
     attention: torch.Tensor  # (n, N, K)
 
 
-@torch.no_grad()
 def write(model, pictures, config) -> Written:
     """Read all `pictures` and write them again."""
-    (images,) = pictures.batch(list(range(len(pictures))))
-    model.eval()
-    inputs = to_input(images, next(model.parameters()).device)
-    tokens, slots, attention = model.encode(
-        inputs, eval_seeds(range(len(images))), config.eval_iters
-    )
-    written = Written(
-        images,
-        to_pixels(model.dvae.picture(tokens)),
-        to_pixels(model.generate(slots)),
-        slots,
-        attention,
-    )
-    model.train()
-    return written
+
+    def again(*arguments, **options):
+        tokens, slots, attention = model.encode(*arguments, **options)
+        pictures = model.dvae.picture(tokens), model.generate(slots)
+        return *map(to_pixels, pictures), slots, attention
+
+    images, _, rest = seen_by(model, pictures, config, call=again)
+    return Written(images, *rest)
 
 
 def written_figure(written, path):
-    """A row for each picture: input, the dVAE's, the one written from the slots, every slot's attention."""
-    plots.attention_figure(
-        written.input,
-        written.attention.float().cpu().numpy(),
-        path,
-        beside={"dVAE": written.reconstruction, "written": written.generated},
-    )
+    """A row for each picture: input, the dVAE's, the one from the slots, each slot's attention."""
+    beside = {"dVAE": written.reconstruction, "written": written.generated}
+    plots.attention_figure(written.input, written.attention, path, beside=beside)
 
 
-@torch.no_grad()
 def samples(model, pictures, config, out):
     """DIR/samples.png: see `written_figure`.
 
@@ -71,12 +52,9 @@ def samples(model, pictures, config, out):
     """
     written = write(model, pictures, config)
     written_figure(written, Path(out) / "samples.png")
-    model.eval()
-    mixed = {
-        name: to_pixels(model.generate(both))
-        for name, both in mix(written.slots, written.attention).items()
-    }
-    model.train()
+    mixed = mix(written.slots, written.attention)
+    with evaluation(model):
+        mixed = {name: to_pixels(model.generate(both)) for name, both in mixed.items()}
     columns = {
         "first": written.input[0::2],
         "second": written.input[1::2],
@@ -90,21 +68,19 @@ def samples(model, pictures, config, out):
 def mix(slots, attention):
     """Slots (B, K, D) of the pictures 0 and 1, 2 and 3, ... in other sets: name -> (B / 2, K, D).
 
-    A picture's slots are taken by how much of it they attend to; the largest is mostly the background.
+    A picture's slots are taken by how much of it they attend to; the largest is mostly the
+    background.
     """
     order = attention.sum(1).argsort(1, descending=True)
     ranked = slots.gather(1, order[..., None].expand_as(slots))
     pairs = len(slots) // 2 * 2
     first, second = ranked[0:pairs:2], ranked[1:pairs:2]
+    ranks = range(slots.shape[1])
 
     def from_second(taken):
-        return torch.where(
-            torch.tensor([k in taken for k in range(slots.shape[1])], device=slots.device)[:, None],
-            second,
-            first,
-        )
+        chosen = torch.tensor([k in taken for k in ranks], device=slots.device)
+        return torch.where(chosen[:, None], second, first)
 
-    ranks = range(slots.shape[1])
     return {
         "second slot swapped,\nfirst": from_second({1}),
         "second slot swapped,\nsecond": from_second(set(ranks) - {1}),

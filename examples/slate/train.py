@@ -10,17 +10,17 @@ import numpy as np
 import torch
 
 from .. import metrics
-from ..diagnostics import watch
 from ..metrics.inception import inception_features
-from ..modules import autocast, build
-from ..pictures import eval_seeds, open_pictures, seed_of, to_input
-from ..schedules import RATES, UNKNOWN, halved
-from ..training import Loop, rank_and_world
+from ..shared.diagnostics import watch
+from ..shared.modules import autocast, build, evaluation
+from ..shared.pictures import eval_seeds, seed_of, to_input
+from ..shared.schedules import RATES, UNKNOWN, halved
+from ..shared.training import fit
 from .dvae import squared_error, temperature_at
 from .model import Slate
 
-FIELDS = ("image",)
-NOISE = 2_000_000  # added to the seed, for the dVAE's noise: a sequence apart from that of the initial slots
+# added to the seed, for the dVAE's noise: a sequence apart from that of the initial slots
+NOISE = 2_000_000
 HOT, COLD = 1.0, 0.1
 build_model = partial(build, Slate)
 
@@ -36,7 +36,7 @@ def steps_alone(config):
 
 
 def slots_rate(config, step):
-    """Learning rate of slots and transformer: `config.schedule` over the steps in which they learn."""
+    """Learning rate of slots and transformer: `config.schedule` over their own steps."""
     alone = steps_alone(config)
     rest = replace(config, steps=(config.steps or UNKNOWN) - alone)
     return RATES[config.schedule](rest, step - alone) if step >= alone else 0.0
@@ -44,99 +44,78 @@ def slots_rate(config, step):
 
 def train(config, out, device):
     """Train as configured into the folder `out`; returns the model."""
-    rank, _ = rank_and_world()
-    model = build_model(config, device)
-    pictures = open_pictures(config, "train", quiet=rank > 0)
-    check = open_pictures(config, "val", count=100, quiet=rank > 0)
 
-    def loss(trained, step, indices):
-        (images,) = pictures.train_batch(config.seed, indices, config.batch_size)
+    def loss(trained, step, indices, images, seeds):
         torch.manual_seed(seed_of(config.seed, indices.start))  # of the dropout alone
-        losses = trained(
-            to_input(images, device),
-            [seed_of(config.seed + NOISE, i) for i in indices],
-            [seed_of(config.seed, i) for i in indices],
-            temperature_at(step, HOT, COLD, config.cooldown),
-            alone=step < steps_alone(config),
-        )
-        return sum(losses)
+        noise = [seed_of(config.seed + NOISE, i) for i in indices]
+        temperature = temperature_at(step, HOT, COLD, config.cooldown)
+        return sum(trained(images, noise, seeds, temperature, alone=step < steps_alone(config)))
 
-    def progress(model, step):
+    def progress(model, pictures, step):
         if step <= steps_alone(config):
-            return figures(model, check, config, alone=True)
-        return {**figures(model, check, config), "slots": watch(model, check, config)}
+            return figures(model, pictures, config, alone=True)
+        return {**figures(model, pictures, config), "slots": watch(model, pictures, config)}
 
+    model = build_model(config, device)
     # apart, clipped apart: else the slots' gradients would change the dVAE's steps
     groups = [(model.learners(), slots_rate), (list(model.dvae.parameters()), dvae_rate)]
-    Loop(model, config, out, loss, progress, groups).run()
-    return model
+    return fit(model, config, out, loss, progress, groups=groups)
 
 
-@torch.no_grad()
 def figures(
     model, pictures, config, draw=0, alone=False, generate=False, inception=None, batch_size=25
 ) -> dict[str, float]:
     """Means over pictures, from the draw-th initial slots.
 
-    dvae_mse : squared error of the dVAE's picture of its likeliest tokens, in [0, 1], summed over pixels and channels.
-    cross_entropy : of these tokens given their slots, in nats, summed over a picture's tokens; not where the dVAE is `alone`.
-    mse : squared error, summed likewise, of the picture generated from the slots; where `generate`, as all that follow.
+    dvae_mse : squared error of the dVAE's picture of its likeliest tokens, in [0, 1], summed over
+        pixels and channels.
+    cross_entropy : of these tokens given their slots, in nats, summed over a picture's tokens; not
+        where the dVAE is `alone`.
+    mse : squared error, summed likewise, of the picture generated from the slots; where `generate`,
+        as all that follow.
     frechet_dvae : Fréchet distance of generated to input pictures in the dVAE's features, no FID.
     fid : where `inception` is the file of the Inception network; see `metrics.inception`.
     """
-    model.eval()
-    device = next(model.parameters()).device
     values, shown, written = defaultdict(list), [], []
-    for indices, (images,) in pictures.in_batches(batch_size):
-        inputs = to_input(images, device)
-        with autocast(model.precision, device):
-            tokens = model.dvae.tokens(inputs)
-            values["dvae_mse"].append(squared_error(model.dvae.picture(tokens), inputs))
-            if alone:
-                continue
-            slots, _ = model.read(tokens, eval_seeds(indices, draw), config.eval_iters)
-            values["cross_entropy"].append(model.cross_entropy(tokens, slots))
+    with evaluation(model) as device:
+        for indices, (images,) in pictures.in_batches(batch_size):
+            inputs = to_input(images, device)
+            with autocast(model.precision, device):
+                tokens = model.dvae.tokens(inputs)
+                values["dvae_mse"].append(squared_error(model.dvae.picture(tokens), inputs))
+                if alone:
+                    continue
+                slots, _ = model.read(tokens, eval_seeds(indices, draw), config.eval_iters)
+                values["cross_entropy"].append(model.cross_entropy(tokens, slots))
+            if generate:
+                drawn = model.generate(slots)
+                values["mse"].append(squared_error(drawn, inputs))
+                shown.append(images)
+                written.append(to_pixels(drawn))
+        result = {name: float(torch.cat(parts).mean()) for name, parts in values.items()}
         if generate:
-            drawn = model.generate(slots)
-            values["mse"].append(squared_error(drawn, inputs))
-            shown.append(images)
-            written.append(to_pixels(drawn))
-    result = {name: float(torch.cat(parts).mean()) for name, parts in values.items()}
-    if generate:
-        shown, written = np.concatenate(shown), np.concatenate(written)
-        result["frechet_dvae"] = frechet(partial(summaries, model), shown, written)
-        if inception:
-            result["fid"] = frechet(
-                partial(inception_features, inception, device=device), shown, written
-            )
-    model.train()
+            both = np.concatenate(shown), np.concatenate(written)
+            result["frechet_dvae"] = frechet(partial(summaries, model), *both)
+            if inception:
+                features = partial(inception_features, inception, device=device)
+                result["fid"] = frechet(features, *both)
     return result
 
 
 def frechet(features, first, second):
     """Fréchet distance of two sets of pictures (n, S, S, 3) uint8 by their features."""
-    return metrics.frechet_distance(
-        *metrics.feature_statistics(features(first)), *metrics.feature_statistics(features(second))
-    )
+    first, second = (metrics.feature_statistics(features(x)) for x in (first, second))
+    return metrics.frechet_distance(*first, *second)
 
 
 def summaries(model, images, batch_size=100):
     device = next(model.parameters()).device
-    parts = [
-        model.dvae.summary(to_input(images[i : i + batch_size], device))
-        for i in range(0, len(images), batch_size)
-    ]
+    batches = (images[i : i + batch_size] for i in range(0, len(images), batch_size))
+    parts = [model.dvae.summary(to_input(batch, device)) for batch in batches]
     return torch.cat(parts).cpu().numpy()
 
 
 def to_pixels(images):
     """(B, 3, S, S) in [-1, 1] to (B, S, S, 3) uint8."""
-    return (
-        ((images + 1) * 127.5)
-        .round()
-        .clamp(0, 255)
-        .to(torch.uint8)
-        .permute(0, 2, 3, 1)
-        .cpu()
-        .numpy()
-    )
+    pixels = ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return pixels.permute(0, 2, 3, 1).cpu().numpy()

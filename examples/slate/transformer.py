@@ -1,7 +1,8 @@
 """Image GPT decoder: the next token from those before it and from the slots.
 
-As in SLATE (Singh, Deng and Ahn 2022): pre-norm blocks of causal self-attention, attention to the slots and an MLP,
-without biases in the attentions; weights that write to the residual stream start small, by (3 blocks)^-1/2.
+As in SLATE (Singh, Deng and Ahn 2022): pre-norm blocks of causal self-attention, attention to the
+slots and an MLP, without biases in the attentions; weights that write to the residual stream start
+small, by (3 blocks)^-1/2.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def linear(inputs, outputs, bias=True, gain=1.0):
 
 
 class Attention(nn.Module):
-    """Multi-head attention; keys and values are made apart, so that they can be kept."""
+    """Multi-head attention; keys and values are computed apart, so that they can be cached."""
 
     def __init__(self, dim, heads, gain, dropout):
         super().__init__()
@@ -58,7 +59,7 @@ class Block(nn.Module):
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x, slots, past=None):
-        """x (B, T, D); slots: keys and values of them; past: a `Past` where x is the next token alone."""
+        """x (B, T, D); slots: their keys and values; past: a `Past` where x is the next token."""
         normed = self.norm_self(x)
         keys, values = self.attention.keys_values(normed)
         if past is not None:
@@ -72,23 +73,26 @@ class Past:
     """Keys and values of one block's tokens so far, in memory for all of them."""
 
     def __init__(self, tokens):
-        self.tokens, self.length, self.kept = tokens, 0, None
+        self.tokens, self.length, self.cached = tokens, 0, None
 
     def append(self, *new):
-        if self.kept is None:
-            self.kept = [
+        if self.cached is None:
+            self.cached = [
                 part.new_empty(*part.shape[:2], self.tokens, part.shape[3]) for part in new
             ]
-        for kept, part in zip(self.kept, new):
-            kept[:, :, self.length : self.length + 1] = part
+        for cached, part in zip(self.cached, new):
+            cached[:, :, self.length : self.length + 1] = part
         self.length += 1
-        return [kept[:, :, : self.length] for kept in self.kept]
+        return [cached[:, :, : self.length] for cached in self.cached]
 
 
 def sinusoids(side, dim) -> Tensor:
-    """Sines and cosines of the rows and columns of a square, (side^2, dim), row by row: near places have like vectors.
+    """Sines and cosines of the rows and columns of a square: near places have like vectors.
 
-    Four channels for each wavelength, which go from twice the side to two places in geometric steps (after Vaswani et al. 2017).
+    (side^2, dim), row by row.
+
+    Four channels for each wavelength, which go from twice the side to two places in geometric steps
+    (after Vaswani et al. 2017).
     """
     frequency = math.pi / side * side ** torch.linspace(0, 1, math.ceil(dim / 4))
     waves = torch.arange(side)[:, None] * frequency
@@ -101,7 +105,8 @@ class ImageGPT(nn.Module):
     """Tokens (B, N) given slots (B, K, slot_dim).
 
     Token embeddings with learned positions are also what the slot module reads (`embed`). Number
-    `vocabulary` is the token before the first. positions : "normal", as in SLATE, or "sinusoids", which those start from.
+    `vocabulary` is the token before the first. positions : "normal", as in SLATE, or "sinusoids",
+    which those start from.
     token_std : of the numbers that the embeddings start from, which are normal.
     """
 
@@ -134,7 +139,7 @@ class ImageGPT(nn.Module):
         self.to_scores = linear(dim, vocabulary, bias=False)
 
     def embed(self, tokens, first=1) -> Tensor:
-        """Embeddings (B, T, dim) of tokens (B, T) at the places first, first + 1, ...; place 0 is the start's."""
+        """Embeddings (B, T, dim) of tokens (B, T) from place `first` on; place 0 is the start's."""
         return self.drop(self.embedding(tokens) + self.positions[first : first + tokens.shape[1]])
 
     def slot_memory(self, slots):

@@ -18,7 +18,7 @@ A model that uses the package `slot-attention` changes one line, its import:
 torch.Size([2, 5, 32])
 """
 
-from ._lean import Result
+from ._lean import Formulas, Result
 from ._modules import GaussianMixture, KMeans, SlotAttention, SlotMixture
 
-__all__ = ["GaussianMixture", "KMeans", "Result", "SlotAttention", "SlotMixture"]
+__all__ = ["Formulas", "GaussianMixture", "KMeans", "Result", "SlotAttention", "SlotMixture"]

@@ -35,7 +35,7 @@ class Result(NamedTuple):
 
 
 def run(
-    spec: Spec, x, params, state0, state1, indices, mask, slot_mask, num_iters, attention
+    spec: Spec, x, params, state0, state1, indices, mask, slot_mask, num_iters, attention, form=None
 ) -> Result:
     """Run a module.
 
@@ -44,9 +44,11 @@ def run(
     x : (B, N, input_dim). params : dict of name -> tensor, as `_spec.parameter_shapes` names them.
     state0, state1 : (B, K, D) slots and None, or mean and log_std; state0 None with indices (B, K).
     mask : (B, N) bool or None. slot_mask : (B, K) bool or None. attention : whether to return it.
+    form : what makes the `Formulas`, in place of that class.
     """
     x = x.to(DTYPES[spec.dtype]) if spec.bfloat16_inputs else x
-    return _Run(spec, x, params, mask).go(state0, state1, indices, slot_mask, num_iters, attention)
+    form = (form or Formulas)(spec, x, params, mask)
+    return form.go(state0, state1, indices, slot_mask, num_iters, attention)
 
 
 def _linear(p, name, x):
@@ -67,8 +69,17 @@ def _log(prior):
     return prior.masked_fill(dead, 1).log().masked_fill(dead, -math.inf)
 
 
-class _Run:
-    """One call: the inputs' side is computed here, `go` iterates."""
+class Formulas:
+    """One call in PyTorch operations: the inputs' side is computed here, `go` iterates.
+
+    A module with other formulas is a subclass of `SlotMixture`, say, whose `formulas` is a subclass of
+    this class, or a method that makes one of (spec, x, parameters, mask). It runs on every device in
+    place of the core. What such a subclass may replace:
+
+    e_step(mean, log_std, prior) : responsibilities (B, N, K), the GRU's hidden state, and the log
+        prior plus log density (B, N, K).
+    new_prior(gamma) : the prior (B, K) of responsibilities.
+    """
 
     def __init__(self, spec, x, p, mask):
         self.spec, self.p = spec, p

@@ -49,6 +49,8 @@ def _check(name, value, dtype, shape=None, device=None):
 class _Module(nn.Module):
     """What the twins share. Parameters are named as in the NumPy modules, so files serve both."""
 
+    formulas = None  # of a subclass: what it computes in place of the core, see `Formulas`
+
     def __init__(self, spec: Spec, seed):
         super().__init__()
         if seed is None:
@@ -193,7 +195,7 @@ class _Module(nn.Module):
                 state = self._state(spec, init, x, dtype, num_slots)
                 first = next(s for s in (state[2], state[0]) if s is not None)
                 _check_masks(x, mask, slot_mask, first.shape[1], state[2])
-            if x.device.type == "cpu" and not _force_lean:
+            if x.device.type == "cpu" and not _force_lean and self.formulas is None:
                 drawn = initial_state_names(spec)
                 arrays = tuple(p for name, p in params.items() if name not in drawn)
                 return _ops.run(
@@ -207,7 +209,8 @@ class _Module(nn.Module):
                     iters,
                     return_attention,
                 )
-            return _lean.run(spec, x, params, *state, mask, slot_mask, iters, return_attention)
+            rest = mask, slot_mask, iters, return_attention, self.formulas
+            return _lean.run(spec, x, params, *state, *rest)
 
     def _prepare(self, x, init=None):
         """(spec, parameters, their dtype, whether autocast is on, x, init) of a call, checked and brought to the module's dtype."""

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 import smm_py
-from examples.reproduce.trainings import processor
+from examples.shared.report import processor
 
 from . import contenders
 from .problem import KINDS, SHAPES, Problem, Shape, flops

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from examples.markdown import table as table_of
+from examples.shared.report import table as table_of
 
 from .contenders import LEAN, OURS, OURS_TORCH, RECOMPUTE
 from .problem import KINDS, SHAPES, Shape, flops

@@ -17,7 +17,7 @@ from examples.set_prediction.config import Config
 from examples.set_prediction.matching import set_loss
 from examples.set_prediction.model import SetPredictor
 from examples.set_prediction.reference import ReleasedPredictor
-from examples.set_prediction.train import seed_of, to_input
+from examples.shared.pictures import seed_of, to_input
 from tests import plain_torch
 
 from . import measure, peers

@@ -1,7 +1,8 @@
-"""The training loop that the examples share: steps, schedule, checkpoints, metrics, several processes.
+"""The training loop: steps, schedule, checkpoints, metrics, several processes.
 
 What a step does is a function of (seed, step) and of the weights alone, so a run that is killed and
-resumed ends in the same bits, and several processes train what one would (but for dropout, which each draws for its own share).
+resumed ends in the same bits, and several processes train what one would (but for dropout, which
+each draws for its own share).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from tqdm import tqdm
 
 from .config import MOST
 from .files import first_line, write_atomically
+from .pictures import open_pictures, seed_of, to_input
 from .schedules import RATES, UNKNOWN
 
 
@@ -30,8 +32,9 @@ def rank_and_world():
 def start_processes(device):
     """Join the group that torchrun started, if it did; returns the device of this process."""
     if "RANK" in os.environ and not dist.is_initialized():
-        # Its functions' defaults are the group of the moment of the import, which DistributedDataParallel would do later:
-        # then nothing ends that group's threads, and the interpreter's end may abort in them.
+        # Its functions' defaults are the group of the moment of the import, which
+        # DistributedDataParallel would do later: then nothing ends that group's threads, and the
+        # interpreter's end may abort in them.
         from torch.distributed.nn import functional  # noqa: F401
 
         cuda = torch.device(device).type == "cuda"
@@ -42,7 +45,7 @@ def start_processes(device):
 
 
 def read_checkpoint(out):
-    """What `Loop` saved in the folder, None where there is none yet; ValueError, naming the file, if that is damaged."""
+    """What `Loop` saved in the folder, or None; ValueError, naming the file, if that is damaged."""
     path = Path(out) / "checkpoint.pt"
     if not path.exists():
         return None
@@ -61,12 +64,14 @@ class Loop:
     Parameters
     ----------
     model : module; called by `loss`.
-    config : has steps (None: from minutes; the number is then recorded in DIR/config.json), minutes, lr, schedule,
-        clip (None: gradients as they are), clip_norm, batch_size, log_every, checkpoint_every, evaluate_every.
+    config : a `Config`; without steps they are found from its minutes and recorded in
+        DIR/config.json.
     loss : (model, step, indices) -> scalar for the samples `indices` of this process.
-    evaluate : (model, steps done) -> dict for the log, called now and then by the first process; its floats are shown.
-    groups : list of (parameters, rate), optional. rate(config, step) is the learning rate of these parameters,
-        whose gradients are clipped together; all parameters and config.schedule's if not given.
+    evaluate : (model, steps done) -> dict for the log, called now and then by the first process;
+        its floats are shown.
+    groups : list of (parameters, rate), optional. rate(config, step) is the learning rate of these
+        parameters, whose gradients are clipped together; all parameters and config.schedule's if
+        not given.
     """
 
     def __init__(self, model, config, out, loss, evaluate, groups=None):
@@ -75,21 +80,18 @@ class Loop:
         self.rank, self.world = rank_and_world()
         if config.batch_size % self.world:
             raise ValueError(
-                f"batch_size must be a multiple of the {self.world} processes, got {config.batch_size}"
+                f"batch_size must be a multiple of the {self.world} processes, "
+                f"got {config.batch_size}"
             )
-        self.trained = model
-        if self.world > 1:
-            self.trained = nn.parallel.DistributedDataParallel(model)
-        self.groups = groups or [
-            ([p for p in model.parameters() if p.requires_grad], RATES[config.schedule])
-        ]
+        self.trained = model if self.world == 1 else nn.parallel.DistributedDataParallel(model)
+        learning = [p for p in model.parameters() if p.requires_grad]
+        self.groups = groups or [(learning, RATES[config.schedule])]
         self.start()
 
     def start(self):
         self.step, self.seconds = 0, 0.0
-        self.optimizer = torch.optim.Adam(
-            [{"params": parameters} for parameters, _ in self.groups], lr=self.config.lr
-        )
+        groups = [{"params": parameters} for parameters, _ in self.groups]
+        self.optimizer = torch.optim.Adam(groups, lr=self.config.lr)
 
     # -- a step --------------------------------------------------------------------------------
 
@@ -116,7 +118,10 @@ class Loop:
         return loss.detach()
 
     def measure_steps(self):
-        """Fix the number of steps so that training ends in about config.minutes, by timing some as they are late in a run."""
+        """Fix the number of steps so that training ends in about config.minutes.
+
+        Some are timed, as they are late in a run.
+        """
         start = {k: v.clone() for k, v in self.model.state_dict().items()}
         self.step = UNKNOWN
         times = []
@@ -140,104 +145,112 @@ class Loop:
             self.measure_steps()
             if self.rank == 0:
                 self.config.save(self.out / "config.json")
-        result, begin, since = {}, time.perf_counter(), self.step
-        with tqdm(
-            total=self.config.steps,
-            initial=self.step,
-            disable=self.rank > 0,
-            unit="step",
-            smoothing=0.05,
-        ) as bar:
-            while self.step < self.config.steps:
+        self.shown, begin, since = {}, time.perf_counter(), self.step
+        total, quiet = self.config.steps, self.rank > 0
+        with tqdm(total=total, initial=since, disable=quiet, unit="step", smoothing=0.05) as bar:
+            while self.step < total:
                 before = time.perf_counter()
                 loss = self.one_step()
                 self.seconds += time.perf_counter() - before
                 bar.update()
-                last = self.step == self.config.steps
-                if self.step % self.config.log_every == 0 or last:
-                    pictures = (
-                        (self.step - since) * self.config.batch_size / (time.perf_counter() - begin)
-                    )
-                    if self.world > 1:
-                        dist.all_reduce(loss)
-                        loss /= self.world
-                    if not torch.isfinite(loss):
-                        raise FloatingPointError(
-                            f"the loss is {float(loss)} at step {self.step}; {self.kept()}"
-                        )
-                    line = {
-                        "step": self.step,
-                        "loss": float(loss),
-                        "lr": self.optimizer.param_groups[0]["lr"],
-                    }
-                    if self.rank == 0 and (self.step % self.config.evaluate_every == 0 or last):
-                        result = self.evaluate(self.model, self.step)
-                        line.update(result)
-                    self.log(line)
-                    shown = {
-                        name: f"{value:.3g}"
-                        for name, value in result.items()
-                        if isinstance(value, float)
-                    }
-                    bar.set_postfix(
-                        {"loss": f"{float(loss):.4f}", **shown, "pictures/s": f"{pictures:.0f}"}
-                    )
-                if self.step % self.config.checkpoint_every == 0 or last:
+                if self.due(self.config.log_every):
+                    seen = (self.step - since) * self.config.batch_size
+                    speed = f"{seen / (time.perf_counter() - begin):.0f}"
+                    loss = self.log(loss)
+                    bar.set_postfix({"loss": f"{loss:.4f}", **self.shown, "pictures/s": speed})
+                if self.due(self.config.checkpoint_every):
                     self.save()
 
-    def log(self, line):
+    def due(self, every):
+        return self.step % every == 0 or self.step == self.config.steps
+
+    def log(self, loss):
+        """A line of DIR/metrics.jsonl, with an evaluation where one is due; the loss as a float."""
+        if self.world > 1:
+            dist.all_reduce(loss)
+            loss /= self.world
+        loss = float(loss)
+        self.check_finite(f"the loss is {loss} at", torch.tensor(loss))
         if self.rank == 0:
+            rate = self.optimizer.param_groups[0]["lr"]
+            line = {"step": self.step, "loss": loss, "lr": rate}
+            if self.due(self.config.evaluate_every):
+                result = self.evaluate(self.model, self.step)
+                line.update(result)
+                self.shown = {k: f"{v:.3g}" for k, v in result.items() if isinstance(v, float)}
             with open(self.out / "metrics.jsonl", "a") as file:
                 file.write(json.dumps(line) + "\n")
+        return loss
 
     def save(self):
-        """Weights and checkpoint, each complete at any moment; the checkpoint last, so that what is resumed writes newer weights."""
+        """Weights and checkpoint, each complete at any moment.
+
+        The checkpoint is last, so that what is resumed writes newer weights.
+        """
         model = self.model.state_dict()
         for name, values in model.items():
-            if not torch.isfinite(values).all():
-                raise FloatingPointError(
-                    f"{name} is not finite after step {self.step}; {self.kept()}"
-                )
+            self.check_finite(f"{name} is not finite after", values)
         if self.rank:
             return
-        state = {
-            "model": model,
-            "optimizer": self.optimizer.state_dict(),
-            "step": self.step,
-            "seconds": self.seconds,
-        }  # spent in steps
         weights = {k: v.contiguous() for k, v in model.items()}
+        settings = {"config": self.config.without_places()}
+        state = {"model": model, "optimizer": self.optimizer.state_dict()}
+        state |= {"step": self.step, "seconds": self.seconds}  # spent in steps
         write_atomically(
-            self.out / "model.safetensors",
-            lambda path: save_file(weights, path, {"config": self.config.without_places()}),
+            self.out / "model.safetensors", lambda path: save_file(weights, path, settings)
         )
         write_atomically(self.out / "checkpoint.pt", lambda path: torch.save(state, path))
 
-    def kept(self):
-        return f"{self.out} {'keeps the last' if (self.out / 'checkpoint.pt').exists() else 'has no'} checkpoint"
+    def check_finite(self, what, values):
+        if not torch.isfinite(values).all():
+            kept = "keeps the last" if (self.out / "checkpoint.pt").exists() else "has no"
+            raise FloatingPointError(f"{what} step {self.step}; {self.out} {kept} checkpoint")
 
     def load(self):
-        """Go on from the checkpoint; metrics logged after it are dropped, as they will come again."""
+        """Go on from the checkpoint; metrics logged after it are dropped, as they come again."""
         state = read_checkpoint(self.out)
         if state:
             try:
                 self.model.load_state_dict(state["model"])
                 self.optimizer.load_state_dict(state["optimizer"])
             except Exception as error:
-                raise ValueError(
-                    f"checkpoint in {self.out} is of another model: {first_line(error)}"
-                ) from error
+                message = f"checkpoint in {self.out} is of another model: {first_line(error)}"
+                raise ValueError(message) from error
             self.step, self.seconds = state["step"], state["seconds"]
         metrics = self.out / "metrics.jsonl"
         if metrics.exists() and self.rank == 0:
             try:
-                lines = [
-                    line
-                    for line in metrics.read_text().splitlines(keepends=True)
-                    if line.endswith("\n") and json.loads(line)["step"] <= self.step
-                ]
+                lines = metrics.read_text().splitlines(keepends=True)
+                whole = [line for line in lines if line.endswith("\n")]
+                lines = [line for line in whole if json.loads(line)["step"] <= self.step]
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(f"{metrics} has a damaged line: {error}") from error
             write_atomically(metrics, lambda path: Path(path).write_text("".join(lines)))
         if self.world > 1:
             dist.barrier()
+
+
+def fit(model, config, out, loss, evaluate, fields=("image",), optional=(), groups=None):
+    """Train a model on the pictures of its configuration, into the folder `out`; returns it.
+
+    Parameters
+    ----------
+    loss : (model, step, indices, images, seeds, *other fields) -> scalar; images as the model takes
+        them, and for each the seed of its initial slots.
+    evaluate : (model, pictures, steps done) -> dict, on 100 pictures; see `Loop`, also for groups.
+    fields : of the pictures. optional : fields that `evaluate` uses where there are such.
+    """
+    quiet, device = rank_and_world()[0] > 0, next(model.parameters()).device
+    pictures = open_pictures(config, "train", None, quiet, fields)
+    check = open_pictures(config, "val", 100, quiet, fields, optional)
+
+    def of_batch(trained, step, indices):
+        images, *rest = pictures.train_batch(config.seed, indices, config.batch_size)
+        seeds = [seed_of(config.seed, i) for i in indices]
+        return loss(trained, step, indices, to_input(images, device), seeds, *rest)
+
+    def of_check(model, step):
+        return evaluate(model, check, step)
+
+    Loop(model, config, out, of_batch, of_check, groups).run()
+    return model

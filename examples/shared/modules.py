@@ -1,7 +1,8 @@
-"""What the pipelines' models are made of: encoder, position embedding, slot module and its initial state."""
+"""What the pipelines' models are made of: encoder, slot module and its initial state, weights."""
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -9,6 +10,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import smm_py.torch as slots_torch
+
+from .pictures import eval_seeds, to_input
+
+# Algorithm 1 of the Slot Mixture Module as printed
+PAPER = {"norm_kv": False, "temperature": 1.0, "prior": "learned"}
 
 
 class PositionEmbedding(nn.Module):
@@ -33,48 +39,69 @@ def make_slots(config):
     """The slot module of a configuration.
 
     "stable" is the setting that learns (docs/training.md): normalised features, a low temperature,
-    a uniform prior and means that start at inputs. The plain Gaussian mixture has the same, its features normalised
-    by `last_norm`. "paper" is Algorithm 1 as printed, from the same initial weights.
+    a uniform prior and means that start at inputs. The plain Gaussian mixture has the same, its
+    features normalised by `last_norm`. "paper" is Algorithm 1 as printed, from the same initial
+    weights.
     """
-    temperature = config.temperature or config.dim**-0.5
-    common = dict(dim=config.dim, num_slots=config.slots, num_iters=config.train_iters)
+    stable = config.variant == "stable"
+    mixture = {
+        "temperature": config.temperature or config.dim**-0.5,
+        "prior": "uniform" if stable else "learned",
+    }
+    common = {"dim": config.dim, "num_slots": config.slots, "num_iters": config.train_iters}
+    network = {"hidden_dim": config.hidden, "start": config.start}
     if config.model == "sa":
-        return slots_torch.SlotAttention(**common, hidden_dim=config.hidden, start=config.start)
+        return slots_torch.SlotAttention(**common, **network)
     if config.model == "smm":
-        stable = dict(norm_kv=True, temperature=temperature, prior="uniform")
-        return slots_torch.SlotMixture(
-            **common,
-            hidden_dim=config.hidden,
-            start=config.start,
-            **(stable if config.variant == "stable" else {}),
-        )
+        options = {"norm_kv": True, **mixture} if stable else PAPER
+        return slots_torch.SlotMixture(**common, **network, **options)
     if config.model == "kmeans":
         return slots_torch.KMeans(**common, gradient="implicit")
-    prior = "uniform" if config.variant == "stable" else "learned"
-    return slots_torch.GaussianMixture(
-        **common, temperature=temperature, prior=prior, gradient="implicit"
-    )
+    return slots_torch.GaussianMixture(**common, **mixture, gradient="implicit")
 
 
 def last_norm(config):
-    """The last layer of the features: the plain mixture has no norm of its own and needs them at unit scale."""
-    return (
-        nn.LayerNorm(config.dim)
-        if config.model == "gmm" and config.variant == "stable"
-        else nn.Identity()
-    )
+    """The last layer of the features, as the plain mixture has no norm of its own."""
+    needed = config.model == "gmm" and config.variant == "stable"
+    return nn.LayerNorm(config.dim) if needed else nn.Identity()
 
 
 def draw_states(module, features, seeds):
-    """Initial states, each picture's from a generator of its own: the same in any batch and process, and on any device."""
-    return module.initial_state(
-        features, generator=[torch.Generator().manual_seed(s) for s in seeds]
-    )
+    """Initial states, each picture's from a generator of its own.
+
+    So they are the same in any batch and process, and on any device.
+    """
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    return module.initial_state(features, generator=generators)
 
 
 def autocast(precision, device):
     """The context in which a model's convolutions run, as a configuration's `precision` says."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+@contextmanager
+def evaluation(model):
+    """The model does not learn: in evaluation, without gradients; yields its device."""
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield next(model.parameters()).device
+    finally:
+        model.train()
+
+
+def seen_by(model, pictures, config, count=None, call=None, **options):
+    """The first `count` pictures (None: all), their other fields, what a model makes of them.
+
+    call : of the model; None: itself. options : arguments beyond pictures, seeds and iterations.
+    """
+    count = len(pictures) if count is None else min(count, len(pictures))
+    images, *rest = pictures.batch(list(range(count)))
+    with evaluation(model) as device:
+        inputs, seeds = to_input(images, device), eval_seeds(range(count))
+        result = (call or model)(inputs, seeds, num_iters=config.eval_iters, **options)
+    return images, rest, result
 
 
 class SlotEncoder(nn.Module):
@@ -86,29 +113,18 @@ class SlotEncoder(nn.Module):
     def __init__(self, config):
         super().__init__()
         channels = [3, *[config.dim] * len(config.strides)]
-        self.encoder = nn.Sequential(
-            *(
-                layer
-                for i, stride in enumerate(config.strides)
-                for layer in (nn.Conv2d(channels[i], channels[i + 1], 5, stride, 2), nn.ReLU())
-            )
-        )
+        layers = []
+        for i, stride in enumerate(config.strides):
+            layers += [nn.Conv2d(channels[i], channels[i + 1], 5, stride, 2), nn.ReLU()]
+        self.encoder = nn.Sequential(*layers)
         self.position = PositionEmbedding(config.dim)
         self.norm = nn.LayerNorm(config.dim)
-        self.mlp = nn.Sequential(
-            nn.Linear(config.dim, config.dim),
-            nn.ReLU(),
-            nn.Linear(config.dim, config.dim),
-            last_norm(config),
-        )
-        if (
-            config.model == "smm" and config.variant == "stable"
-        ):  # the module has its own norm and MLP
+        first, second = nn.Linear(config.dim, config.dim), nn.Linear(config.dim, config.dim)
+        self.mlp = nn.Sequential(first, nn.ReLU(), second, last_norm(config))
+        if config.model == "smm" and config.variant == "stable":  # it has its own norm and MLP
             self.norm = self.mlp = nn.Identity()
         self.slots = make_slots(config)
-        self.encoder = self.encoder.to(
-            memory_format=torch.channels_last
-        )  # faster convolutions on CPUs
+        self.encoder = self.encoder.to(memory_format=torch.channels_last)  # faster on CPUs
         self.precision = config.precision
 
     def features(self, image) -> Tensor:
@@ -130,7 +146,7 @@ class SlotEncoder(nn.Module):
 
 
 def build(make, config, device="cpu"):
-    """make(config) on a device, with initial weights that config.seed fixes, or those of the file config.weights."""
+    """make(config) on a device, with weights from config.seed or the file config.weights."""
     torch.manual_seed(config.seed)
     model = make(config)
     if config.weights:
@@ -139,7 +155,7 @@ def build(make, config, device="cpu"):
 
 
 def load_weights(model, path):
-    """Weights of a `.safetensors` file; ValueError, naming the file, if it is damaged or of another model."""
+    """Load a `.safetensors` file; ValueError, naming it, if it is damaged or of another model."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"weights {path} are missing")
     try:
@@ -149,9 +165,7 @@ def load_weights(model, path):
     weights = model.rename(weights) if hasattr(model, "rename") else weights
     own = model.state_dict()
     wrong = [k for k in own if k not in weights or weights[k].shape != own[k].shape]
-    if wrong or set(weights) - set(own):
-        raise ValueError(
-            f"weights {path} are of another model; first difference: "
-            f"{(wrong or sorted(set(weights) - set(own)))[0]}"
-        )
+    wrong = wrong or sorted(set(weights) - set(own))
+    if wrong:
+        raise ValueError(f"weights {path} are of another model; first difference: {wrong[0]}")
     model.load_state_dict(weights)

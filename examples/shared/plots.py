@@ -13,14 +13,12 @@ import numpy as np  # noqa: E402
 
 
 def curves(out, labels, ylabel, ylim=None):
-    """DIR/curves.png from DIR/metrics.jsonl: the loss, the values that `labels` names, and how the slots are used."""
+    """DIR/curves.png from DIR/metrics.jsonl: the loss, what `labels` names, how slots are used."""
     lines = [json.loads(line) for line in (Path(out) / "metrics.jsonl").read_text().splitlines()]
     seen, measured = [x for x in lines if "slots" in x], [x for x in lines if set(labels) & set(x)]
     panels = 1 + bool(measured) + bool(seen)
-    figure, axes = plt.subplots(
-        1, panels, figsize=(4.4 * panels, 3.2), layout="constrained", squeeze=False
-    )
-    axes = axes[0]
+    size = (4.4 * panels, 3.2)
+    figure, (axes,) = plt.subplots(1, panels, figsize=size, layout="constrained", squeeze=False)
     axes[0].plot([x["step"] for x in lines], [x["loss"] for x in lines], lw=1)
     axes[0].set(xlabel="step", ylabel="loss", yscale="log")
     if measured:
@@ -36,11 +34,8 @@ def curves(out, labels, ylabel, ylim=None):
             ("floor", "variances at floor"),
         ):
             share = 1 / seen[0]["slots"]["slots"] if key in ("used", "duplicates") else 1
-            _line(
-                axes[-1],
-                [(x["step"], share * x["slots"][key]) for x in seen if key in x["slots"]],
-                label,
-            )
+            points = [(x["step"], share * x["slots"][key]) for x in seen if key in x["slots"]]
+            _line(axes[-1], points, label)
         axes[-1].set(xlabel="step", ylim=(-0.02, 1.02))
     for axis in axes[1:]:
         axis.legend(frameon=False, fontsize=7)
@@ -53,25 +48,19 @@ def _line(axis, points, label):
 
 
 def attention_figure(images, attention, path, titles=None, beside=()):
-    """A row for each picture (S, S, 3) uint8: itself, then with all but each slot's attention (N, K) faded out.
+    """A row for each picture (S, S, 3) uint8: itself, then all but a slot's attention faded out.
 
-    titles : texts above the slots, a list for each picture. beside : name -> pictures of the same shape, between the two.
+    attention : tensor (n, N, K). titles : texts above the slots, a list for each picture.
+    beside : name -> pictures of the same shape, between the two.
     """
-    slots, names = attention.shape[2], ("input", *beside) if beside else ("",)
-    side, size = int(round(attention.shape[1] ** 0.5)), images.shape[1]
+    attention, names = attention.float().cpu().numpy(), ("input", *beside) if beside else ("",)
+    slots, side, size = attention.shape[2], int(round(attention.shape[1] ** 0.5)), images.shape[1]
     nearest = np.arange(size) * side // size
     weights = attention.reshape(len(images), side, side, slots)[:, nearest][:, :, nearest]
-    rows = [
-        [
-            image,
-            *(pictures[n] for pictures in dict(beside).values()),
-            *(
-                image / 255 * w[..., None] + (1 - w[..., None])
-                for w in np.moveaxis(weights[n], 2, 0)
-            ),
-        ]
-        for n, image in enumerate(images)
-    ]
+    rows = []
+    for n, image in enumerate(images):
+        faded = [image / 255 * w + (1 - w) for w in np.moveaxis(weights[n], 2, 0)[..., None]]
+        rows.append([image, *(pictures[n] for pictures in dict(beside).values()), *faded])
     sheet(rows, path, names, titles and [[""] * len(names) + row for row in titles])
 
 
@@ -80,7 +69,8 @@ def sheet(rows, path, names=(), titles=None):
 
     names : of the columns. titles : texts above the pictures, a list for each row.
 
-    All are one image in one pair of axes, since axes take matplotlib far longer than a picture does.
+    All are one image in one pair of axes, since axes take matplotlib far longer than a picture
+    does.
     """
     size = len(rows[0][0])
     head, gap = size // 7 if titles else 0, 1 + size // 40

@@ -13,7 +13,10 @@ def first_line(error):
 
 
 def write_atomically(path, write):
-    """Call write(temporary path), then put the file in place: it is complete, or as it was. OSError, naming the file, if that fails."""
+    """Call write(temporary path), then put the file in place: it is complete, or as it was.
+
+    OSError, naming the file, if that fails.
+    """
     path = Path(os.path.realpath(path))  # what a link points to, not the link
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:

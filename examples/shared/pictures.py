@@ -1,4 +1,4 @@
-"""Pictures for training: a data set's items by batch, in memory where they fit, in an order that a seed fixes.
+"""Pictures for training: a data set's items by batch, in an order that a seed fixes.
 
 The processes that draw built-in scenes import this module, so PyTorch is not imported with it.
 """
@@ -12,47 +12,44 @@ from multiprocessing import get_context
 import numpy as np
 from tqdm import tqdm
 
-from . import data
+from .. import data
 
 WHAT = {"target": "properties of objects to predict"}
 
 
 class Pictures:
-    """Arrays of a data set's items (`fields`, such as "image" and "target"), in memory where they are few enough.
+    """Arrays of a data set's first `count` items (None: all): `fields`, such as "image", "target".
 
-    They are read once then, at the first batch, by several processes where that pays; else by threads when asked for, a batch ahead.
+    Where they are few enough for memory they are read once, at the first batch, by several
+    processes where that pays; else by threads when asked for, a batch ahead.
     """
 
     MOST_BYTES = 4 << 30
     FEW = 1000  # are read sooner than processes have started
 
-    def __init__(self, dataset, fields=("image",), quiet=False):
+    def __init__(self, dataset, fields=("image",), quiet=False, count=None):
         self.dataset, self.fields, self.pool = dataset, tuple(fields), ThreadPoolExecutor(2)
         self.ahead, self.quiet, self.arrays = {}, quiet, None
-        size = len(dataset) * sum(a.nbytes for a in _arrays(dataset[0], self.fields))
-        self.in_memory = len(dataset) <= self.FEW or size <= self.MOST_BYTES
+        self.count = len(dataset) if count is None else min(count, len(dataset))
+        self.first = _arrays(dataset[0], self.fields)
+        size = self.count * sum(a.nbytes for a in self.first)
+        self.in_memory = self.count <= self.FEW or size <= self.MOST_BYTES
 
     def __len__(self):
-        return len(self.dataset)
+        return self.count
 
     def _all(self):
-        n = len(self.dataset)
+        n = self.count
         if n <= self.FEW:
             return self._some(range(n))
-        arrays = tuple(
-            np.empty((n, *a.shape), a.dtype) for a in _arrays(self.dataset[0], self.fields)
-        )
-        workers = min(
-            len(os.sched_getaffinity(0))
-            if hasattr(os, "sched_getaffinity")
-            else os.cpu_count() or 1,
-            16,
-        )
-        with get_context("spawn").Pool(workers, _hold, (self.dataset, self.fields)) as pool:
+        arrays = tuple(np.empty((n, *a.shape), a.dtype) for a in self.first)
+        asked = hasattr(os, "sched_getaffinity")
+        workers = len(os.sched_getaffinity(0)) if asked else os.cpu_count() or 1
+        own = (self.dataset, self.fields)
+        with get_context("spawn").Pool(min(workers, 16), _hold, own) as pool:
             items = pool.imap(_read, range(n), chunksize=64)
-            for i, item in enumerate(
-                tqdm(items, total=n, desc="pictures", disable=self.quiet, leave=False)
-            ):
+            bar = tqdm(items, total=n, desc="pictures", disable=self.quiet, leave=False)
+            for i, item in enumerate(bar):
                 for array, value in zip(arrays, item):
                     array[i] = value
         return arrays
@@ -60,18 +57,16 @@ class Pictures:
     def read(self, indices):
         if self.in_memory and self.arrays is None:
             self.arrays = self._all()
-        return (
-            self._some(indices) if self.arrays is None else tuple(a[indices] for a in self.arrays)
-        )
+        if self.arrays is None:
+            return self._some(indices)
+        return tuple(a[indices] for a in self.arrays)
 
     def _some(self, indices):
-        items = [
-            _arrays(item, self.fields) for item in self.pool.map(self.dataset.__getitem__, indices)
-        ]
-        return tuple(np.stack(values) for values in zip(*items))
+        items = self.pool.map(self.dataset.__getitem__, indices)
+        return tuple(map(np.stack, zip(*(_arrays(item, self.fields) for item in items))))
 
     def batch(self, indices, following=None):
-        """A tuple, an array (n, ...) for each field, of `indices`; `following` will be asked for next."""
+        """An array (n, ...) of each field, of `indices`; `following` will be asked for next."""
         key = tuple(indices)
         ready = self.ahead.pop(key, None)
         batch = ready.result() if ready else self.read(list(key))
@@ -80,7 +75,10 @@ class Pictures:
         return batch
 
     def train_batch(self, seed, indices, step):
-        """The batch of the samples `indices`, a range, of the endless sequence of `order`; those `step` further on are asked for next."""
+        """The batch of the samples `indices`, a range, of the endless sequence of `order`.
+
+        Those `step` further on are asked for next.
+        """
         following = range(indices.start + step, indices.stop + step)
         return self.batch(order(self, seed, indices), order(self, seed, following))
 
@@ -108,21 +106,11 @@ def _read(index):
     return _arrays(dataset[index], fields)
 
 
-class First:
-    """The first pictures of a data set."""
-
-    def __init__(self, dataset, count):
-        self.dataset, self.count = dataset, count
-
-    def __len__(self):
-        return self.count
-
-    def __getitem__(self, index):
-        return self.dataset[index]
-
-
 def open_pictures(config, split, count=None, quiet=False, fields=("image",), optional=()):
-    """The first `count` pictures (None: all) of a split of the configuration's data set; `optional` fields follow where it has them."""
+    """The first `count` pictures (None: all) of a split of the configuration's data set.
+
+    `optional` fields follow where it has them.
+    """
     options = config.data_options()
     if config.data is None:
         options["count"] = config.pictures if count is None else count
@@ -136,13 +124,11 @@ def open_pictures(config, split, count=None, quiet=False, fields=("image",), opt
     if missing:
         raise ValueError(f"{config.data} has no {WHAT[missing[0]]}")
     fields = (*fields, *(name for name in optional if name in there))
-    if count is not None and count < len(dataset):
-        dataset = First(dataset, count)
-    return Pictures(dataset, fields, quiet)
+    return Pictures(dataset, fields, quiet, count)
 
 
 def order(pictures, seed, indices):
-    """Which pictures the samples `indices` of the endless sequence are: a new permutation each epoch."""
+    """The pictures of the samples `indices` of an endless sequence: an epoch is a permutation."""
     n = len(pictures)
     epochs = {i // n: None for i in indices}
     for epoch in epochs:
@@ -156,7 +142,7 @@ def seed_of(seed, index):
 
 
 def eval_seeds(indices, draw=0):
-    """Of the initial slots of pictures that are evaluated, at the draw-th time: apart from those of training."""
+    """Of the initial slots of evaluated pictures, for the draw-th time; training has others."""
     return [seed_of(1_000_000 + draw, i) for i in indices]
 
 

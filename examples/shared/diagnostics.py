@@ -7,7 +7,7 @@ import sys
 import torch
 from tqdm import tqdm
 
-from .modules import draw_states
+from .modules import draw_states, evaluation
 from .pictures import eval_seeds, to_input
 
 FLOOR = 1e-4  # of the variances; docs/math.md
@@ -18,10 +18,10 @@ CLOSE = 0.01  # two slots closer than this share of the spread over all slots ar
 def diagnose(module, features, init, num_iters) -> dict:
     """How a slot module's slots are used on inputs (B, N, D) from an initial state.
 
-    Returns a dict: slots, their number; used, how many hold an input more than any other does; duplicates,
-    how many repeat another; entropy of an input's responsibilities, 0 (sure) to 1 (all equal). Of mixtures
-    also: prior, the largest one; floor, the share of variances at their floor; log_likelihood of an input,
-    a list, at each iteration. All are means over pictures.
+    Returns a dict: slots, their number; used, how many hold an input more than any other does;
+    duplicates, how many repeat another; entropy of an input's responsibilities, 0 (sure) to 1 (all
+    equal). Of mixtures also: prior, the largest one; floor, the share of variances at their floor;
+    log_likelihood of an input, a list, at each iteration. All are means over pictures.
     """
     runs = [
         module.run(features, init, num_iters=t, return_attention=t == num_iters)
@@ -35,18 +35,12 @@ def diagnose(module, features, init, num_iters) -> dict:
     spread = last.slots.double().flatten(0, 1).var(0).sum()
     earlier = torch.ones(slots, slots, device=share.device).tril(-1).bool()
     duplicates = ((distance <= CLOSE * spread) & earlier).any(2).sum(1)
-    entropy = -torch.special.xlogy(share, share).sum(2) / torch.log(
-        torch.tensor(max(slots, 2), dtype=torch.float64)
-    )
-    result = {
-        "slots": slots,
-        "used": _mean(used),
-        "duplicates": _mean(duplicates),
-        "entropy": _mean(entropy),
-    }
+    largest = torch.log(torch.tensor(max(slots, 2), dtype=torch.float64))
+    entropy = -torch.special.xlogy(share, share).sum(2) / largest
+    means = {"used": used, "duplicates": duplicates, "entropy": entropy}
     if last.variance is not None:
-        result["prior"] = _mean(last.prior.amax(1))
-        result["floor"] = _mean(last.variance <= 2 * FLOOR)
+        means |= {"prior": last.prior.amax(1), "floor": last.variance <= 2 * FLOOR}
+    result = {"slots": slots, **{name: _mean(values) for name, values in means.items()}}
     if last.log_likelihood is not None:
         result["log_likelihood"] = [_mean(run.log_likelihood) / features.shape[1] for run in runs]
     return result
@@ -72,15 +66,12 @@ def collapse(diagnosis) -> str | None:
 
 def watch(model, pictures, config, count=100) -> dict:
     """`diagnose` on the first pictures of a `SlotEncoder`'s data; a collapse is told on stderr."""
-    model.eval()
     images = pictures.batch(list(range(min(count, len(pictures)))))[0]
-    with torch.no_grad():
-        features = model.features(to_input(images, next(model.parameters()).device)).contiguous()
+    with evaluation(model) as device:
+        features = model.features(to_input(images, device)).contiguous()
         init = draw_states(model.slots, features, eval_seeds(range(len(images))))
-    diagnosis = diagnose(model.slots, features, init, config.eval_iters)
-    model.train()
-    problem = collapse(diagnosis)
-    if problem:
+        diagnosis = diagnose(model.slots, features, init, config.eval_iters)
+    if problem := collapse(diagnosis):
         tqdm.write(f"warning: the slots have collapsed: {problem}", file=sys.stderr)
     return diagnosis
 
@@ -92,14 +83,10 @@ def describe(diagnosis) -> str:
         f"duplicates {diagnosis['duplicates']:.1f}",
         f"entropy {diagnosis['entropy']:.2f}",
     ]
-    words += [
-        f"{label} {diagnosis[name]:.2f}"
-        for name, label in (("prior", "largest prior"), ("floor", "variances at floor"))
-        if name in diagnosis
-    ]
+    for name, label in (("prior", "largest prior"), ("floor", "variances at floor")):
+        if name in diagnosis:
+            words.append(f"{label} {diagnosis[name]:.2f}")
     if "log_likelihood" in diagnosis:
-        words.append(
-            "log-likelihood of an input "
-            + " ".join(f"{v:.1f}" for v in diagnosis["log_likelihood"])
-        )
+        values = " ".join(f"{v:.1f}" for v in diagnosis["log_likelihood"])
+        words.append(f"log-likelihood of an input {values}")
     return ", ".join(words)
