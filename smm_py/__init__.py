@@ -17,25 +17,17 @@ PyTorch modules of the same names are in `smm_py.torch`.
 """
 
 try:
-    from . import _core
+    from . import _core  # noqa: F401
 except ImportError as error:
     raise ImportError(
-        "smm_py's compiled part is missing: this looks like the source folder, not an installation. "
-        "Run `pip install -e .` in the folder that holds setup.py (or `pip install .` and start Python "
-        f"in another folder). ({error})"
+        "smm_py's compiled part is missing: this looks like the source folder, not an installation."
+        " Run `pip install -e .` in the folder that holds setup.py (or `pip install .` and start "
+        f"Python in another folder). ({error})"
     ) from error
 
-from ._core import __version__, get_num_threads, set_num_threads
-from ._modules import (
-    GaussianMixture,
-    KMeans,
-    Output,
-    SlotAttention,
-    SlotMixture,
-    from_bfloat16,
-    show_config,
-    to_bfloat16,
-)
+from ._arrays import from_bfloat16, to_bfloat16
+from ._core import __version__, get_num_threads, set_num_threads, trim
+from ._modules import GaussianMixture, KMeans, Output, SlotAttention, SlotMixture, show_config
 
 __all__ = [
     "GaussianMixture",
@@ -49,4 +41,5 @@ __all__ = [
     "set_num_threads",
     "show_config",
     "to_bfloat16",
+    "trim",
 ]

@@ -1,72 +1,75 @@
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-Array = np.ndarray[Any, Any] | tuple[int, tuple[int, ...]]  # or (address, shape)
+Array = np.ndarray[Any, Any]
+Memory = Array | tuple[int, tuple[int, ...]]  # or (address, shape)
 
 __version__: str
+KINDS: dict[str, int]
+GRADIENTS: dict[str, int]
+OPTIONS: dict[str, str]
+WIDTH_MOST: int
 
 class Config:
     def __new__(
         cls,
         kind: int,
-        gradient: int,
-        dim: int,
-        input_dim: int,
-        hidden_dim: int,
-        heads: int,
-        qkv_bias: bool,
-        input_mlp: bool,
-        norm_kv: bool,
-        slot_norm: bool,
-        uniform_prior: bool,
-        reduce: bool,
-        recompute: bool,
-        temperature: float,
-        scale: float,
-        eps: float,
-        tol: float,
-        double_precision: bool,
-        bfloat16_inputs: bool,
+        options: dict[str, float],
+        double_precision: bool = False,
+        bfloat16_inputs: bool = False,
     ) -> Config: ...
-    def parameters(self) -> list[tuple[str, tuple[int, ...]]]: ...
+    def parameters(self) -> dict[str, tuple[int, ...]]: ...
+
+class Outputs(NamedTuple):
+    slots: Array
+    mean: Array | None
+    variance: Array | None
+    prior: Array | None
+    log_likelihood: Array | None
+    attention: Array | None
+    iterations: Array
+    saved: Array | None
+
+class Gradients(NamedTuple):
+    x: Array
+    mean: Array | None
+    log_std: Array | None
+    params: tuple[Array, ...]
 
 def forward(
     config: Config,
-    x: Array,
-    params: tuple[Array, ...],
-    state0: Array | None,
-    state1: Array | None,
-    indices: Array | None,
-    mask: Array | None,
-    slot_mask: Array | None,
+    x: Memory,
+    params: tuple[Memory, ...],
     num_iters: int,
-    attention: bool,
-    save: bool,
-    /,
-) -> tuple[Any, ...]: ...
+    *,
+    mean: Memory | None = None,
+    log_std: Memory | None = None,
+    indices: Memory | None = None,
+    mask: Memory | None = None,
+    slot_mask: Memory | None = None,
+    attention: bool = False,
+    save: bool = False,
+) -> Outputs: ...
 def backward(
     config: Config,
-    x: Array,
-    params: tuple[Array, ...],
-    state0: Array | None,
-    state1: Array | None,
-    indices: Array | None,
-    mask: Array | None,
-    slot_mask: Array | None,
+    x: Memory,
+    params: tuple[Memory, ...],
     num_iters: int,
-    saved: Array,
-    d_slots: Array,
-    d_attention: Array | None,
-    /,
-) -> tuple[Any, ...]: ...
-
-SAVED_MOST: int
-SAVED_IMAGE: int
-SAVED_BATCH: int
-
+    *,
+    mean: Memory | None = None,
+    log_std: Memory | None = None,
+    indices: Memory | None = None,
+    mask: Memory | None = None,
+    slot_mask: Memory | None = None,
+    saved: Memory,
+    d_slots: Memory,
+    d_attention: Memory | None = None,
+) -> Gradients: ...
 def saved_size(config: Config, B: int, N: int, K: int, num_iters: int, /) -> int: ...
-def first_nonfinite(array: np.ndarray[Any, Any], /) -> int: ...
+def saved_rule(config: Config, K: int, num_iters: int, /) -> dict[str, int]: ...
+def trim() -> int: ...
+def first_nonfinite(array: Array, /) -> int: ...
 def set_num_threads(n: int, /) -> None: ...
 def get_num_threads() -> int: ...
 def simd() -> tuple[str, dict[str, bool], int]: ...

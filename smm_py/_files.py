@@ -15,11 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from ._arrays import Array
+
+FilePath = str | os.PathLike[str]
 DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
-def write(path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+def write(path: FilePath, arrays: dict[str, Array], metadata: dict[str, str]) -> None:
     """Write float32 or float64 arrays; the file is complete or as it was before."""
     header: dict[str, object] = {"__metadata__": metadata}
     offset = 0
@@ -55,25 +58,18 @@ def write(path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None
         raise
 
 
-def read(path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Arrays and metadata of a file; ValueError, naming the file, for one that is cut or damaged."""
+def read(path: FilePath) -> tuple[dict[str, Array], dict[str, str]]:
+    """Arrays and metadata of a file; ValueError for one that is cut or damaged."""
     content = Path(path).read_bytes()
     try:
         return _parse(content)
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        UnicodeDecodeError,
-        RecursionError,
-        OverflowError,
-    ) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
         raise ValueError(
             f"{os.fspath(path)} is not a complete .safetensors file: {error}"
         ) from error
 
 
-def _parse(content: bytes):
+def _parse(content: bytes) -> tuple[dict[str, Array], dict[str, str]]:
     length = int.from_bytes(content[:8], "little")
     if len(content) < 8 or length > len(content) - 8:
         raise ValueError(f"its header should have {length} bytes, the file has {len(content)}")
@@ -104,7 +100,7 @@ def _parse(content: bytes):
     return arrays, metadata
 
 
-def _distinct(pairs):
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
         raise ValueError("a name stands twice in its header")

@@ -6,113 +6,90 @@ parameter names and their errors are the same.
 
 from __future__ import annotations
 
+import functools
 import math
-import sys
-from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import numpy as np
 
-KINDS = ("slot_attention", "slot_mixture", "kmeans", "gaussian_mixture")
-VARIANTS = ("paper", "reference")
-PRIORS = ("learned", "uniform")
-GRADIENTS = ("full", "implicit", "straight-through")
-STARTS = ("gaussian", "inputs")
-WEIGHT_INITS = ("em", "default")
-DTYPES = ("float32", "float64")
+from . import _core
+from ._options import (
+    DType,
+    GaussianMixtureOptions,
+    KMeansOptions,
+    SlotAttentionOptions,
+    SlotMixtureOptions,
+    checked,
+    option,
+)
 
 
-@dataclass(frozen=True)
-class Spec:
-    """Options of one module; `check` has passed for every instance.
+class Spec(SlotAttentionOptions, SlotMixtureOptions, KMeansOptions, GaussianMixtureOptions):
+    """All options of a module of any kind, checked and resolved; immutable and hashable.
 
-    Attributes are named as the modules' arguments; `kind` is one of `KINDS`. `input_dim` and
-    `scale` are resolved (never None).
+    Those that the kind lacks have a default. `kind` is one of `KINDS`.
     """
 
     kind: str
-    dim: int
-    num_slots: int
-    num_iters: int
-    hidden_dim: int = 128
-    input_dim: int = None  # type: ignore[assignment]  # None: dim
-    variant: str = "paper"
-    slot_norm: bool = False
-    norm_kv: bool = False
-    input_mlp: bool = True
-    prior: str = "learned"
-    temperature: float = 1.0
-    reduce: bool = True
-    eps: float = 1e-8
-    scale: float = None  # type: ignore[assignment]  # None: (dim / heads)^-1/2
-    heads: int = 1
-    qkv_bias: bool = False
-    tol: float = 0.0
-    recompute: bool = False
-    bfloat16_inputs: bool = False
-    weight_init: str = "em"
-    start: str = "gaussian"
-    gradient: str = "implicit"
-    dtype: str = "float32"
+    dtype: DType = option(default="float32")
+    # resolved, so no longer None
+    input_dim: int = option(default=cast(int, None), kw_only=False)  # pyright: ignore[reportIncompatibleVariableOverride]
+    scale: float = option(default=cast(float, None))  # pyright: ignore[reportIncompatibleVariableOverride]
 
-    def __post_init__(self):
-        def settle(name, value):  # NumPy's numbers as Python's, which files and graphs hold
-            object.__setattr__(self, name, value)
-
-        if self.input_dim is None:
-            settle("input_dim", self.dim)
-        for name in ("dim", "num_slots", "num_iters", "hidden_dim", "heads", "input_dim"):
-            settle(name, count(name, getattr(self, name)))
-        for name in (
-            "slot_norm",
-            "norm_kv",
-            "input_mlp",
-            "reduce",
-            "qkv_bias",
-            "recompute",
-            "bfloat16_inputs",
-        ):
-            if not isinstance(getattr(self, name), (bool, np.bool_)):
-                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
-            settle(name, bool(getattr(self, name)))
-        for name, choices in (
-            ("kind", KINDS),
-            ("variant", VARIANTS),
-            ("prior", PRIORS),
-            ("weight_init", WEIGHT_INITS),
-            ("start", STARTS),
-            ("gradient", GRADIENTS),
-            ("dtype", DTYPES),
-        ):
-            choice(name, getattr(self, name), choices)
+    def __init__(self, kind: str, **options: Any) -> None:
+        if kind not in KINDS:
+            raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
+        values = vars(self)
+        values.update(kind=kind, **checked(self._rows, options))
         if self.dim % self.heads:
             raise ValueError(f"heads must divide dim={self.dim}, got {self.heads}")
+        if self.input_dim is None:
+            values["input_dim"] = self.dim
         if self.scale is None:
-            settle("scale", (self.dim // self.heads) ** -0.5)
-        for name in ("temperature", "eps", "scale"):
-            settle(name, positive(name, getattr(self, name)))
-        settle("tol", positive("tol", self.tol, zero=True))
-        least, most = limits(self.dtype)
-        for name in ("temperature", "eps", "scale"):
-            if getattr(self, name) < least:
-                raise ValueError(
-                    f"{name} must be at least {least:.2g} in {self.dtype}, got {getattr(self, name)!r}"
-                )
-            if getattr(self, name) > most:
-                raise ValueError(
-                    f"{name} must be a finite {self.dtype}, got {getattr(self, name)!r}"
-                )
-        if not self.has_network and self.input_dim != self.dim:
+            values["scale"] = (self.dim // self.heads) ** -0.5
+        self._check_numbers()
+        values["_hash"] = hash(tuple(self.options.values()))
+        if self.input_dim == self.dim:
+            return
+        if not self.has_network:
             raise ValueError(f"input_dim must equal dim={self.dim} here, got {self.input_dim}")
-        if (
-            self.is_mixture
-            and self.variant == "paper"
-            and not self.input_mlp
-            and self.input_dim != self.dim
-        ):
+        if self.is_mixture and not self.is_reference and not self.input_mlp:
             raise ValueError(
                 "input_dim must equal dim where input_mlp=False (the inputs are the "
                 f"values): expected {self.dim}, got {self.input_dim}"
             )
+
+    def _check_numbers(self) -> None:
+        least, most = limits(self.dtype)
+        for name, value in self._precise():
+            if value < least:
+                raise ValueError(
+                    f"{name} must be at least {least:.2g} in {self.dtype}, got {value!r}"
+                )
+            if value > most:
+                raise ValueError(f"{name} must be a finite {self.dtype}, got {value!r}")
+
+    def _precise(self) -> list[tuple[str, float]]:
+        """The numbers other than 0 that the module's precision must hold."""
+        names = [name for name, row in self._rows.items() if row.check.precise]
+        return [(name, getattr(self, name)) for name in names if getattr(self, name)]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("kind", *self._rows)}
+
+    @functools.cached_property
+    def config(self) -> _core.Config:
+        """The core's form of it."""
+        options = {
+            row.core or name: row.number(getattr(self, name))
+            for name, row in self._rows.items()
+            if (row.core or name) in _core.OPTIONS
+        }
+        kind = "slot_mixture_reference" if self.is_reference else self.kind
+        return _core.Config(
+            _core.KINDS[kind], options, self.dtype == "float64", self.bfloat16_inputs
+        )
 
     @property
     def is_mixture(self) -> bool:
@@ -129,134 +106,62 @@ class Spec:
         return self.kind == "slot_mixture" and self.variant == "reference"
 
     @property
-    def feature_dim(self) -> int:
-        """Width of h, the vectors that keys are computed from."""
-        mlp = self.kind == "slot_mixture" and self.input_mlp
-        return self.dim if mlp else self.input_dim
-
-    @property
     def slot_dim(self) -> int:
         """Last dimension of the module's output."""
-        reduced = self.kind in ("slot_attention", "kmeans") or (self.has_network and self.reduce)
+        reduced = not self.is_mixture or (self.has_network and self.reduce)
         return self.dim if reduced else 2 * self.dim
 
     @property
     def state_names(self) -> tuple[str, ...]:
         return ("mean", "log_std") if self.is_mixture else ("slots",)
 
-    def suits(self, dtype) -> bool:
+    def suits(self, dtype: DType) -> bool:
         """Whether its options are numbers of that precision too."""
         least, most = limits(dtype)
-        return all(least <= getattr(self, name) <= most for name in ("temperature", "eps", "scale"))
+        return all(least <= value <= most for _, value in self._precise())
 
-    def but(self, **changes) -> "Spec":
+    def but(self, **changes: Any) -> Spec:
         """A copy with other options (checked again)."""
-        return replace(self, **changes)
+        return Spec(**{**self.options, **changes})
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or isinstance(other, Spec) and self.options == other.options
+
+    def __hash__(self) -> int:
+        return cast(int, vars(self)["_hash"])
+
+    def __reduce__(self) -> Any:  # hashes of strings differ between processes
+        return functools.partial(Spec, **self.options), ()
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"{name} of a Spec is fixed")
 
 
-def limits(dtype) -> tuple[float, float]:
+KINDS = tuple(k for k in _core.KINDS if k != "slot_mixture_reference")
+
+
+def limits(dtype: DType) -> tuple[float, float]:
     """The least and the greatest number of full precision."""
     of = np.finfo(dtype)
     return float(of.tiny), float(of.max)
 
 
-MOST = 2**24  # of a width, as in the core
-MOST_OF = {"num_slots": 2**20, "num_iters": 2**20 - 1}
-
-
-def count(name, value) -> int:
-    """The number, if it is an integer from 1 to the most that the core takes; else an error."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} must be an int, got {value!r} ({type(value).__name__})")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
-    most = MOST_OF.get(name, MOST)
-    if value > most:
-        raise ValueError(f"{name} must be at most {most}, got {value}")
-    return int(value)
-
-
-def positive(name, value, zero=False) -> float:
-    """The number, if it is finite and above zero (or zero, where it may be); else an error."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(
-        value, (int, float, np.integer, np.floating)
-    ):
-        raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__})")
-    plain = (
-        float(value)
-        if isinstance(value, np.floating)
-        else int(value)
-        if isinstance(value, np.integer)
-        else value
-    )
-    if not (0 < plain or zero and plain == 0) or not plain <= sys.float_info.max:
-        raise ValueError(
-            f"{name} must be finite and {'at least' if zero else 'greater than'} 0, got {value!r}"
-        )
-    return float(plain)
-
-
-def choice(name, value, choices):
-    """Raise unless `value` is one of the strings `choices`."""
-    if not isinstance(value, str):
-        raise TypeError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
-
-
 def parameter_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every learned array, in the order of the C core's table (smm.h)."""
-    if not spec.has_network:
-        return {}
-    d, h, f = spec.dim, spec.hidden_dim, spec.feature_dim
-    mixture, reference = spec.is_mixture, spec.is_reference
-    shapes: dict[str, tuple[int, ...]] = {}
-
-    def norm(name, width):
-        shapes[f"{name}.weight"] = shapes[f"{name}.bias"] = (width,)
-
-    def linear(name, outputs, inputs, bias=True):
-        shapes[f"{name}.weight"] = (outputs, inputs)
-        if bias:
-            shapes[f"{name}.bias"] = (outputs,)
-
-    if not mixture or spec.input_mlp:
-        norm("norm_input", spec.input_dim)
-    if mixture and spec.input_mlp:
-        linear("mlp_input.0", h, spec.input_dim)
-        linear("mlp_input.2", d, h)
-    if mixture and (spec.norm_kv or reference):
-        norm("norm_kv", f)
-    linear("to_q", d, d, spec.qkv_bias)
-    linear("to_k", d, f, spec.qkv_bias)
-    if not mixture or reference:
-        linear("to_v", d, f, spec.qkv_bias)
-    if not mixture:
-        norm("norm_slots", d)
-    elif spec.slot_norm or reference:
-        norm("norm_slots", 2 * d)
-    shapes["gru.weight_ih"] = shapes["gru.weight_hh"] = (3 * d, d)
-    shapes["gru.bias_ih"] = shapes["gru.bias_hh"] = (3 * d,)
-    norm("norm_mlp", d)
-    linear("mlp.0", h, d)
-    linear("mlp.2", d, h)
-    if reference and spec.reduce:
-        linear("to_out.0", 2 * h, 2 * d)
-        linear("to_out.2", d, 2 * h)
-    elif mixture and spec.reduce:
-        linear("to_out", d, 2 * d)
-    for name in initial_state_names(spec):
-        shapes[name] = (d,)
-    return shapes
+    """Name and shape of every learned array: the core's, in its order, and the initial state's."""
+    return {**spec.config.parameters(), **dict.fromkeys(initial_state_names(spec), (spec.dim,))}
 
 
 def initial_state_names(spec: Spec) -> tuple[str, ...]:
     """Parameters that the initial state is drawn from, which the core never sees."""
-    if spec.kind == "slot_attention":
-        return ("slots_mu", "slots_logsigma")
-    if spec.kind == "slot_mixture":
-        return ("mean_mu", "mean_logsigma", "logstd_mu", "logstd_logsigma")
-    return ()
+    return tuple(name for pair in drawn_from(spec).values() for name in pair)
+
+
+def drawn_from(spec: Spec) -> dict[str, tuple[str, str]]:
+    """Array of the initial state -> the parameters of the Gaussian that it is drawn from."""
+    if not spec.has_network:
+        return {}
+    prefixes = {"slots": "slots", "mean": "mean", "log_std": "logstd"}
+    return {n: (f"{prefixes[n]}_mu", f"{prefixes[n]}_logsigma") for n in spec.state_names}
 
 
 def initial_parameters(spec: Spec, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -286,11 +191,11 @@ def initial_parameters(spec: Spec, rng: np.random.Generator) -> dict[str, np.nda
     return {name: np.ascontiguousarray(v, dtype=spec.dtype) for name, v in values.items()}
 
 
-def _fan_in(name, shapes):
+def _fan_in(name: str, shapes: dict[str, tuple[int, ...]]) -> int:
     return shapes[name.rsplit(".", 1)[0] + ".weight"][1]
 
 
-def _em_weights(spec, values):
+def _em_weights(spec: Spec, values: dict[str, np.ndarray]) -> None:
     d = spec.dim
     for name in ("to_q.weight", "to_k.weight"):
         values[name] = np.eye(*values[name].shape)

@@ -32,8 +32,7 @@ def test_the_safetensors_package_reads_and_writes_the_same(tmp_path):
     assert sorted(arrays) == sorted(module.parameters)
     assert all(np.array_equal(arrays[k], module.parameters[k]) for k in arrays)
     package.save_file(arrays, tmp_path / "b.safetensors")
-    options = dict(module._options())
-    twin = smm_py.SlotMixture.load(tmp_path / "b.safetensors", **options)
+    twin = smm_py.SlotMixture.load(tmp_path / "b.safetensors", **module.options)
     assert all(np.array_equal(twin.parameters[k], arrays[k]) for k in arrays)
 
 

@@ -76,8 +76,8 @@ def test_python_imports(pattern, forbidden):
 
 def test_mypy():
     pytest.importorskip("mypy")
-    files = ("smm_py/__init__.py", "smm_py/_modules.py")
-    done = run_python("-m", "mypy", "--ignore-missing-imports", *files, cwd=ROOT)
+    pytest.importorskip("torch")
+    done = run_python("-m", "mypy", cwd=ROOT)
     assert done.returncode == 0, done.stdout
 
 

@@ -29,44 +29,42 @@ def test_counts_stay_flat():
     """10,000 calls of the binding, good and bad, forward and backward."""
     module = build("smm", dtype="float32")
     x, call = inputs(module, 1, 3)
-    config = smm_py._modules.core_config(module._spec)
-    params = tuple(module.parameters[n] for n in module._core_names())
+    config, params = module._spec.config, module.parameters.of_core()
     mean, log_std = call["init"]["mean"], call["init"]["log_std"]
     core = smm_py._core
-    good = (config, x, params, mean, log_std, None, None, None, 2, True, True)
-    out = core.forward(*good)
-    d_slots = np.ones_like(out[0])
-    held = [config, x, params, mean, log_std, d_slots, out[-1], *params, None, np.dtype("float32")]
+    good = {"config": config, "x": x, "params": params, "num_iters": 2}
+    good |= {"mean": mean, "log_std": log_std}
+    out = core.forward(**good, attention=True, save=True)
+    d_slots = np.ones_like(out.slots)
+    saved = out.saved
+    held = [config, x, params, mean, log_std, d_slots, saved, *params, None, np.dtype("float32")]
     bad = [
-        (1, None),
-        (1, x.astype(float)),
-        (1, x[0]),
-        (2, params[:-1]),
-        (2, (*params[:-1], x)),
-        (3, None),
-        (4, mean[:, :1]),
-        (5, mean),
-        (6, mean),
-        (7, x),
-        (8, 0),
-        (8, "a"),
-        (0, None),
-        (9, core),
+        ("x", None),
+        ("x", x.astype(float)),
+        ("x", x[0]),
+        ("params", params[:-1]),
+        ("params", (*params[:-1], x)),
+        ("mean", None),
+        ("log_std", mean[:, :1]),
+        ("indices", mean),
+        ("mask", mean),
+        ("slot_mask", x),
+        ("num_iters", 0),
+        ("num_iters", "a"),
+        ("config", None),
+        ("saved", saved),
+        ("unknown", core),
     ]
 
     def calls(count):
         for i in range(count):
-            core.forward(*good)
-            core.backward(*good[:9], out[-1], d_slots, None)
-            where, what = bad[i % len(bad)]
-            try:
-                core.forward(*good[:where], what, *good[where + 1 :])
-            except (TypeError, ValueError):
-                pass
-            try:
-                core.backward(*good[:9], out[-1], d_slots[:, :-1] if i % 2 else x, None)
-            except ValueError:
-                pass
+            core.forward(**good, attention=True, save=True)
+            core.backward(**good, saved=saved, d_slots=d_slots)
+            name, value = bad[i % len(bad)]
+            with pytest.raises((TypeError, ValueError)):
+                core.forward(**{**good, name: value})
+            with pytest.raises(ValueError):
+                core.backward(**good, saved=saved, d_slots=d_slots[:, :-1] if i % 2 else x)
 
     calls(200)
     gc.collect()  # garbage of other tests holds None and dtypes
@@ -129,7 +127,8 @@ def test_gradients_do_not_tell_whether_activations_were_saved(gradient, norm_kv)
         module(x[i : i + 1], init={n: v[i : i + 1] for n, v in call["init"].items()})
         for i in range(2)
     ]
-    assert both._call["saved"].size < smm_py._core.SAVED_MOST // 2 < each[0]._call["saved"].size
+    most = smm_py._core.saved_rule(module._spec.config, 3, 2)["most"]
+    assert both._call["saved"].size < most // 2 < each[0]._call["saved"].size
     whole = module.backward(both, d_slots)
     for i, out in enumerate(each):
         alone = module.backward(out, d_slots[i : i + 1])

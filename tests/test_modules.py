@@ -12,17 +12,6 @@ from processes import run_python
 
 import smm_py
 import smm_py._modules
-from smm_py._spec import initial_state_names, parameter_shapes
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_parameters_agree_with_the_core(name):
-    """Names, shapes and order, which Python and C both know."""
-    module = build(name)
-    spec = module._spec
-    drawn = initial_state_names(spec)
-    expected = [(n, s) for n, s in parameter_shapes(spec).items() if n not in drawn]
-    assert smm_py._modules.core_config(spec).parameters() == expected
 
 
 def test_version_is_the_same_everywhere():

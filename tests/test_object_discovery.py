@@ -22,7 +22,7 @@ from examples.shared.diagnostics import collapse, diagnose  # noqa: E402
 from examples.shared.pictures import Pictures, open_pictures  # noqa: E402
 from examples.shared.schedules import warm_up_and_decay  # noqa: E402
 from examples.shared.training import Loop  # noqa: E402
-from smm_py.torch import GaussianMixture, Result  # noqa: E402
+from smm_py.torch import GaussianMixture, Output  # noqa: E402
 
 NAME = "object_discovery"
 SMALL = [
@@ -323,7 +323,7 @@ def test_diagnosis_by_hand():
     variance = torch.tensor([[[1e-4, 1.0]] * 4])
     prior = torch.tensor([[0.625, 0.125, 0.125, 0.125]])
     module = SimpleNamespace(
-        run=lambda x, init, num_iters, return_attention: Result(
+        run=lambda x, init, num_iters, return_attention: Output(
             slots,
             slots,
             variance,

@@ -39,7 +39,7 @@ def test_stops_where_it_has_settled(name, gradient):
     tol = 1.01 * float(
         np.median(moved[3])
     )  # amid the images' movements, so that they stop at different steps
-    stopping = type(module)(**{**module._options(), "tol": tol})
+    stopping = type(module)(**{**module.options, "tol": tol})
     stopping.parameters = dict(module.parameters)
     out = stopping(x, **call)
     assert out.iterations.tolist() == expected_iterations(moved, tol).tolist()
@@ -65,7 +65,7 @@ def test_attention_and_masked_inputs(name):
     """Attention is the last step's, also where that comes early."""
     module = build(name, num_iters=STEPS)
     x, call = inputs(module, batch=4, masks=True)
-    stopping = type(module)(**{**module._options(), "tol": 0.3})
+    stopping = type(module)(**{**module.options, "tol": 0.3})
     stopping.parameters = dict(module.parameters)
     out = stopping(x, attention=True, **call)
     assert out.iterations.min() < STEPS
@@ -98,7 +98,7 @@ def test_lean_form_stops_alike(name, gradient):
 
     module = build(name, num_iters=STEPS, gradient=gradient)
     x, call = inputs(module, batch=4, masks=True)
-    twin = getattr(twins, type(module).__name__)(**{**module._options(), "tol": 0.3})
+    twin = getattr(twins, type(module).__name__)(**{**module.options, "tol": 0.3})
     twin.load_state_dict({n: torch.tensor(p) for n, p in module.parameters.items()})
     found = []
     for lean in (False, True):

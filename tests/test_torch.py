@@ -234,8 +234,8 @@ def test_graphs_of_another_core_are_not_taken_for_ours(monkeypatch):
     spec = build("stable")._spec
     text = _ops.config_text(spec)
     assert _ops._spec(text) == spec and _ops.config_text(spec) == text
-    saved_size = _ops._core.saved_size
-    monkeypatch.setattr(_ops._core, "saved_size", lambda *arguments: saved_size(*arguments) + 8)
+    rule = {**_ops._core.saved_rule(spec.config, 2, 2), "most": 8}
+    monkeypatch.setattr(_ops._core, "saved_rule", lambda *arguments: rule)
     assert _ops.config_text(spec) != text and _ops._spec(_ops.config_text(spec)) == spec
 
 
@@ -273,7 +273,7 @@ def test_shapes_of_what_is_saved(name, options):
         (2_000, 1_000, 5),
         (20_000, 1_000, 5),
     ):
-        expected = smm_py._core.saved_size(_ops.core_config(spec), *sizes, 4)
+        expected = smm_py._core.saved_size(spec.config, *sizes, 4)
         assert _ops._saved_size(spec, *sizes, 4) == expected > 0
 
 
@@ -282,9 +282,7 @@ def test_shapes_of_what_is_saved_of_wide_layers(hidden_dim):
     """So wide that two blocks of inputs, or one, are more than is saved."""
     spec = build("smm", hidden_dim=hidden_dim)._spec
     for sizes in ((1, 9, 3), (2, 9, 3), (1, 65, 3)):
-        assert _ops._saved_size(spec, *sizes, 4) == smm_py._core.saved_size(
-            _ops.core_config(spec), *sizes, 4
-        )
+        assert _ops._saved_size(spec, *sizes, 4) == smm_py._core.saved_size(spec.config, *sizes, 4)
 
 
 def test_functional_call():
@@ -465,8 +463,7 @@ def test_files_serve_both(name, tmp_path):
     x, init = inputs(module)
     path_ = tmp_path / "m.safetensors"
     safetensors.save_file(module.state_dict(), path_)
-    options = {k: getattr(module._spec, k) for k in module._OPTIONS}
-    twin = getattr(smm_py, type(module).__name__).load(path_, **options)
+    twin = getattr(smm_py, type(module).__name__).load(path_, **module.options)
     out = twin(x.numpy(), init={n: v.numpy() for n, v in init.items()})
     assert np.array_equal(out.slots, module(x, init).detach().numpy())
     twin.save(path_)

@@ -24,10 +24,11 @@ typedef struct {
 } config_object;
 
 typedef struct {
-    PyTypeObject *config_type;
+    PyTypeObject *config_type, *outputs_type, *gradients_type;
 } module_state;
 
 extern PyType_Spec config_spec;
+extern PyStructSequence_Desc outputs_desc, gradients_desc;
 
 /* Any dimension, in a wanted shape. */
 #define ANY ((npy_intp) - 1)
@@ -61,8 +62,9 @@ int threads_init(void);
 PyObject *set_num_threads(PyObject *module, PyObject *count);
 PyObject *get_num_threads(PyObject *module, PyObject *unused);
 
-PyObject *forward(PyObject *module, PyObject *const *args, Py_ssize_t count);
-PyObject *backward(PyObject *module, PyObject *const *args, Py_ssize_t count);
+PyObject *forward(PyObject *module, PyObject *const *args, Py_ssize_t count, PyObject *keywords);
+PyObject *backward(PyObject *module, PyObject *const *args, Py_ssize_t count, PyObject *keywords);
 PyObject *saved_size(PyObject *module, PyObject *const *args, Py_ssize_t count);
+PyObject *saved_rule(PyObject *module, PyObject *const *args, Py_ssize_t count);
 
 #endif

@@ -3,14 +3,91 @@
 
 #include <string.h>
 
+/* Names of the arguments: those of both calls, then each call's own. The first POSITIONAL may be given by position. */
+#define ARGUMENT_LIST(X)                                                                        \
+    X(config)                                                                                   \
+    X(x) X(params) X(num_iters) X(mean) X(log_std) X(indices) X(mask) X(slot_mask) X(attention) \
+        X(save) X(saved) X(d_slots) X(d_attention)
+#define OUTPUT_LIST(X) \
+    X(slots) X(mean) X(variance) X(prior) X(log_likelihood) X(attention) X(iterations) X(saved)
+
+enum {
+#define SMM_X(name) ARG_##name,
+    ARGUMENT_LIST(SMM_X)
+#undef SMM_X
+        ARGS,
+    POSITIONAL = ARG_mean,
+    COMMON = ARG_attention,
+    BACKWARD = ARG_saved
+};
+
+enum {
+#define SMM_X(name) OUT_##name,
+    OUTPUT_LIST(SMM_X)
+#undef SMM_X
+        OUTS
+};
+enum { GRAD_x, GRAD_mean, GRAD_log_std, GRAD_params, GRADS };
+
+#define SMM_X(name) {#name, NULL},
+static PyStructSequence_Field output_fields[] = {OUTPUT_LIST(SMM_X){NULL, NULL}};
+#undef SMM_X
+static PyStructSequence_Field gradient_fields[] = {
+    {"x", NULL}, {"mean", NULL}, {"log_std", NULL}, {"params", NULL}, {NULL, NULL}};
+
+PyStructSequence_Desc outputs_desc = {
+    "smm_py._core.Outputs", "What forward returns: arrays, or None for what was not computed.",
+    output_fields, OUTS};
+PyStructSequence_Desc gradients_desc = {"smm_py._core.Gradients", "What backward returns.",
+                                        gradient_fields, GRADS};
+
 /* What both calls are given, checked; pointers are borrowed from the arguments. */
 typedef struct {
+    PyObject *given[ARGS]; /* None where not given */
     config_object *config;
     smm_dims dims;
     const void *params[SMM_PARAMS];
-    const void *x, *x_bfloat16, *state0, *state1, *indices, *mask, *slot_mask;
+    const void *x, *x_bfloat16, *mean, *log_std, *indices, *mask, *slot_mask;
     int mixture;
 } call_arguments;
+
+/* Place of a keyword among the common arguments and own[0] to own[1] - 1, or ARGS. Looks first where the order of the table has it. */
+static int find_argument(PyObject *keyword, int expected, const int own[2]) {
+    static const char *const names[] = {
+#define SMM_X(name) #name,
+        ARGUMENT_LIST(SMM_X)
+#undef SMM_X
+    };
+    for (int n = 0; n < ARGS; n++) {
+        const int i = (expected + n) % ARGS;
+        if ((i < COMMON || (i >= own[0] && i < own[1])) &&
+            PyUnicode_CompareWithASCIIString(keyword, names[i]) == 0)
+            return i;
+    }
+    return ARGS;
+}
+
+static int collect(PyObject *const *args, Py_ssize_t count, PyObject *keywords, const int own[2],
+                   PyObject **given) {
+    if (count > POSITIONAL) {
+        PyErr_Format(PyExc_TypeError, "at most %d arguments by position, got %zd", POSITIONAL,
+                     count);
+        return -1;
+    }
+    for (int i = 0; i < ARGS; i++) given[i] = i < count ? args[i] : Py_None;
+    const Py_ssize_t named = keywords ? PyTuple_GET_SIZE(keywords) : 0;
+    int at = (int)count - 1;
+    for (Py_ssize_t i = 0; i < named; i++) {
+        PyObject *keyword = PyTuple_GET_ITEM(keywords, i);
+        at = find_argument(keyword, at + 1, own);
+        if (at == ARGS || at < count) {
+            PyErr_Format(PyExc_TypeError, "unknown or repeated argument %R", keyword);
+            return -1;
+        }
+        given[at] = args[count + i];
+    }
+    return 0;
+}
 
 static int parse_count(PyObject *object, const char *name, size_t *count) {
     const Py_ssize_t value = PyNumber_AsSsize_t(object, PyExc_OverflowError);
@@ -37,7 +114,6 @@ static int parse_config(PyObject *module, PyObject *object, call_arguments *a) {
 
 static int parse_params(PyObject *object, call_arguments *a) {
     const config_object *c = a->config;
-    memset(a->params, 0, sizeof a->params);
     if (!PyTuple_Check(object) || PyTuple_GET_SIZE(object) != c->params) {
         PyErr_Format(PyExc_TypeError, "params must be a tuple of %zd arrays", c->params);
         return -1;
@@ -56,10 +132,10 @@ static int parse_params(PyObject *object, call_arguments *a) {
 }
 
 /* The numbers of images and inputs, from x. */
-static int parse_inputs(call_arguments *a, PyObject *x, PyObject *mask) {
+static int parse_inputs(call_arguments *a) {
     view v;
     const npy_intp x_shape[3] = {ANY, ANY, (npy_intp)a->config->config.input_dim};
-    if (checked_view(x, "x", a->config->input_type, 3, x_shape, &v) < 0) return -1;
+    if (checked_view(a->given[ARG_x], "x", a->config->input_type, 3, x_shape, &v) < 0) return -1;
     const int narrow = a->config->input_type == NPY_UINT16;
     a->x = narrow ? NULL : v.data, a->x_bfloat16 = narrow ? v.data : NULL;
     a->dims.batch = v.shape[0], a->dims.inputs = v.shape[1];
@@ -71,27 +147,29 @@ static int parse_inputs(call_arguments *a, PyObject *x, PyObject *mask) {
         return -1;
     }
     const npy_intp mask_shape[2] = {(npy_intp)a->dims.batch, (npy_intp)a->dims.inputs};
-    if (optional_view(mask, "mask", NPY_BOOL, 2, mask_shape, &v) < 0) return -1;
+    if (optional_view(a->given[ARG_mask], "mask", NPY_BOOL, 2, mask_shape, &v) < 0) return -1;
     a->mask = v.data;
     return 0;
 }
 
 /* The number of slots, from whichever array gives the initial state. */
-static int parse_states(call_arguments *a, PyObject *state0, PyObject *state1, PyObject *indices,
-                        PyObject *slot_mask) {
+static int parse_states(call_arguments *a) {
     view v;
+    PyObject *mean = a->given[ARG_mean], *indices = a->given[ARG_indices];
     const char *first = a->mixture ? "mean" : "slots";
     const int type = a->config->type;
     npy_intp shape[3] = {(npy_intp)a->dims.batch, ANY, (npy_intp)a->config->config.dim};
-    if ((state0 == Py_None) == (indices == Py_None)) {
+    if ((mean == Py_None) == (indices == Py_None)) {
         PyErr_Format(PyExc_TypeError, "exactly one of %s and indices must be given", first);
         return -1;
     }
-    if (indices != Py_None && checked_view(indices, "indices", NPY_INT64, 2, shape, &v) < 0)
-        return -1;
-    if (state0 != Py_None && checked_view(state0, first, type, 3, shape, &v) < 0) return -1;
-    if (indices != Py_None) a->indices = v.data;
-    else a->state0 = v.data;
+    if (indices != Py_None) {
+        if (checked_view(indices, "indices", NPY_INT64, 2, shape, &v) < 0) return -1;
+        a->indices = v.data;
+    } else {
+        if (checked_view(mean, first, type, 3, shape, &v) < 0) return -1;
+        a->mean = v.data;
+    }
     a->dims.slots = v.shape[1];
     if (!a->dims.slots) {
         PyErr_Format(PyExc_ValueError, "%s must hold at least one slot, got none",
@@ -99,20 +177,22 @@ static int parse_states(call_arguments *a, PyObject *state0, PyObject *state1, P
         return -1;
     }
     shape[1] = (npy_intp)a->dims.slots;
-    if (optional_view(slot_mask, "slot_mask", NPY_BOOL, 2, shape, &v) < 0) return -1;
+    if (optional_view(a->given[ARG_slot_mask], "slot_mask", NPY_BOOL, 2, shape, &v) < 0) return -1;
     a->slot_mask = v.data;
     if (!a->mixture) return 0;
-    if (checked_view(state1, "log_std", type, 3, shape, &v) < 0) return -1;
-    a->state1 = v.data;
+    if (checked_view(a->given[ARG_log_std], "log_std", type, 3, shape, &v) < 0) return -1;
+    a->log_std = v.data;
     return 0;
 }
 
-/* The arguments that both calls begin with, args[0] to args[8]. */
-static int parse_call(PyObject *module, PyObject *const *args, call_arguments *a) {
-    if (parse_config(module, args[0], a) < 0 || parse_inputs(a, args[1], args[6]) < 0 ||
-        parse_params(args[2], a) < 0 || parse_states(a, args[3], args[4], args[5], args[7]) < 0)
+static int parse_call(PyObject *module, PyObject *const *args, Py_ssize_t count, PyObject *keywords,
+                      const int own[2], call_arguments *a) {
+    memset(a, 0, sizeof *a);
+    if (collect(args, count, keywords, own, a->given) < 0 ||
+        parse_config(module, a->given[ARG_config], a) < 0 || parse_inputs(a) < 0 ||
+        parse_params(a->given[ARG_params], a) < 0 || parse_states(a) < 0)
         return -1;
-    return parse_count(args[8], "num_iters", &a->dims.iters);
+    return parse_count(a->given[ARG_num_iters], "num_iters", &a->dims.iters);
 }
 
 static PyObject *new_array(int type, int rank, size_t d0, size_t d1, size_t d2) {
@@ -120,10 +200,10 @@ static PyObject *new_array(int type, int rank, size_t d0, size_t d1, size_t d2) 
     return PyArray_SimpleNew(rank, shape, type);
 }
 
-/* The memory of a vector, which the core takes back with the last array that shows it. */
+/* The memory of a vector, which goes back to the core with the last array that shows it. */
 static void free_memory(PyObject *capsule) { smm_free(PyCapsule_GetPointer(capsule, NULL)); }
 
-/* A vector in memory of the core's. */
+/* A vector in the core's memory. */
 static PyObject *new_saved(int type, size_t count) {
     void *memory = smm_alloc(count * (type == NPY_FLOAT32 ? sizeof(float) : sizeof(double)));
     if (!memory) return PyErr_NoMemory();
@@ -142,78 +222,90 @@ static PyObject *new_saved(int type, size_t count) {
 
 static void *data(PyObject *array) { return array ? PyArray_DATA((PyArrayObject *)array) : NULL; }
 
-/* Replace NULL by None, so that PyTuple_Pack's arguments are all objects. */
-static PyObject *or_none(PyObject *object) {
-    if (object) return object;
-    Py_RETURN_NONE;
+/* The two calls of the core in one precision. */
+#define DEFINE_CALLS(T, real)                                                                      \
+    static smm_inputs_##T inputs_##T(const call_arguments *a) {                                    \
+        return (smm_inputs_##T){.x = a->x,                                                         \
+                                .mean = a->mean,                                                   \
+                                .log_std = a->log_std,                                             \
+                                .indices = a->indices,                                             \
+                                .mask = a->mask,                                                   \
+                                .slot_mask = a->slot_mask,                                         \
+                                .x_bfloat16 = a->x_bfloat16};                                      \
+    }                                                                                              \
+    static smm_status forward_##T(const call_arguments *a, PyObject *const *out, size_t *image) {  \
+        const smm_inputs_##T in = inputs_##T(a);                                                   \
+        const smm_outputs_##T to = {OUTPUT_LIST(OUTPUT_DATA)};                                     \
+        return smm_forward_##T(&a->config->config, &a->dims, (const real *const *)a->params, &in,  \
+                               &to, threads_now(), image);                                         \
+    }                                                                                              \
+    static smm_status backward_##T(const call_arguments *a, const view *v, PyObject *const *out,   \
+                                   void *const *params, size_t *image) {                           \
+        const smm_inputs_##T in = inputs_##T(a);                                                   \
+        smm_gradients_##T to = {.x = data(out[GRAD_x]),                                            \
+                                .mean = data(out[GRAD_mean]),                                      \
+                                .log_std = data(out[GRAD_log_std])};                               \
+        memcpy(to.params, params, sizeof to.params);                                               \
+        return smm_backward_##T(&a->config->config, &a->dims, (const real *const *)a->params, &in, \
+                                v[0].data, v[1].data, v[2].data, &to, threads_now(), image);       \
+    }
+#define OUTPUT_DATA(name) .name = data(out[OUT_##name]),
+DEFINE_CALLS(f32, float)
+DEFINE_CALLS(f64, double)
+
+/* The result with its items, None in place of NULL, or NULL and an error; takes the references. */
+static PyObject *finish(PyTypeObject *type, PyObject **items, int count, int made,
+                        smm_status status, size_t image) {
+    if (made && status != SMM_OK) raise_status(status, image);
+    PyObject *result = made && status == SMM_OK ? PyStructSequence_New(type) : NULL;
+    for (int i = 0; i < count; i++) {
+        if (result) PyStructSequence_SetItem(result, i, items[i] ? items[i] : Py_NewRef(Py_None));
+        else Py_XDECREF(items[i]);
+    }
+    return result;
 }
 
-static smm_status run_forward(const call_arguments *a, PyObject *const *out, size_t *image) {
-    smm_status status;
-    const int threads = threads_now();
-    if (a->config->type == NPY_FLOAT32) {
-        const smm_inputs_f32 in = {a->x,    a->state0,    a->state1,    a->indices,
-                                   a->mask, a->slot_mask, a->x_bfloat16};
-        const smm_outputs_f32 to = {data(out[0]), data(out[1]), data(out[2]), data(out[3]),
-                                    data(out[4]), data(out[5]), data(out[7]), data(out[6])};
-        Py_BEGIN_ALLOW_THREADS status =
-            smm_forward_f32(&a->config->config, &a->dims, (const float *const *)a->params, &in, &to,
-                            threads, image);
-        Py_END_ALLOW_THREADS
-    } else {
-        const smm_inputs_f64 in = {a->x,    a->state0,    a->state1,    a->indices,
-                                   a->mask, a->slot_mask, a->x_bfloat16};
-        const smm_outputs_f64 to = {data(out[0]), data(out[1]), data(out[2]), data(out[3]),
-                                    data(out[4]), data(out[5]), data(out[7]), data(out[6])};
-        Py_BEGIN_ALLOW_THREADS status =
-            smm_forward_f64(&a->config->config, &a->dims, (const double *const *)a->params, &in,
-                            &to, threads, image);
-        Py_END_ALLOW_THREADS
-    }
-    return status;
+/* Arrays for what forward is asked for; 0 with an error. */
+static int make_outputs(const call_arguments *a, int attention, size_t saved, PyObject **out) {
+    const smm_config *c = &a->config->config;
+    const size_t B = a->dims.batch, N = a->dims.inputs, K = a->dims.slots, D = c->dim;
+    const int type = a->config->type, likelihood = c->kind != SMM_SLOT_MIXTURE_REFERENCE;
+#define MAKE(name, wanted, array) (!(wanted) || (out[OUT_##name] = array))
+    return MAKE(slots, 1, new_array(type, 3, B, K, smm_slot_width(c))) &&
+           MAKE(mean, a->mixture, new_array(type, 3, B, K, D)) &&
+           MAKE(variance, a->mixture, new_array(type, 3, B, K, D)) &&
+           MAKE(prior, a->mixture, new_array(type, 2, B, K, 0)) &&
+           MAKE(log_likelihood, a->mixture && likelihood, new_array(type, 1, B, 0, 0)) &&
+           MAKE(attention, attention, new_array(type, 3, B, N, K)) &&
+           MAKE(iterations, 1, new_array(NPY_INT64, 1, B, 0, 0)) &&
+           MAKE(saved, saved, new_saved(type, saved));
+#undef MAKE
 }
 
-PyObject *forward(PyObject *module, PyObject *const *args, Py_ssize_t count) {
-    call_arguments a = {0};
-    PyObject *out[8] = {NULL}, *result = NULL; /* saved comes last */
-    size_t image = 0;
-    if (count != 11) {
-        PyErr_Format(PyExc_TypeError, "forward takes 11 arguments, got %zd", count);
-        return NULL;
-    }
-    if (parse_call(module, args, &a) < 0) return NULL;
-    const int attention = PyObject_IsTrue(args[9]), save = PyObject_IsTrue(args[10]);
+PyObject *forward(PyObject *module, PyObject *const *args, Py_ssize_t count, PyObject *keywords) {
+    static const int own[2] = {COMMON, BACKWARD};
+    call_arguments a;
+    if (parse_call(module, args, count, keywords, own, &a) < 0) return NULL;
+    const int attention = PyObject_IsTrue(a.given[ARG_attention]),
+              save = PyObject_IsTrue(a.given[ARG_save]);
     if (attention < 0 || save < 0) return NULL;
-
-    const smm_config *c = &a.config->config;
-    const size_t B = a.dims.batch, N = a.dims.inputs, K = a.dims.slots, D = c->dim;
-    const int type = a.config->type;
-    const size_t saved = smm_saved_size(c, &a.dims);
+    const size_t saved = smm_saved_size(&a.config->config, &a.dims);
     if (!saved) {
         raise_status(SMM_ERR_DIMS, 0);
         return NULL;
     }
-    if (!(out[0] = new_array(type, 3, B, K, smm_slot_width(c)))) goto done;
-    if (a.mixture &&
-        (!(out[1] = new_array(type, 3, B, K, D)) || !(out[2] = new_array(type, 3, B, K, D)) ||
-         !(out[3] = new_array(type, 2, B, K, 0))))
-        goto done;
-    if (a.mixture && c->kind != SMM_SLOT_MIXTURE_REFERENCE &&
-        !(out[4] = new_array(type, 1, B, 0, 0)))
-        goto done;
-    if (attention && !(out[5] = new_array(type, 3, B, N, K))) goto done;
-    if (!(out[6] = new_array(NPY_INT64, 1, B, 0, 0))) goto done;
-    if (save && !(out[7] = new_saved(type, saved))) goto done;
-    const smm_status status = run_forward(&a, out, &image);
-    if (status != SMM_OK) {
-        raise_status(status, image);
-        goto done;
+    PyObject *out[OUTS] = {NULL};
+    size_t image = 0;
+    smm_status status = SMM_OK;
+    const int made = make_outputs(&a, attention, save ? saved : 0, out);
+    if (made) {
+        const int narrow = a.config->type == NPY_FLOAT32;
+        Py_BEGIN_ALLOW_THREADS;
+        status = narrow ? forward_f32(&a, out, &image) : forward_f64(&a, out, &image);
+        Py_END_ALLOW_THREADS;
     }
-    for (int i = 0; i < 8; i++) out[i] = or_none(out[i]);
-    result = PyTuple_Pack(8, out[0], out[1], out[2], out[3], out[4], out[5], out[6], out[7]);
-done:
-    for (int i = 0; i < 8; i++) Py_XDECREF(out[i]);
-    return result;
+    return finish(((module_state *)PyModule_GetState(module))->outputs_type, out, OUTS, made,
+                  status, image);
 }
 
 /* Arrays for the gradients of all parameters, as a tuple; their pointers in `to`. */
@@ -233,82 +325,67 @@ static PyObject *new_gradients(const config_object *c, void **to) {
     return tuple;
 }
 
-static smm_status run_backward(const call_arguments *a, const void *saved, const void *d_slots,
-                               const void *d_attention, PyObject *const *out, void *const *params,
-                               size_t *image) {
-    smm_status status;
-    const int threads = threads_now();
-    if (a->config->type == NPY_FLOAT32) {
-        const smm_inputs_f32 in = {a->x,    a->state0,    a->state1,    a->indices,
-                                   a->mask, a->slot_mask, a->x_bfloat16};
-        smm_gradients_f32 to = {data(out[0]), data(out[1]), data(out[2]), {NULL}};
-        memcpy(to.params, params, sizeof to.params);
-        Py_BEGIN_ALLOW_THREADS status =
-            smm_backward_f32(&a->config->config, &a->dims, (const float *const *)a->params, &in,
-                             saved, d_slots, d_attention, &to, threads, image);
-        Py_END_ALLOW_THREADS
-    } else {
-        const smm_inputs_f64 in = {a->x,    a->state0,    a->state1,    a->indices,
-                                   a->mask, a->slot_mask, a->x_bfloat16};
-        smm_gradients_f64 to = {data(out[0]), data(out[1]), data(out[2]), {NULL}};
-        memcpy(to.params, params, sizeof to.params);
-        Py_BEGIN_ALLOW_THREADS status =
-            smm_backward_f64(&a->config->config, &a->dims, (const double *const *)a->params, &in,
-                             saved, d_slots, d_attention, &to, threads, image);
-        Py_END_ALLOW_THREADS
-    }
-    return status;
-}
-
-PyObject *backward(PyObject *module, PyObject *const *args, Py_ssize_t count) {
-    call_arguments a = {0};
-    PyObject *out[4] = {NULL}, *result = NULL;
-    void *params[SMM_PARAMS] = {NULL};
-    size_t image = 0;
-    if (count != 12) {
-        PyErr_Format(PyExc_TypeError, "backward takes 12 arguments, got %zd", count);
-        return NULL;
-    }
-    if (parse_call(module, args, &a) < 0) return NULL;
+PyObject *backward(PyObject *module, PyObject *const *args, Py_ssize_t count, PyObject *keywords) {
+    static const int own[2] = {BACKWARD, ARGS};
+    call_arguments a;
+    if (parse_call(module, args, count, keywords, own, &a) < 0) return NULL;
     const smm_config *c = &a.config->config;
     const size_t B = a.dims.batch, N = a.dims.inputs, K = a.dims.slots, D = c->dim;
     const int type = a.config->type;
     const npy_intp saved_shape[1] = {(npy_intp)smm_saved_size(c, &a.dims)};
     const npy_intp slots_shape[3] = {(npy_intp)B, (npy_intp)K, (npy_intp)smm_slot_width(c)};
     const npy_intp attention_shape[3] = {(npy_intp)B, (npy_intp)N, (npy_intp)K};
-    view saved, d_slots, d_attention;
-    if (checked_view(args[9], "saved", type, 1, saved_shape, &saved) < 0 ||
-        checked_view(args[10], "d_slots", type, 3, slots_shape, &d_slots) < 0 ||
-        optional_view(args[11], "d_attention", type, 3, attention_shape, &d_attention) < 0)
+    view v[3]; /* saved, d_slots, d_attention */
+    if (checked_view(a.given[ARG_saved], "saved", type, 1, saved_shape, &v[0]) < 0 ||
+        checked_view(a.given[ARG_d_slots], "d_slots", type, 3, slots_shape, &v[1]) < 0 ||
+        optional_view(a.given[ARG_d_attention], "d_attention", type, 3, attention_shape, &v[2]) < 0)
         return NULL;
 
-    if (!(out[0] = new_array(type, 3, B, N, c->input_dim))) goto done;
-    if (a.state0 && !(out[1] = new_array(type, 3, B, K, D))) goto done;
-    if (a.state1 && !(out[2] = new_array(type, 3, B, K, D))) goto done;
-    if (!(out[3] = new_gradients(a.config, params))) goto done;
-    const smm_status status =
-        run_backward(&a, saved.data, d_slots.data, d_attention.data, out, params, &image);
-    if (status != SMM_OK) {
-        raise_status(status, image);
-        goto done;
+    PyObject *out[GRADS] = {NULL};
+    void *params[SMM_PARAMS] = {NULL};
+    size_t image = 0;
+    smm_status status = SMM_OK;
+    const int made = (out[GRAD_x] = new_array(type, 3, B, N, c->input_dim)) &&
+                     (!a.mean || (out[GRAD_mean] = new_array(type, 3, B, K, D))) &&
+                     (!a.log_std || (out[GRAD_log_std] = new_array(type, 3, B, K, D))) &&
+                     (out[GRAD_params] = new_gradients(a.config, params));
+    if (made) {
+        Py_BEGIN_ALLOW_THREADS;
+        status = type == NPY_FLOAT32 ? backward_f32(&a, v, out, params, &image)
+                                     : backward_f64(&a, v, out, params, &image);
+        Py_END_ALLOW_THREADS;
     }
-    for (int i = 0; i < 4; i++) out[i] = or_none(out[i]);
-    result = PyTuple_Pack(4, out[0], out[1], out[2], out[3]);
-done:
-    for (int i = 0; i < 4; i++) Py_XDECREF(out[i]);
-    return result;
+    return finish(((module_state *)PyModule_GetState(module))->gradients_type, out, GRADS, made,
+                  status, image);
+}
+
+/* Parse (config, count, ...) by position. */
+static int parse_sizes(PyObject *module, PyObject *const *args, Py_ssize_t count, Py_ssize_t sizes,
+                       const char *const *names, call_arguments *a, size_t *const *to) {
+    if (count != sizes + 1) {
+        PyErr_Format(PyExc_TypeError, "%zd arguments are taken, got %zd", sizes + 1, count);
+        return -1;
+    }
+    if (parse_config(module, args[0], a) < 0) return -1;
+    for (Py_ssize_t i = 0; i < sizes; i++)
+        if (parse_count(args[i + 1], names[i], to[i]) < 0) return -1;
+    return 0;
 }
 
 PyObject *saved_size(PyObject *module, PyObject *const *args, Py_ssize_t count) {
-    call_arguments a = {0};
-    if (count != 5) {
-        PyErr_Format(PyExc_TypeError, "saved_size takes 5 arguments, got %zd", count);
-        return NULL;
-    }
-    if (parse_config(module, args[0], &a) < 0 || parse_count(args[1], "B", &a.dims.batch) < 0 ||
-        parse_count(args[2], "N", &a.dims.inputs) < 0 ||
-        parse_count(args[3], "K", &a.dims.slots) < 0 ||
-        parse_count(args[4], "num_iters", &a.dims.iters) < 0)
-        return NULL;
+    static const char *const names[] = {"B", "N", "K", "num_iters"};
+    call_arguments a;
+    size_t *const to[] = {&a.dims.batch, &a.dims.inputs, &a.dims.slots, &a.dims.iters};
+    if (parse_sizes(module, args, count, 4, names, &a, to) < 0) return NULL;
     return PyLong_FromSize_t(smm_saved_size(&a.config->config, &a.dims));
+}
+
+PyObject *saved_rule(PyObject *module, PyObject *const *args, Py_ssize_t count) {
+    static const char *const names[] = {"K", "num_iters"};
+    call_arguments a;
+    size_t *const to[] = {&a.dims.slots, &a.dims.iters};
+    if (parse_sizes(module, args, count, 2, names, &a, to) < 0) return NULL;
+    const smm_saved_rule r = smm_saved_rule_of(&a.config->config, a.dims.slots, a.dims.iters);
+    return Py_BuildValue("{snsnsnsnsnsn}", "image", r.image, "block", r.block, "inputs", r.inputs,
+                         "small", r.small, "most_of_small", r.most_of_small, "most", r.most);
 }

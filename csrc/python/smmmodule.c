@@ -29,27 +29,37 @@ static PyObject *select_simd(PyObject *module, PyObject *name) {
     Py_RETURN_NONE;
 }
 
-#define FAST(f) ((PyCFunction)(void (*)(void))(f))
+static PyObject *trim(PyObject *module, PyObject *unused) {
+    (void)module;
+    (void)unused;
+    return PyLong_FromSize_t(smm_trim());
+}
+
+#define FUNCTION(f) ((PyCFunction)(void (*)(void))(f))
 static PyMethodDef methods[] = {
-    {"forward", FAST(forward), METH_FASTCALL,
-     "forward(config, x, params, state0, state1, indices, mask, slot_mask, num_iters, attention, "
-     "save)\n"
-     "-> (slots, mean, variance, prior, log_likelihood, attention, iterations, saved); see "
-     "smm_forward in smm.h"},
-    {"backward", FAST(backward), METH_FASTCALL,
-     "backward(config, x, params, state0, state1, indices, mask, slot_mask, num_iters, saved, "
-     "d_slots, d_attention)\n"
-     "-> (dx, d_state0, d_state1, d_params); see smm_backward in smm.h"},
-    {"saved_size", FAST(saved_size), METH_FASTCALL,
-     "saved_size(config, B, N, K, num_iters) -> elements of `saved`"},
+    {"forward", FUNCTION(forward), METH_FASTCALL | METH_KEYWORDS,
+     "forward(config, x, params, num_iters, *, mean=None, log_std=None, indices=None, mask=None,\n"
+     "        slot_mask=None, attention=False, save=False) -> Outputs; see smm_forward_f32 in "
+     "smm.h"},
+    {"backward", FUNCTION(backward), METH_FASTCALL | METH_KEYWORDS,
+     "backward(config, x, params, num_iters, *, mean=None, log_std=None, indices=None, mask=None,\n"
+     "         slot_mask=None, saved, d_slots, d_attention=None) -> Gradients; see "
+     "smm_backward_f32 in smm.h"},
+    {"saved_size", FUNCTION(saved_size), METH_FASTCALL,
+     "saved_size(config, B, N, K, num_iters) -> elements of the saved state"},
+    {"saved_rule", FUNCTION(saved_rule), METH_FASTCALL,
+     "saved_rule(config, K, num_iters) -> dict of the numbers of smm_saved_rule in smm.h"},
+    {"trim", trim, METH_NOARGS,
+     "trim()\n--\n\nGive the memory that is cached for later calls back to the system.\n\n"
+     "Returns\n-------\nint\n    Bytes given back: at most 128 MiB.\n"},
     {"first_nonfinite", first_nonfinite, METH_O,
      "first_nonfinite(array) -> flat index of the first infinity or NaN of a contiguous array of "
      "floats, or -1"},
     {"set_num_threads", set_num_threads, METH_O,
      "set_num_threads(n)\n--\n\nUse at most n threads (1 to 4096) in every later call.\n\n"
-     "Results do not depend on it. Threads of other libraries are not touched. Where the system "
-     "refuses OpenMP\n"
-     "so many, OpenMP ends the process."},
+     "Results do not depend on it. Threads of other libraries are not touched. If the system "
+     "cannot\n"
+     "start that many threads, OpenMP ends the process."},
     {"get_num_threads", get_num_threads, METH_NOARGS,
      "get_num_threads()\n--\n\nThreads that the next call may use: OMP_NUM_THREADS at import, else "
      "the processors\n"
@@ -60,6 +70,49 @@ static PyMethodDef methods[] = {
      "select_simd(name): choose a set; not while another thread computes"},
     {NULL, NULL, 0, NULL},
 };
+
+/* A dict of names to numbers. */
+typedef struct {
+    const char *name;
+    long value;
+} named;
+
+static const named kinds[] = {{"slot_attention", SMM_SLOT_ATTENTION},
+                              {"slot_mixture", SMM_SLOT_MIXTURE},
+                              {"slot_mixture_reference", SMM_SLOT_MIXTURE_REFERENCE},
+                              {"kmeans", SMM_KMEANS},
+                              {"gaussian_mixture", SMM_GAUSSIAN_MIXTURE},
+                              {NULL, 0}};
+static const named gradients[] = {{"full", SMM_GRADIENT_FULL},
+                                  {"implicit", SMM_GRADIENT_IMPLICIT},
+                                  {"straight-through", SMM_GRADIENT_STRAIGHT_THROUGH},
+                                  {NULL, 0}};
+
+static int add_numbers(PyObject *module, const char *name, const named *table) {
+    PyObject *dict = PyDict_New();
+    for (; dict && table->name; table++) {
+        PyObject *value = PyLong_FromLong(table->value);
+        if (!value || PyDict_SetItemString(dict, table->name, value) < 0) Py_CLEAR(dict);
+        Py_XDECREF(value);
+    }
+    const int status = dict ? PyModule_AddObjectRef(module, name, dict) : -1;
+    Py_XDECREF(dict);
+    return status;
+}
+
+/* OPTIONS: the options of smm.h, name -> what it is. */
+static int add_options(PyObject *module) {
+    PyObject *dict = PyDict_New();
+    const char *name, *text;
+    for (size_t i = 0; dict && (name = smm_option_name(i, &text)); i++) {
+        PyObject *value = PyUnicode_FromString(text);
+        if (!value || PyDict_SetItemString(dict, name, value) < 0) Py_CLEAR(dict);
+        Py_XDECREF(value);
+    }
+    const int status = dict ? PyModule_AddObjectRef(module, "OPTIONS", dict) : -1;
+    Py_XDECREF(dict);
+    return status;
+}
 
 static int module_exec(PyObject *module) {
     module_state *state = PyModule_GetState(module);
@@ -74,13 +127,15 @@ static int module_exec(PyObject *module) {
     }
     smm_simd(); /* choose now, while there is one thread */
     state->config_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &config_spec, NULL);
-    if (!state->config_type || PyModule_AddType(module, state->config_type) < 0) return -1;
-    smm_config any;
-    smm_config_init(&any, SMM_SLOT_MIXTURE, 1);
-    const smm_saved_rule rule = smm_saved_rule_of(&any, 1, 1);
-    if (PyModule_AddIntConstant(module, "SAVED_MOST", (long)rule.most) < 0 ||
-        PyModule_AddIntConstant(module, "SAVED_IMAGE", (long)rule.small) < 0 ||
-        PyModule_AddIntConstant(module, "SAVED_BATCH", (long)rule.most_of_small) < 0)
+    state->outputs_type = PyStructSequence_NewType(&outputs_desc);
+    state->gradients_type = PyStructSequence_NewType(&gradients_desc);
+    if (!state->config_type || !state->outputs_type || !state->gradients_type ||
+        PyModule_AddType(module, state->config_type) < 0 ||
+        PyModule_AddType(module, state->outputs_type) < 0 ||
+        PyModule_AddType(module, state->gradients_type) < 0 ||
+        add_numbers(module, "KINDS", kinds) < 0 ||
+        add_numbers(module, "GRADIENTS", gradients) < 0 || add_options(module) < 0 ||
+        PyModule_AddIntConstant(module, "WIDTH_MOST", (long)SMM_WIDTH_MOST) < 0)
         return -1;
     return PyModule_AddStringConstant(module, "__version__", SMM_VERSION);
 }
@@ -88,12 +143,16 @@ static int module_exec(PyObject *module) {
 static int module_traverse(PyObject *module, visitproc visit, void *arg) {
     module_state *state = PyModule_GetState(module);
     Py_VISIT(state->config_type);
+    Py_VISIT(state->outputs_type);
+    Py_VISIT(state->gradients_type);
     return 0;
 }
 
 static int module_clear(PyObject *module) {
     module_state *state = PyModule_GetState(module);
     Py_CLEAR(state->config_type);
+    Py_CLEAR(state->outputs_type);
+    Py_CLEAR(state->gradients_type);
     return 0;
 }
 

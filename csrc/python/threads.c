@@ -6,45 +6,36 @@
 #endif
 #include "binding.h"
 
-#include <stdlib.h>
-#ifndef _WIN32
 #include <pthread.h>
+#include <stdlib.h>
 #include <unistd.h>
-#endif
 
 /* Written by set_num_threads and by a child just forked; plain ints suffice, as a reader takes either value. */
 static volatile int wanted = 1;
 static volatile int forked;
 
-#ifndef _WIN32
-/* A forked child has none of its parent's threads, but the OpenMP library in it may think it has: one thread asks nobody. */
+/* A forked child has none of its parent's threads, but its OpenMP library may count on them: one thread needs no other. */
 static void in_child(void) { forked = 1; }
-#endif
 
 static int processors(void) {
 #ifdef __linux__
     cpu_set_t set;
     if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
 #endif
-#if defined(_SC_NPROCESSORS_ONLN)
     const long online = sysconf(_SC_NPROCESSORS_ONLN);
-    if (online > 0) return (int)online;
-#endif
-    return 1;
+    return online > 0 ? (int)online : 1;
 }
 
 int threads_init(void) {
     const char *text = getenv("OMP_NUM_THREADS");
     const long asked = text ? strtol(text, NULL, 10) : 0;
     wanted = asked > 0 && asked <= 4096 ? (int)asked : processors();
-#ifndef _WIN32
     static int registered;
     if (!registered && pthread_atfork(NULL, NULL, in_child) != 0) {
         PyErr_NoMemory();
         return -1;
     }
     registered = 1;
-#endif
     return 0;
 }
 

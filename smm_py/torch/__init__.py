@@ -8,8 +8,9 @@
 (torch.Size([2, 4, 32]), torch.Size([2, 100, 4]))
 >>> slots.sum().backward()
 
-Gradients are of first order on the CPU: differentiating them again, and the transforms of `torch.func`, raise. Submodules hold parameters
-alone and are not called, so hooks on them do not run; parametrizations do.
+Gradients are of first order on the CPU: differentiating them again, and the transforms of
+`torch.func`, raise. Submodules hold parameters alone and are not called, so hooks on them do not
+run; parametrizations do. `smm_py.torch.lean` is for other formulas.
 
 A model that uses the package `slot-attention` changes one line, its import:
 
@@ -18,7 +19,7 @@ A model that uses the package `slot-attention` changes one line, its import:
 torch.Size([2, 5, 32])
 """
 
-from ._lean import Formulas, Result
-from ._modules import GaussianMixture, KMeans, SlotAttention, SlotMixture
+from ._modules import GaussianMixture, KMeans, SlotAttention, SlotMixture, force_lean
+from .lean import Output
 
-__all__ = ["Formulas", "GaussianMixture", "KMeans", "Result", "SlotAttention", "SlotMixture"]
+__all__ = ["GaussianMixture", "KMeans", "Output", "SlotAttention", "SlotMixture", "force_lean"]

@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import InitVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
-from .._modules import _check_seed as check_seed
-from .._spec import Spec, count, initial_parameters, initial_state_names, parameter_shapes
-from . import _lean, _ops
-from ._lean import DTYPES, Result
+from .._arrays import check_seed, raise_index
+from .._options import (
+    Check,
+    DType,
+    GaussianMixtureOptions,
+    KMeansOptions,
+    Options,
+    SlotAttentionOptions,
+    SlotMixtureOptions,
+    count,
+    flag,
+    option,
+)
+from .._spec import Spec, drawn_from, initial_parameters, initial_state_names, parameter_shapes
+from . import _ops
+from .lean import DTYPES, VAR_FLOOR, Iteration, Output
 
+Generators = Generator | Sequence[Generator]
+State = tuple[Tensor | None, Tensor | None, Tensor | None]  # mean (or slots), log_std, indices
 _force_lean = False
 
 
 @contextlib.contextmanager
-def force_lean():
+def force_lean() -> Iterator[None]:
     """Run CPU tensors in PyTorch operations too, as tensors on other devices; for tests."""
     global _force_lean
     before, _force_lean = _force_lean, True
@@ -28,14 +44,17 @@ def force_lean():
         _force_lean = before
 
 
-AUTOCAST = (
-    torch.float16,
-    torch.bfloat16,
-    torch.float32,
-)  # what autocast passes from one layer to the next
+# what autocast passes from one layer to the next
+AUTOCAST = (torch.float16, torch.bfloat16, torch.float32)
 
 
-def _check(name, value, dtype, shape=None, device=None):
+def _check(
+    name: str,
+    value: object,
+    dtype: torch.dtype,
+    shape: Sequence[int] | None = None,
+    device: torch.device | None = None,
+) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
     if device is not None and value.device != device:
@@ -46,49 +65,63 @@ def _check(name, value, dtype, shape=None, device=None):
         raise ValueError(f"{name} must have shape {tuple(shape)}, got {tuple(value.shape)}")
 
 
-class _Module(nn.Module):
+class _Twin(Options, nn.Module):
     """What the twins share. Parameters are named as in the NumPy modules, so files serve both."""
 
-    formulas = None  # of a subclass: what it computes in place of the core, see `Formulas`
+    _kind = ""
+    dtype: DType | torch.dtype = option(
+        default="float32",
+        check=Check("{'float32', 'float64'} or torch.dtype", lambda name, value: value),
+    )
+    # formulas of a subclass: its calls run in PyTorch operations on every device
+    iteration: ClassVar[type[Iteration] | None] = None
 
-    def __init__(self, spec: Spec, seed):
-        super().__init__()
+    def _build(self, *, dtype: object = "float32", seed: int | None = 0, **options: Any) -> None:
+        nn.Module.__init__(self)
+        spec = self._spec = Spec(self._kind, dtype=_dtype_name(dtype), **options)
         if seed is None:
             seed = int(torch.randint(2**62, (), device="cpu"))
-        self._spec = spec
-        # for every dtype that .double() or .float() may bring; made here, as graphs cannot make them
-        self._specs = {
-            dtype: spec.but(dtype=name) for name, dtype in DTYPES.items() if spec.suits(name)
-        }
+        # for .double() and .float(); made here, as graphs cannot make them
+        names: tuple[DType, ...] = ("float32", "float64")
+        self._specs = {DTYPES[n]: spec.but(dtype=n) for n in names if spec.suits(n)}
         self._configs = {dtype: _ops.config_text(other) for dtype, other in self._specs.items()}
         check_seed(seed)
         values = initial_parameters(spec, np.random.default_rng(int(seed)))
-        self._leaves = {}  # path of a submodule -> (parameter's name, its name there)
+        # path of a submodule -> (parameter's name, its name there)
+        self._leaves: dict[tuple[str, ...], list[tuple[str, str]]] = {}
         for name in parameter_shapes(spec):
             *path, leaf = name.split(".")
-            owner = self
+            owner: Any = self
             for part in path:
-                if part not in owner._modules:
-                    owner.add_module(part, nn.Module())
-                owner = owner._modules[part]
-            owner.register_parameter(
-                leaf, nn.Parameter(torch.from_numpy(values[name]).to(torch.get_default_device()))
-            )
+                owner = owner._modules.setdefault(part, nn.Module())
+            value = torch.from_numpy(values[name]).to(torch.get_default_device())
+            owner.register_parameter(leaf, nn.Parameter(value))
             self._leaves.setdefault(tuple(path), []).append((name, leaf))
         if spec.start == "inputs":  # nothing is drawn from these
             for name in initial_state_names(spec)[:2]:
                 getattr(self, name).requires_grad_(False)
 
+    def _option(self, name: str) -> Any:
+        """The submodule where one has the option's name (norm_kv), which PyTorch's tools look for."""
+        return self._modules.get(name) or super()._option(name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in vars(self).get("_modules", ()):
+            nn.Module.__setattr__(self, name, value)  # type: ignore[arg-type]
+        else:
+            super().__setattr__(name, value)
+
     @property
     def slot_dim(self) -> int:
-        """Width of a slot in the output: `dim`, or twice that where mean and variance stand side by side."""
-        return self._spec.slot_dim
+        """Width of a slot in the output: `dim`, or 2 `dim` for [mean, variance]."""
+        width: int = self._spec.slot_dim
+        return width
 
-    def _named(self):
-        """Name -> parameter, whatever stands in its place (functional_call, a parametrization, another submodule)."""
+    def _named(self) -> dict[str, Tensor]:
+        """Name -> parameter, or what stands in its place, as in functional_call."""
         named = {}
         for path, leaves in self._leaves.items():
-            owner = self
+            owner: Any = self
             for part in path:
                 owner = owner._modules[part]
             there = owner._parameters
@@ -96,8 +129,10 @@ class _Module(nn.Module):
                 named[name] = there[leaf] if leaf in there else getattr(owner, leaf)
         return named
 
-    def _load_from_state_dict(self, state_dict, prefix, *rest):
-        """What the initial state is drawn from may be of each slot, (K, D), in place of one for all, (D)."""
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """What the initial state is drawn from may be of all slots, (D,), or of each, (K, D)."""
         for name in initial_state_names(self._spec):
             new, own = state_dict.get(prefix + name), self._parameters.get(name)
             shapes = (self._spec.num_slots, self._spec.dim), (self._spec.dim,)
@@ -108,76 +143,86 @@ class _Module(nn.Module):
                 and new.shape != own.shape
                 and new.shape in shapes
             ):
-                own.data, own.grad = (
-                    torch.empty_like(new, dtype=own.dtype, device=own.device),
-                    None,
-                )  # the parameter that optimizers know
-        super()._load_from_state_dict(state_dict, prefix, *rest)
+                # in place, as optimizers hold the parameter
+                own.data = torch.empty_like(new, dtype=own.dtype, device=own.device)
+                own.grad = None
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def extra_repr(self) -> str:
-        values = asdict(self._spec)
-        return ", ".join(f"{name}={values[name]!r}" for name in self._OPTIONS)
+        return ", ".join(f"{name}={value!r}" for name, value in self.options.items())
 
     def forward(
         self,
-        x,
-        init=None,
-        mask=None,
-        slot_mask=None,
-        num_iters=None,
-        num_slots=None,
-        generator=None,
-        return_attention=False,
-    ):
+        x: Tensor,
+        init: dict[str, Tensor] | None = None,
+        mask: Tensor | None = None,
+        slot_mask: Tensor | None = None,
+        num_iters: int | None = None,
+        num_slots: int | None = None,
+        generator: Generators | None = None,
+        return_attention: bool = False,
+    ) -> Any:
         """Slots of a batch.
 
         Parameters
         ----------
-        x : (B, N, input_dim). Under autocast float16, bfloat16 and float32 are taken as the module's dtype,
-            in init too, and all inside is of it; else x must have it, or bfloat16 with `bfloat16_inputs`.
-        init : dict, optional. "slots", or "mean" and "log_std", (B, K, D); or "indices" (B, K)
-            int64, rows of h where the means start, with "log_std" for mixtures. Drawn if not given.
-        mask : (B, N) bool, optional. True where an input is real.
-        slot_mask : (B, K) bool, optional. True where a slot is active.
-        num_iters, num_slots : int, optional. In place of the module's own.
-        generator : torch.Generator, optional. Of the drawn state; or a list of one for each image, whose state then
-            depends on nothing else. One of the CPU draws the same for x on every device.
-        return_attention : bool.
+        x : (B, N, input_dim)
+            Of the module's dtype, or bfloat16 with `bfloat16_inputs`. Under autocast float16,
+            bfloat16 and float32 are converted to it, in `init` too.
+        init : dict, optional
+            "slots", or "mean" and "log_std", (B, K, D); or "indices" (B, K) int64, rows of h where
+            the means start, with "log_std" for mixtures. Drawn if not given.
+        mask : (B, N) bool, optional
+            True where an input is real.
+        slot_mask : (B, K) bool, optional
+            True where a slot is active.
+        num_iters : int, optional
+            In place of the module's own.
+        num_slots : int, optional
+            In place of the module's own.
+        generator : torch.Generator or list, optional
+            Of the drawn state; or one for each image, whose state then depends on nothing else. A
+            generator of the CPU draws the same for x on every device.
+        return_attention : bool
+            Return the responsibilities of the last step too.
 
         Returns
         -------
-        slots (B, K, D) (or 2D), or (slots, attention (B, N, K)). A NaN in x stays in its image, whose slots are NaN.
+        slots : (B, K, D) or (B, K, 2D)
+            A NaN in x stays in its image, whose slots are NaN.
+        attention : (B, N, K)
+            If asked for.
 
         Raises
         ------
         TypeError, ValueError, KeyError
-            For a wrong type, dtype, shape, device or value, or wrong names in `init`, naming the argument. In compiled
-            graphs what masks and indices hold is not looked at: slots that find no input of their own share the first.
+            For a wrong type, dtype, shape, device or value, or wrong names in `init`, naming the
+            argument. In compiled graphs the contents of masks and indices are not checked: slots
+            that find no input of their own share the first.
         """
-        result = self.run(
+        found = self.run(
             x, init, mask, slot_mask, num_iters, num_slots, generator, return_attention
         )
-        return (result.slots, result.attention) if return_attention else result.slots
+        return (found.slots, found.attention) if return_attention else found.slots
 
     def run(
         self,
-        x,
-        init=None,
-        mask=None,
-        slot_mask=None,
-        num_iters=None,
-        num_slots=None,
-        generator=None,
-        return_attention=False,
-    ) -> Result:
-        """As `forward`, with all outputs: slots, mean, variance, prior, log_likelihood, attention, iterations.
+        x: Tensor,
+        init: dict[str, Tensor] | None = None,
+        mask: Tensor | None = None,
+        slot_mask: Tensor | None = None,
+        num_iters: int | None = None,
+        num_slots: int | None = None,
+        generator: Generators | None = None,
+        return_attention: bool = False,
+    ) -> Output:
+        """As `forward`, with all outputs.
 
         On the CPU gradients flow through slots and attention alone (with `reduce=False` slots are
         [mean, variance]).
         """
         spec, params, dtype, autocast, x, init = self._prepare(x, init)
-        if not isinstance(return_attention, bool):
-            raise TypeError(f"return_attention must be True or False, got {return_attention!r}")
+        return_attention = flag("return_attention", return_attention)
         iters = spec.num_iters if num_iters is None else num_iters
         count("num_iters", iters)
         with torch.autocast(x.device.type, enabled=False) if autocast else contextlib.nullcontext():
@@ -195,26 +240,20 @@ class _Module(nn.Module):
                 state = self._state(spec, init, x, dtype, num_slots)
                 first = next(s for s in (state[2], state[0]) if s is not None)
                 _check_masks(x, mask, slot_mask, first.shape[1], state[2])
-            if x.device.type == "cpu" and not _force_lean and self.formulas is None:
+            if self.iteration is None and x.device.type == "cpu" and not _force_lean:
                 drawn = initial_state_names(spec)
                 arrays = tuple(p for name, p in params.items() if name not in drawn)
-                return _ops.run(
-                    spec,
-                    self._configs[dtype],
-                    x,
-                    arrays,
-                    *state,
-                    mask,
-                    slot_mask,
-                    iters,
-                    return_attention,
-                )
-            rest = mask, slot_mask, iters, return_attention, self.formulas
-            return _lean.run(spec, x, params, *state, *rest)
+                config = self._configs[dtype]
+                inputs = _ops.Inputs(x, arrays, *state, mask, slot_mask, config, iters)
+                return _ops.run(spec, inputs, return_attention)
+            call = (self.iteration or Iteration)(spec, x, params, mask, self)
+            return call.run(*state, slot_mask, iters, return_attention)
 
-    def _prepare(self, x, init=None):
-        """(spec, parameters, their dtype, whether autocast is on, x, init) of a call, checked and brought to the module's dtype."""
-        spec = self._spec
+    def _prepare(
+        self, x: Tensor, init: dict[str, Tensor] | None = None
+    ) -> tuple[Spec, dict[str, Tensor], torch.dtype, bool, Tensor, dict[str, Tensor] | None]:
+        """A call's spec, parameters, their dtype, whether autocast is on, x and init, checked."""
+        spec: Spec = self._spec
         params = self._named()
         dtype = next(iter(params.values())).dtype if params else DTYPES[spec.dtype]
         if dtype not in self._specs:
@@ -246,12 +285,20 @@ class _Module(nn.Module):
                 )
             if value.dtype != dtype:
                 raise TypeError(
-                    f"the parameter {name} must be a {dtype} tensor as the others are, got {value.dtype}"
+                    f"the parameter {name} must be a {dtype} tensor as the others are, "
+                    f"got {value.dtype}"
                 )
         return spec, params, dtype, autocast, x, init
 
-    def initial_state(self, x, mask=None, slot_mask=None, num_slots=None, generator=None):
-        """An initial state for x, drawn as a call without `init` draws it: the dict that `init` takes."""
+    def initial_state(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        slot_mask: Tensor | None = None,
+        num_slots: int | None = None,
+        generator: Generators | None = None,
+    ) -> dict[str, Tensor]:
+        """An initial state for x, as a call without `init` draws it: the dict that `init` takes."""
         spec, params, _, autocast, x, _ = self._prepare(x)
         slots = spec.num_slots if num_slots is None else num_slots
         count("num_slots", slots)
@@ -259,22 +306,29 @@ class _Module(nn.Module):
         with torch.autocast(x.device.type, enabled=False) if autocast else contextlib.nullcontext():
             return self._draw(spec, params, x, mask, slot_mask, slots, generator)
 
-    def _state(self, spec, init, x, dtype, num_slots):
-        """(state0, state1, indices) of an `init` dict, checked."""
+    def _state(
+        self,
+        spec: Spec,
+        init: dict[str, Tensor],
+        x: Tensor,
+        dtype: torch.dtype,
+        num_slots: int | None,
+    ) -> State:
+        """(mean or slots, log_std, indices) of an `init` dict, checked."""
         if not isinstance(init, dict):
             raise TypeError(f"init must be a dict of tensors, got {type(init).__name__}")
         names = spec.state_names
         if set(init) not in ({*names}, {"indices", *names[1:]}):
             raise KeyError(
-                f"init must hold {list(names)} or {['indices', *names[1:]]}, got {sorted(map(str, init))}"
+                f"init must hold {list(names)} or {['indices', *names[1:]]}, "
+                f"got {sorted(map(str, init))}"
             )
         indices = init.get("indices")
         first = init.get(names[0]) if indices is None else indices
         if not isinstance(first, Tensor) or first.dim() != (3 if indices is None else 2):
             got = tuple(first.shape) if isinstance(first, Tensor) else type(first).__name__
-            raise ValueError(
-                f"init must hold a tensor of shape (B, K{', D' if indices is None else ''}), got {got}"
-            )
+            wanted = "(B, K, D)" if indices is None else "(B, K)"
+            raise ValueError(f"init must hold a tensor of shape {wanted}, got {got}")
         batch, slots = x.shape[0], first.shape[1]
         if slots == 0:
             raise ValueError("init must hold at least one slot, got none")
@@ -289,46 +343,71 @@ class _Module(nn.Module):
                 _check(f"init[{name!r}]", init[name], dtype, (batch, slots, spec.dim), x.device)
         return init.get(names[0]), init.get("log_std"), indices
 
-    def _draw(self, spec, params, x, mask, slot_mask, slots, generator):
+    def _draw(
+        self,
+        spec: Spec,
+        params: dict[str, Tensor],
+        x: Tensor,
+        mask: Tensor | None,
+        slot_mask: Tensor | None,
+        slots: int,
+        generator: Generators | None,
+    ) -> dict[str, Tensor]:
         shape = (x.shape[0], slots, spec.dim)
         if spec.bfloat16_inputs:
             x = x.to(DTYPES[spec.dtype])
 
-        def normal():
+        def normal() -> Tensor:
             return _random(torch.randn, shape, x.dtype, x.device, generator)
-
-        def located(mu, logsigma):
-            for name in (mu, logsigma):
-                own = tuple(params[name].shape)
-                if len(own) == 2 and own[1] == spec.dim and own[0] != slots:
-                    raise ValueError(
-                        f"num_slots must be {own[0]}, as {name} has one row for each slot, got {slots}"
-                    )
-                if own not in ((spec.dim,), (slots, spec.dim)):
-                    raise ValueError(
-                        f"{name} must have shape {(spec.dim,)} or {(slots, spec.dim)}, got {own}"
-                    )
-            return params[mu] + params[logsigma].exp() * normal()
 
         init = {}
         first = spec.state_names[0]
-        names = initial_state_names(spec)
         if spec.start == "inputs":
             init["indices"] = _draw_indices(x, mask, slot_mask, slots, generator)
-        else:
-            init[first] = located(*names[:2]) if names else normal()
-        if spec.kind == "slot_mixture":
-            init["log_std"] = located(*names[2:])
-        elif spec.kind == "gaussian_mixture":
+        elif not spec.has_network:
+            init[first] = normal()
+        for name, (mu, logsigma) in drawn_from(spec).items():
+            if name != first or spec.start != "inputs":
+                mean, log_std = (_for_slots(n, params[n], slots, spec) for n in (mu, logsigma))
+                init[name] = mean + log_std.exp() * normal()
+        if spec.kind == "gaussian_mixture":
             init["log_std"] = _spread(x, mask).expand(shape).contiguous()
         return init
 
 
-def _random(draw, shape, dtype, device, generator):
-    """draw(shape) on a device: from PyTorch's own generator, from one that may be elsewhere, or each image's from its own."""
+class _Network(_Twin):
+    """Twins with learned weights."""
+
+    seed: InitVar[int | None] = option(
+        default=None,
+        check=Check("int", lambda name, value: value),
+        doc="Of the initial weights; PyTorch's generator (torch.manual_seed) if not given.",
+    )
+
+
+def _for_slots(name: str, value: Tensor, slots: int, spec: Spec) -> Tensor:
+    """The parameter, if it is one for all slots or has a row for each."""
+    own = tuple(value.shape)
+    if len(own) == 2 and own[1] == spec.dim and own[0] != slots:
+        raise ValueError(
+            f"num_slots must be {own[0]}, as {name} has one row for each slot, got {slots}"
+        )
+    if own not in ((spec.dim,), (slots, spec.dim)):
+        raise ValueError(f"{name} must have shape {(spec.dim,)} or {(slots, spec.dim)}, got {own}")
+    return value
+
+
+def _random(
+    draw: Callable[..., Tensor],
+    shape: Sequence[int],
+    dtype: torch.dtype | None,
+    device: torch.device,
+    generator: Generators | None,
+) -> Tensor:
+    """draw(shape) on a device: from PyTorch's generator, a given one, or each image's own."""
     if generator is None:  # graphs of dynamic shapes take no generator, not even None
         return draw(shape, dtype=dtype, device=device)
-    if isinstance(generator, torch.Generator):
+    if isinstance(generator, Generator):
         return draw(shape, dtype=dtype, device=generator.device, generator=generator).to(device)
     _check_generator(generator, shape[0])
     return torch.stack(
@@ -336,14 +415,15 @@ def _random(draw, shape, dtype, device, generator):
     ).to(device)
 
 
-def _check_generator(generator, images):
-    if isinstance(generator, torch.Generator):
+def _check_generator(generator: object, images: int) -> None:
+    if isinstance(generator, Generator):
         return
     if not isinstance(generator, (list, tuple)) or not all(
-        isinstance(g, torch.Generator) for g in generator
+        isinstance(g, Generator) for g in generator
     ):
         raise TypeError(
-            f"generator must be a torch.Generator, or a list of one for each image, got {type(generator).__name__}"
+            "generator must be a torch.Generator, or a list of one for each image, "
+            f"got {type(generator).__name__}"
         )
     if len(generator) != images:
         raise ValueError(
@@ -351,16 +431,21 @@ def _check_generator(generator, images):
         )
 
 
-def _autocasts(device_type):
+def _autocasts(device_type: str) -> bool:
     """Whether autocast is on; there are devices without it, such as "meta"."""
-    there = torch.compiler.is_compiling() or torch.amp.is_autocast_available(
-        device_type
-    )  # not to be asked in graphs of old PyTorch
+    # graphs of old PyTorch cannot ask whether it is there
+    there = torch.compiler.is_compiling() or torch.amp.is_autocast_available(device_type)
     return there and torch.is_autocast_enabled(device_type)
 
 
-def _check_masks(x, mask, slot_mask, slots, indices=None):
-    """Masks, and indices where they are given; what numbers they hold is not looked at in graphs or without memory."""
+def _check_masks(
+    x: Tensor,
+    mask: Tensor | None,
+    slot_mask: Tensor | None,
+    slots: int,
+    indices: Tensor | None = None,
+) -> None:
+    """Masks and indices; their contents are not checked in graphs or on the device "meta"."""
     looks = not torch.compiler.is_compiling() and x.device.type != "meta"
     for name, value, size, what in (
         ("mask", mask, x.shape[1], "a real input"),
@@ -369,24 +454,25 @@ def _check_masks(x, mask, slot_mask, slots, indices=None):
         if value is None:
             continue
         _check(name, value, torch.bool, (x.shape[0], size), x.device)
-        empty = (~value.any(1)).nonzero() if looks else ()
-        if len(empty):
-            raise ValueError(
-                f"{name} must leave every image {what}, got none in image {int(empty[0])}"
-            )
+        if looks and not value.any(1).all():
+            image = int((~value.any(1)).nonzero()[0])
+            raise ValueError(f"{name} must leave every image {what}, got none in image {image}")
     if indices is not None and looks:
         wrong = (indices < 0) | (indices >= x.shape[1])
         if mask is not None:
             wrong |= ~mask.gather(1, indices.clamp(0, x.shape[1] - 1))
         if wrong.any():
             at = tuple(wrong.nonzero()[0].tolist())
-            raise ValueError(
-                f"init['indices'] must be rows of real inputs, from 0 to {x.shape[1] - 1}"
-                f"{'' if mask is None else ' and not masked'}, got {int(indices[at])} at index {at}"
-            )
+            raise_index(int(indices[at]), at, x.shape[1], mask is not None)
 
 
-def _draw_indices(x, mask, slot_mask, slots, generator):
+def _draw_indices(
+    x: Tensor,
+    mask: Tensor | None,
+    slot_mask: Tensor | None,
+    slots: int,
+    generator: Generators | None,
+) -> Tensor:
     """Distinct real inputs for the active slots of every image (B, K)."""
     if slots > x.shape[1] and slot_mask is None:
         raise ValueError(
@@ -417,7 +503,7 @@ def _draw_indices(x, mask, slot_mask, slots, generator):
     return torch.where(real, drawn, indices[:, :1])
 
 
-def _spread(x, mask):
+def _spread(x: Tensor, mask: Tensor | None) -> Tensor:
     """Log standard deviation of each image's real inputs, (B, 1, D)."""
     weights = (
         torch.ones(x.shape[:2], dtype=x.dtype, device=x.device)
@@ -427,269 +513,47 @@ def _spread(x, mask):
     weights = (weights / weights.sum(1, keepdim=True))[..., None]
     x = x if mask is None else torch.where(mask[..., None], x, 0)  # what is masked may be NaN
     mean = (weights * x).sum(1, keepdim=True)
-    return 0.5 * torch.log((weights * (x - mean) ** 2).sum(1, keepdim=True) + 1e-4).detach()
+    variance = (weights * (x - mean) ** 2).sum(1, keepdim=True)
+    return 0.5 * torch.log(variance + VAR_FLOOR).detach()
 
 
-def _dtype_name(dtype):
+def _dtype_name(dtype: object) -> object:
     return str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else dtype
 
 
-class SlotAttention(_Module):
-    """Slot Attention (Locatello et al. 2020); arguments as `smm_py.SlotAttention`.
+class SlotAttention(SlotAttentionOptions, _Network):
+    """Slot Attention (Locatello et al. 2020, Algorithm 1), as `smm_py.SlotAttention`.
 
-    `seed=None` takes the initial weights from PyTorch's generator (`torch.manual_seed`).
+    Examples
+    --------
+    >>> module = SlotAttention(dim=16, num_slots=3)
+    >>> module(torch.zeros(2, 9, 16)).shape
+    torch.Size([2, 3, 16])
     """
 
-    _OPTIONS = (
-        "dim",
-        "num_slots",
-        "num_iters",
-        "hidden_dim",
-        "input_dim",
-        "eps",
-        "start",
-        "gradient",
-        "dtype",
-        "scale",
-        "heads",
-        "qkv_bias",
-        "tol",
-        "recompute",
-        "bfloat16_inputs",
-    )
 
-    def __init__(
-        self,
-        dim=64,
-        num_slots=7,
-        num_iters=3,
-        hidden_dim=128,
-        input_dim=None,
-        eps=1e-8,
-        start="gaussian",
-        gradient="implicit",
-        dtype="float32",
-        seed=None,
-        *,
-        scale=None,
-        heads=1,
-        qkv_bias=False,
-        tol=0.0,
-        recompute=False,
-        bfloat16_inputs=False,
-    ):
-        super().__init__(
-            Spec(
-                "slot_attention",
-                dim,
-                num_slots,
-                num_iters,
-                hidden_dim,
-                input_dim,
-                eps=eps,
-                start=start,
-                gradient=gradient,
-                dtype=_dtype_name(dtype),
-                scale=scale,
-                heads=heads,
-                qkv_bias=qkv_bias,
-                tol=tol,
-                recompute=recompute,
-                bfloat16_inputs=bfloat16_inputs,
-            ),
-            seed,
-        )
+class SlotMixture(SlotMixtureOptions, _Network):
+    """Slot Mixture Module (Kirilenko et al. 2024, Algorithm 1), as `smm_py.SlotMixture`.
 
-
-class SlotMixture(_Module):
-    """Slot Mixture Module (Kirilenko et al. 2024); arguments as `smm_py.SlotMixture`.
-
-    `seed=None` takes the initial weights from PyTorch's generator (`torch.manual_seed`).
+    Examples
+    --------
+    >>> module = SlotMixture(dim=16, num_slots=3, start="inputs")
+    >>> slots, attention = module(torch.randn(2, 50, 16), return_attention=True)
+    >>> slots.shape, attention.shape
+    (torch.Size([2, 3, 16]), torch.Size([2, 50, 3]))
     """
 
-    _OPTIONS = (
-        "dim",
-        "num_slots",
-        "num_iters",
-        "hidden_dim",
-        "input_dim",
-        "variant",
-        "slot_norm",
-        "norm_kv",
-        "input_mlp",
-        "prior",
-        "temperature",
-        "reduce",
-        "weight_init",
-        "start",
-        "gradient",
-        "dtype",
-        "eps",
-        "scale",
-        "qkv_bias",
-        "tol",
-        "recompute",
-        "bfloat16_inputs",
-    )
 
-    def __init__(
-        self,
-        dim=64,
-        num_slots=10,
-        num_iters=5,
-        hidden_dim=128,
-        input_dim=None,
-        variant="paper",
-        slot_norm=False,
-        norm_kv=False,
-        input_mlp=True,
-        prior="learned",
-        temperature=1.0,
-        reduce=True,
-        weight_init="em",
-        start="gaussian",
-        gradient="implicit",
-        dtype="float32",
-        seed=None,
-        *,
-        eps=1e-8,
-        scale=None,
-        qkv_bias=False,
-        tol=0.0,
-        recompute=False,
-        bfloat16_inputs=False,
-    ):
-        super().__init__(
-            Spec(
-                "slot_mixture",
-                dim,
-                num_slots,
-                num_iters,
-                hidden_dim,
-                input_dim,
-                variant,
-                slot_norm,
-                norm_kv,
-                input_mlp,
-                prior,
-                temperature,
-                reduce,
-                weight_init=weight_init,
-                start=start,
-                gradient=gradient,
-                dtype=_dtype_name(dtype),
-                eps=eps,
-                scale=scale,
-                qkv_bias=qkv_bias,
-                tol=tol,
-                recompute=recompute,
-                bfloat16_inputs=bfloat16_inputs,
-            ),
-            seed,
-        )
+class KMeans(KMeansOptions, _Twin):
+    """Differentiable soft K-Means, as `smm_py.KMeans`: no parameters, slots are the centres.
+
+    Takes (B, N, dim). There is no seed: states are drawn from PyTorch's generators.
+    """
 
 
-class KMeans(_Module):
-    """Differentiable soft K-Means; arguments as `smm_py.KMeans`, without a seed: it has no weights. Takes (B, N, dim)."""
+class GaussianMixture(GaussianMixtureOptions, _Twin):
+    """Differentiable EM for a diagonal Gaussian mixture, as `smm_py.GaussianMixture`.
 
-    _OPTIONS = (
-        "dim",
-        "num_slots",
-        "num_iters",
-        "scale",
-        "eps",
-        "start",
-        "gradient",
-        "dtype",
-        "tol",
-        "recompute",
-        "bfloat16_inputs",
-    )
-
-    def __init__(
-        self,
-        dim=64,
-        num_slots=7,
-        num_iters=10,
-        scale=None,
-        eps=1e-8,
-        start="inputs",
-        gradient="full",
-        dtype="float32",
-        *,
-        tol=0.0,
-        recompute=False,
-        bfloat16_inputs=False,
-    ):
-        super().__init__(
-            Spec(
-                "kmeans",
-                dim,
-                num_slots,
-                num_iters,
-                scale=scale,
-                eps=eps,
-                start=start,
-                gradient=gradient,
-                dtype=_dtype_name(dtype),
-                tol=tol,
-                recompute=recompute,
-                bfloat16_inputs=bfloat16_inputs,
-            ),
-            0,
-        )
-
-
-class GaussianMixture(_Module):
-    """Differentiable EM for a Gaussian mixture; arguments as `smm_py.GaussianMixture`, without a seed: it has no weights.
-    Takes (B, N, dim)."""
-
-    _OPTIONS = (
-        "dim",
-        "num_slots",
-        "num_iters",
-        "prior",
-        "temperature",
-        "eps",
-        "start",
-        "gradient",
-        "dtype",
-        "tol",
-        "recompute",
-        "bfloat16_inputs",
-    )
-
-    def __init__(
-        self,
-        dim=64,
-        num_slots=10,
-        num_iters=10,
-        prior="learned",
-        temperature=1.0,
-        eps=1e-8,
-        start="inputs",
-        gradient="full",
-        dtype="float32",
-        *,
-        tol=0.0,
-        recompute=False,
-        bfloat16_inputs=False,
-    ):
-        super().__init__(
-            Spec(
-                "gaussian_mixture",
-                dim,
-                num_slots,
-                num_iters,
-                prior=prior,
-                temperature=temperature,
-                eps=eps,
-                start=start,
-                gradient=gradient,
-                dtype=_dtype_name(dtype),
-                tol=tol,
-                recompute=recompute,
-                bfloat16_inputs=bfloat16_inputs,
-            ),
-            0,
-        )
+    No parameters; slots are [mean, variance]. Takes (B, N, dim). There is no seed: states are drawn
+    from PyTorch's generators.
+    """

@@ -8,299 +8,295 @@ from __future__ import annotations
 
 import functools
 import json
-from dataclasses import asdict
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
 from .. import _core
-from .._modules import core_config
 from .._spec import Spec
-from ._lean import DTYPES, Result
+from .lean import DTYPES, Output
 
+
+class Inputs(NamedTuple):
+    """What both operators begin with: arguments of the core, and a Spec as `config_text` has it."""
+
+    x: Tensor
+    params: Sequence[Tensor]
+    mean: Tensor | None
+    log_std: Tensor | None
+    indices: Tensor | None
+    mask: Tensor | None
+    slot_mask: Tensor | None
+    config: str
+    num_iters: int
+
+
+class Results(NamedTuple):
+    """What the operator `forward` returns; what was not computed is an empty tensor."""
+
+    slots: Tensor
+    mean: Tensor
+    variance: Tensor
+    prior: Tensor
+    log_likelihood: Tensor
+    attention: Tensor
+    iterations: Tensor
+    saved: Tensor
+
+
+_INPUTS = (
+    "Tensor x, Tensor[] params, Tensor? mean, Tensor? log_std, Tensor? indices, Tensor? mask, "
+    "Tensor? slot_mask, str config, int num_iters"
+)
 _LIBRARY = torch.library.Library("smm_py", "DEF")
 _LIBRARY.define(
-    "forward(Tensor x, Tensor[] params, Tensor? state0, Tensor? state1, Tensor? indices, Tensor? mask, "
-    "Tensor? slot_mask, str config, int num_iters, bool attention, bool save) -> Tensor[]"
+    f"forward({_INPUTS}, bool attention, bool save) -> "
+    f"({', '.join(f'Tensor {name}' for name in Results._fields)})"
 )
 _LIBRARY.define(
-    "backward(Tensor x, Tensor[] params, Tensor? state0, Tensor? state1, Tensor? indices, Tensor? mask, "
-    "Tensor? slot_mask, str config, int num_iters, Tensor saved, Tensor d_slots, Tensor? d_attention) -> Tensor[]"
+    f"backward({_INPUTS}, Tensor saved, Tensor d_slots, Tensor? d_attention) -> Tensor[]"
 )
 
 
 def config_text(spec: Spec) -> str:
     """A Spec as the operators take it: text, which graphs can hold.
 
-    It also tells how much the core saves of a small call: compiled graphs have such sizes in them and are kept on disk, so
-    that one made with another version of the core must not pass for one of this.
+    It also has the rule of what the core saves. Compiled graphs contain such sizes and are cached
+    on disk, so that one made with another version of the core must not pass for one of this.
     """
-    saved = (
-        _core.saved_size(core_config(spec), 1, 65, 2, 2),
-        _core.SAVED_MOST,
-        _core.SAVED_IMAGE,
-        _core.SAVED_BATCH,
-    )
-    return json.dumps({**asdict(spec), "saved": saved})
+    return json.dumps({**spec.options, "saved": _core.saved_rule(spec.config, 2, 2)})
 
 
 @functools.lru_cache(maxsize=256)
 def _spec(config: str) -> Spec:
-    return Spec(**{name: value for name, value in json.loads(config).items() if name != "saved"})
+    options = json.loads(config)
+    del options["saved"]
+    return Spec(**options)
 
 
-def _memory(tensor, dtype, keep):
-    """(address, shape), what the core takes without a copy; `keep` holds what must live until it is done."""
+def _memory(
+    tensor: Tensor | None, dtype: torch.dtype, copies: list[Tensor]
+) -> tuple[int, tuple[int, ...]] | None:
+    """(address, shape), what the core takes; `copies` holds contiguous ones until it is done."""
     if tensor is None:
         return None
     if tensor.dtype is not dtype:
         raise TypeError(f"expected tensors of {dtype}, got one of {tensor.dtype}")
     if not tensor.is_contiguous():
         tensor = tensor.contiguous()
-        keep.append(tensor)
+        copies.append(tensor)
     return tensor.data_ptr(), tensor.shape
 
 
-def _arguments(x, params, state0, state1, indices, mask, slot_mask, config, num_iters, keep):
-    """The arguments that both calls of the core begin with."""
-    spec = _spec(config)
+def _arguments(inputs: Inputs, spec: Spec, copies: list[Tensor]) -> dict[str, Any]:
+    """What both calls of the core are given."""
     dtype = DTYPES[spec.dtype]
-    return (
-        core_config(spec),
-        _memory(x, torch.bfloat16 if spec.bfloat16_inputs else dtype, keep),
-        tuple([_memory(p, dtype, keep) for p in params]),
-        _memory(state0, dtype, keep),
-        _memory(state1, dtype, keep),
-        _memory(indices, torch.int64, keep),
-        _memory(mask, torch.bool, keep),
-        _memory(slot_mask, torch.bool, keep),
-        num_iters,
-    )
+    return {
+        "config": spec.config,
+        "x": _memory(inputs.x, torch.bfloat16 if spec.bfloat16_inputs else dtype, copies),
+        "params": tuple([_memory(p, dtype, copies) for p in inputs.params]),
+        "num_iters": inputs.num_iters,
+        "mean": _memory(inputs.mean, dtype, copies),
+        "log_std": _memory(inputs.log_std, dtype, copies),
+        "indices": _memory(inputs.indices, torch.int64, copies),
+        "mask": _memory(inputs.mask, torch.bool, copies),
+        "slot_mask": _memory(inputs.slot_mask, torch.bool, copies),
+    }
 
 
-def _tensors(arrays, dtype):
+def _tensors(arrays: Sequence[Any], dtype: torch.dtype) -> list[Tensor]:
     return [torch.empty(0, dtype=dtype) if a is None else torch.from_numpy(a) for a in arrays]
 
 
-def _forward_cpu(
-    x, params, state0, state1, indices, mask, slot_mask, config, num_iters, attention, save
-):
-    keep = []
-    results = _core.forward(
-        *_arguments(x, params, state0, state1, indices, mask, slot_mask, config, num_iters, keep),
-        attention,
-        save,
-    )
-    return _tensors(results, DTYPES[_spec(config).dtype])
+def _forward_cpu(*arguments: Any) -> Results:
+    *given, attention, save = arguments
+    inputs = Inputs(*given)
+    spec, copies = _spec(inputs.config), list[Tensor]()
+    found = _core.forward(**_arguments(inputs, spec, copies), attention=attention, save=save)
+    return Results(*_tensors(found, DTYPES[spec.dtype]))
 
 
-def _backward_cpu(
-    x,
-    params,
-    state0,
-    state1,
-    indices,
-    mask,
-    slot_mask,
-    config,
-    num_iters,
-    saved,
-    d_slots,
-    d_attention,
-):
-    keep, dtype = [], DTYPES[_spec(config).dtype]
-    dx, d_state0, d_state1, d_params = _core.backward(
-        *_arguments(x, params, state0, state1, indices, mask, slot_mask, config, num_iters, keep),
-        *(_memory(t, dtype, keep) for t in (saved, d_slots, d_attention)),
+def _backward_cpu(*arguments: Any) -> list[Tensor]:
+    *given, saved, d_slots, d_attention = arguments
+    inputs = Inputs(*given)
+    spec, copies = _spec(inputs.config), list[Tensor]()
+    dtype = DTYPES[spec.dtype]
+    own: dict[str, Any] = {
+        "saved": _memory(saved, dtype, copies),
+        "d_slots": _memory(d_slots, dtype, copies),
+        "d_attention": _memory(d_attention, dtype, copies),
+    }
+    found = _core.backward(**_arguments(inputs, spec, copies), **own)
+    dx, *rest = _tensors((found.x, found.mean, found.log_std, *found.params), dtype)
+    return [dx.to(inputs.x.dtype), *rest]
+
+
+def _forward_fake(*arguments: Any) -> Results:
+    *given, attention, save = arguments
+    inputs = Inputs(*given)
+    x, spec = inputs.x, _spec(inputs.config)
+    start = inputs.indices if inputs.mean is None else inputs.mean
+    assert start is not None
+    batch, count, slots = *x.shape[:2], start.shape[1]
+
+    def made(wanted: bool, *shape: int) -> Tensor:
+        return x.new_empty(shape if wanted else (0,), dtype=DTYPES[spec.dtype])
+
+    mixture = spec.is_mixture
+    return Results(
+        slots=made(True, batch, slots, spec.slot_dim),
+        mean=made(mixture, batch, slots, spec.dim),
+        variance=made(mixture, batch, slots, spec.dim),
+        prior=made(mixture, batch, slots),
+        log_likelihood=made(mixture and not spec.is_reference, batch),
+        attention=made(attention, batch, count, slots),
+        iterations=x.new_empty(batch, dtype=torch.int64),
+        saved=made(save, _saved_size(spec, batch, count, slots, inputs.num_iters) if save else 0),
     )
-    dx, *rest = _tensors((dx, d_state0, d_state1, *d_params), dtype)
-    return [dx.to(x.dtype), *rest]
+
+
+def _saved_size(spec: Spec, batch: int, count: int, slots: int, num_iters: int) -> int:
+    """What the core saves, in operations that symbolic sizes have too (see smm_saved_rule)."""
+    rule = _core.saved_rule(spec.config, int(slots), num_iters)
+    layers = (count + rule["inputs"] - 1) // rule["inputs"] * rule["block"]
+    most = rule["most_of_small"] if layers <= rule["small"] else rule["most"]
+    return batch * (rule["image"] + (layers if batch * layers <= most else 0))
+
+
+def _backward_fake(*arguments: Any) -> list[Tensor]:
+    inputs = Inputs(*arguments[:-3])
+    x, dtype = inputs.x, DTYPES[_spec(inputs.config).dtype]
+    states = [
+        x.new_empty(0 if s is None else s.shape, dtype=dtype) for s in (inputs.mean, inputs.log_std)
+    ]
+    return [x.new_empty(x.shape), *states, *(p.new_empty(p.shape) for p in inputs.params)]
 
 
 _LIBRARY.impl("forward", _forward_cpu, "CPU")
 _LIBRARY.impl("backward", _backward_cpu, "CPU")
-
-
-@torch.library.register_fake("smm_py::forward")
-def _forward_fake(
-    x, params, state0, state1, indices, mask, slot_mask, config, num_iters, attention, save
-):
-    spec = _spec(config)
-    batch, inputs = x.shape[:2]
-    slots = (indices if state0 is None else state0).shape[1]
-    state = (batch, slots, spec.dim)
-    none = (0,)
-    mixture = spec.is_mixture
-    shapes = [
-        (batch, slots, spec.slot_dim),
-        state if mixture else none,
-        state if mixture else none,
-        (batch, slots) if mixture else none,
-        (batch,) if mixture and not spec.is_reference else none,
-        (batch, inputs, slots) if attention else none,
-    ]
-    shapes.append((_saved_size(spec, batch, inputs, slots, num_iters),) if save else none)
-    *results, saved = (x.new_empty(s, dtype=DTYPES[spec.dtype]) for s in shapes)
-    return [*results, x.new_empty(batch, dtype=torch.int64), saved]
-
-
-def _saved_size(spec, batch, inputs, slots, num_iters):
-    """What the core says, in operations that symbolic sizes have too: of each image, and of each 64 of its inputs."""
-    image, one = (
-        _core.saved_size(core_config(s), 1, 1, int(slots), num_iters)
-        for s in (spec.but(recompute=True), spec)
-    )
-    layers = ((inputs + 63) // 64) * (one - image)
-    most = _core.SAVED_BATCH if layers <= _core.SAVED_IMAGE else _core.SAVED_MOST
-    return batch * (image + (layers if batch * layers <= most else 0))
-
-
-@torch.library.register_fake("smm_py::backward")
-def _backward_fake(
-    x,
-    params,
-    state0,
-    state1,
-    indices,
-    mask,
-    slot_mask,
-    config,
-    num_iters,
-    saved,
-    d_slots,
-    d_attention,
-):
-    dtype = DTYPES[_spec(config).dtype]
-    states = [x.new_empty(0 if s is None else s.shape, dtype=dtype) for s in (state0, state1)]
-    return [x.new_empty(x.shape), *states, *(p.new_empty(p.shape) for p in params)]
+torch.library.register_fake("smm_py::forward", _forward_fake)
+torch.library.register_fake("smm_py::backward", _backward_fake)
 
 
 class _Refuse(torch.autograd.Function):
     """A gradient that has none itself, and says so instead of passing for a constant."""
 
     @staticmethod
-    def forward(ctx, gradient, source):
+    def forward(ctx: Any, gradient: Tensor, source: Tensor) -> Tensor:
         return gradient.clone()
 
     @staticmethod
-    def backward(ctx, *unused):
+    def backward(ctx: Any, *unused: Tensor) -> None:
         raise RuntimeError(
             "smm_py.torch modules can be differentiated once: their gradients have no gradient"
         )
 
 
-class _Run(torch.autograd.Function):
+class _CoreFunction(torch.autograd.Function):
     """Differentiable in x, the states and the parameters, through slots and attention."""
 
     @staticmethod
     def forward(
-        ctx, config, num_iters, attention, x, state0, state1, indices, mask, slot_mask, *params
-    ):
-        *results, saved = torch.ops.smm_py.forward(
-            x, params, state0, state1, indices, mask, slot_mask, config, num_iters, attention, True
+        ctx: Any,
+        config: str,
+        num_iters: int,
+        attention: bool,
+        x: Tensor,
+        mean: Tensor | None,
+        log_std: Tensor | None,
+        indices: Tensor | None,
+        mask: Tensor | None,
+        slot_mask: Tensor | None,
+        *params: Tensor,
+    ) -> tuple[Tensor, ...]:
+        states = (mean, log_std, indices, mask, slot_mask)
+        found = Results(
+            *torch.ops.smm_py.forward(x, params, *states, config, num_iters, attention, True)
         )
-        ctx.save_for_backward(x, state0, state1, indices, mask, slot_mask, saved, *params)
-        ctx.config, ctx.num_iters, ctx.attention, ctx.shape = (
-            config,
-            num_iters,
-            attention,
-            results[0].shape,
-        )
-        if (
-            not torch.compiler.is_compiling()
-        ):  # zeros for what carries no gradient, six tensors, would be made in each backward pass
+        ctx.save_for_backward(found.saved, x, *states, *params)
+        ctx.config, ctx.num_iters, ctx.attention = config, num_iters, attention
+        ctx.shape = found.slots.shape
+        if not torch.compiler.is_compiling():
+            # zeros for what carries no gradient, six tensors, would be made in each backward pass
             ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(*results[1:5], *results[6 if attention else 5 :])
-        return tuple(results)
+        constant = (found.mean, found.variance, found.prior, found.log_likelihood, found.iterations)
+        ctx.mark_non_differentiable(*constant, *(() if attention else (found.attention,)))
+        return found[:-1]
 
     @staticmethod
-    def backward(ctx, d_slots, *d_rest):
+    def backward(ctx: Any, *d_results: Tensor | None) -> tuple[Tensor | None, ...]:
         with torch.no_grad():
-            grads = _Run.gradients(ctx, d_slots, *d_rest)
+            grads = _CoreFunction.gradients(ctx, *d_results)
         if torch.is_grad_enabled():  # create_graph=True: whoever differentiates these is told
             source = next(t for t in ctx.saved_tensors if t is not None and t.requires_grad)
             grads = tuple(g if g is None else _Refuse.apply(g, source) for g in grads)
         return grads
 
     @staticmethod
-    def gradients(ctx, d_slots, *d_rest):
-        x, state0, state1, indices, mask, slot_mask, saved, *params = ctx.saved_tensors
-        d_attention = d_rest[4] if ctx.attention else None
-        if d_slots is None and d_attention is None:
-            return (None,) * len(ctx.needs_input_grad)
+    def gradients(ctx: Any, *d_results: Tensor | None) -> tuple[Tensor | None, ...]:
+        d = Output(*d_results)  # type: ignore[arg-type]
+        d_slots, d_attention = d.slots, d.attention if ctx.attention else None
         if d_slots is None:
+            if d_attention is None:
+                return (None,) * len(ctx.needs_input_grad)
             d_slots = d_attention.new_zeros(ctx.shape)
-        dx, d_state0, d_state1, *d_params = torch.ops.smm_py.backward(
+        saved, x, mean, log_std, *others = ctx.saved_tensors
+        params = others[3:]
+        found = torch.ops.smm_py.backward(
             x,
             params,
-            state0,
-            state1,
-            indices,
-            mask,
-            slot_mask,
+            mean,
+            log_std,
+            *others[:3],
             ctx.config,
             ctx.num_iters,
             saved,
             d_slots,
             d_attention,
         )
-        return (
-            None,
-            None,
-            None,
-            dx,
-            None if state0 is None else d_state0,
-            None if state1 is None else d_state1,
-            None,
-            None,
-            None,
-            *d_params,
-        )
+        dx, d_mean, d_log_std, *d_params = found
+        d_mean = None if mean is None else d_mean
+        d_log_std = None if log_std is None else d_log_std
+        return None, None, None, dx, d_mean, d_log_std, None, None, None, *d_params
 
 
-def _refuse_tangents(tensors):
+def _refuse_tangents(tensors: Sequence[Tensor | None]) -> None:
     """The bare operator would drop them without a word."""
     if forward_ad._current_level >= 0 and any(
         t is not None and forward_ad.unpack_dual(t).tangent is not None for t in tensors
     ):
         raise NotImplementedError(
-            "slot modules have no forward-mode derivatives on CPU tensors (torch.func.jvp, jacfwd); use reverse mode"
+            "slot modules have no forward-mode derivatives on CPU tensors (torch.func.jvp, "
+            "jacfwd); use reverse mode"
         )
 
 
-def run(
-    spec: Spec,
-    config: str,
-    x,
-    params: tuple[Tensor, ...],
-    state0,
-    state1,
-    indices,
-    mask,
-    slot_mask,
-    num_iters,
-    attention,
-) -> Result:
-    """As `_lean.run`, on CPU tensors in the C core; params are in the core's order, config is the spec's text.
+def run(spec: Spec, inputs: Inputs, attention: bool) -> Output:
+    """A call on CPU tensors in the C core.
 
     mean, variance, prior and log_likelihood carry no gradient; slots and attention do.
     """
-    tensors = (x, state0, state1, *params)
+    x, params, mean, log_std, indices, mask, slot_mask, config, num_iters = inputs
+    tensors = (x, mean, log_std, *params)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        results = _Run.apply(
-            config, num_iters, attention, x, state0, state1, indices, mask, slot_mask, *params
+        found = Output(
+            *_CoreFunction.apply(
+                config, num_iters, attention, x, mean, log_std, indices, mask, slot_mask, *params
+            )
         )
     else:
         _refuse_tangents(tensors)
-        results = torch.ops.smm_py.forward(
-            x, params, state0, state1, indices, mask, slot_mask, config, num_iters, attention, False
-        )
+        found = Output(*torch.ops.smm_py.forward(*inputs, attention, False)[:-1])
     mixture = spec.is_mixture
-    return Result(
-        results[0],
-        *(r if mixture else None for r in results[1:4]),
-        results[4] if mixture and not spec.is_reference else None,
-        results[5] if attention else None,
-        results[6],
+    return Output(
+        slots=found.slots,
+        mean=found.mean if mixture else None,
+        variance=found.variance if mixture else None,
+        prior=found.prior if mixture else None,
+        log_likelihood=found.log_likelihood if mixture and not spec.is_reference else None,
+        attention=found.attention if attention else None,
+        iterations=found.iterations,
     )

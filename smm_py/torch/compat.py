@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 from torch import Tensor
 
-from .._spec import count
+from .._options import count
 from . import _modules
 
 
 class SlotAttention(_modules.SlotAttention):
-    """`slot_attention.SlotAttention` of the package slot-attention: its arguments, call and state_dict.
+    """`slot_attention.SlotAttention` of the package slot-attention, with its call and state_dict.
+
+    Queries, keys and values have biases; gradients pass through every step.
 
     Parameters
     ----------
-    num_slots, dim, iters, eps, hidden_dim
-        As there; the hidden width is at least `dim`, queries, keys and values have biases, gradients
-        pass through every step. `forward(inputs, num_slots=None)`.
+    num_slots : int
+        K, number of slots.
+    dim : int
+        D, width of a slot and of an input.
+    iters : int
+        T, number of steps.
+    eps : float
+        Added to the attention before it is normalised over inputs.
+    hidden_dim : int
+        Hidden width of the MLP; at least `dim` is taken.
     """
 
-    _RENAMED = {"norm_pre_ff.weight": "norm_mlp.weight", "norm_pre_ff.bias": "norm_mlp.bias"}
+    _RENAMED: ClassVar = {
+        "norm_pre_ff.weight": "norm_mlp.weight",
+        "norm_pre_ff.bias": "norm_mlp.bias",
+    }
 
-    def __init__(self, num_slots, dim, iters=3, eps=1e-8, hidden_dim=128):
+    def __init__(
+        self, num_slots: int, dim: int, iters: int = 3, eps: float = 1e-8, hidden_dim: int = 128
+    ) -> None:
         count("dim", dim)
         count("hidden_dim", hidden_dim)
         super().__init__(
@@ -34,11 +50,14 @@ class SlotAttention(_modules.SlotAttention):
         )
         self.register_load_state_dict_pre_hook(_translate)
 
-    def forward(self, inputs, num_slots=None):
-        return super().forward(inputs, num_slots=num_slots)
+    def forward(self, inputs: Tensor, num_slots: int | None = None) -> Tensor:  # type: ignore[override]
+        slots: Tensor = super().forward(inputs, num_slots=num_slots)
+        return slots
 
 
-def _translate(module, state_dict, prefix, *unused):
+def _translate(
+    module: SlotAttention, state_dict: dict[str, Any], prefix: str, *unused: Any
+) -> None:
     """Rename that package's entries, and drop the leading axes of its initial slots."""
     for old, new in module._RENAMED.items():
         if prefix + old in state_dict:

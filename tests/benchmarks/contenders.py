@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 import smm_py.torch as twins
-from smm_py.torch import _lean
+from smm_py.torch.lean import Iteration
 
 from . import peers
 
@@ -68,7 +68,7 @@ def make(name, problem) -> Contender:
             problem,
             params,
             lambda x: (
-                _lean.run(spec, x, params, *both, None, None, None, spec.num_iters, False).slots
+                Iteration(spec, x, params, None).run(*both, None, None, spec.num_iters, False).slots
             ),
         )
     function = _plain(peers.Torch(), problem, form)

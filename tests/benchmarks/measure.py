@@ -284,13 +284,15 @@ def small_calls(seconds):
                 if not n.startswith("smm_py, lean")
             ]
             made = {name: contenders.make(name, problem) for name in names}
-            state = (*problem.init.values(), None)[:2]
+            mean, log_std = (*problem.init.values(), None)[:2]
             bare = functools.partial(
                 smm_py._core.forward,
-                smm_py._modules.core_config(problem.module._spec),
+                problem.module._spec.config,
                 problem.x,
                 tuple(problem.params.values()),
-                *(*state, None, None, None, shape.T, False, False),
+                shape.T,
+                mean=mean,
+                log_std=log_std,
             )
             calls = {"the extension's forward alone": bare}
             calls.update((name, c.forward) for name, c in made.items())

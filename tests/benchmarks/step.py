@@ -60,11 +60,7 @@ def released(iters):
         for attention in (block.attn1, block.attn2):
             attention.forward = lambda x, a=attention: written_out(a, x)
     mixture = model.slot_attention.mixture
-    options = {
-        **{name: getattr(mixture._spec, name) for name in mixture._OPTIONS},
-        "kind": "SlotMixture",
-        "num_iters": iters,
-    }
+    options = {**mixture.options, "kind": "SlotMixture", "num_iters": iters}
 
     def function(params, x, init):
         return plain_torch.run(options, params, x, (init["mean"], init["log_std"]))["slots"]

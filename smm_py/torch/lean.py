@@ -1,90 +1,120 @@
-"""The modules in PyTorch operations, for tensors that the C core does not serve (other devices).
+"""The modules in PyTorch operations: for devices without the C core, and for other formulas.
 
-Formulas as in docs/math.md. Squared distances and variances are expanded into matrix products about
-a point amid each image's data, so that nothing of size B x K x N x D is ever made. float32 cancels
-only where clusters lie more than some hundred of their standard deviations apart: variances and
-likelihoods then lose digits that the C core keeps.
+Formulas as in docs/math.md. Squared distances and variances are expanded into matrix products,
+centred at a point amid each image's data, so that nothing of size B x K x N x D is ever made.
+float32 cancels only where clusters lie more than some hundred of their standard deviations apart:
+variances and likelihoods then lose digits that the C core retains.
+
+To change a formula, derive from `Iteration`, override a method, and name the class in the module:
+
+>>> class Smoothed(Iteration):
+...     def new_prior(self, gamma):
+...         share = super().new_prior(gamma)
+...         return (share + 1 / share.shape[1]) / 2
+>>> import smm_py.torch
+>>> class SmoothedMixture(smm_py.torch.SlotMixture):
+...     iteration = Smoothed
+>>> SmoothedMixture(dim=8, num_slots=3)(torch.rand(2, 20, 8)).shape
+torch.Size([2, 3, 8])
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, Optional
+from collections.abc import Mapping
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from .._spec import Spec
 
 VAR_FLOOR = 1e-4
 NORM_EPS = 1e-5
+Parameters = Mapping[str, Tensor]
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
+State = tuple[Tensor, Tensor | None, Tensor]  # mean (or slots), log_std, prior
 
 
-class Result(NamedTuple):
+class Output(NamedTuple):
     """Outputs of a module: B images, N inputs, K slots of width D; see `smm_py.Output`."""
 
     slots: Tensor
-    mean: Optional[Tensor] = None
-    variance: Optional[Tensor] = None
-    prior: Optional[Tensor] = None
-    log_likelihood: Optional[Tensor] = None
-    attention: Optional[Tensor] = None
-    iterations: Optional[Tensor] = None
+    mean: Tensor | None = None
+    variance: Tensor | None = None
+    prior: Tensor | None = None
+    log_likelihood: Tensor | None = None
+    attention: Tensor | None = None
+    iterations: Tensor | None = None
 
 
-def run(
-    spec: Spec, x, params, state0, state1, indices, mask, slot_mask, num_iters, attention, form=None
-) -> Result:
-    """Run a module.
-
-    Parameters
-    ----------
-    x : (B, N, input_dim). params : dict of name -> tensor, as `_spec.parameter_shapes` names them.
-    state0, state1 : (B, K, D) slots and None, or mean and log_std; state0 None with indices (B, K).
-    mask : (B, N) bool or None. slot_mask : (B, K) bool or None. attention : whether to return it.
-    form : what makes the `Formulas`, in place of that class.
-    """
-    x = x.to(DTYPES[spec.dtype]) if spec.bfloat16_inputs else x
-    form = (form or Formulas)(spec, x, params, mask)
-    return form.go(state0, state1, indices, slot_mask, num_iters, attention)
-
-
-def _linear(p, name, x):
+def _linear(p: Parameters, name: str, x: Tensor) -> Tensor:
     return F.linear(x, p[name + ".weight"], p.get(name + ".bias"))
 
 
-def _norm(p, name, x):
+def _norm(p: Parameters, name: str, x: Tensor) -> Tensor:
     return F.layer_norm(x, x.shape[-1:], p[name + ".weight"], p[name + ".bias"], NORM_EPS)
 
 
-def _mlp(p, name, x):
+def _mlp(p: Parameters, name: str, x: Tensor) -> Tensor:
     return _linear(p, name + ".2", F.relu(_linear(p, name + ".0", x)))
 
 
-def _log(prior):
+def _log(prior: Tensor) -> Tensor:
     """Logarithm of a prior; that of 0 has no gradient."""
     dead = prior == 0
     return prior.masked_fill(dead, 1).log().masked_fill(dead, -math.inf)
 
 
-class Formulas:
-    """One call in PyTorch operations: the inputs' side is computed here, `go` iterates.
+def _where(moving: Tensor, new: Tensor | None, old: Tensor | None) -> Tensor | None:
+    """The new state of the images that move, the old one of others."""
+    if new is None or old is None:
+        return None
+    return torch.where(moving.view(-1, *[1] * (new.dim() - 1)), new, old)
 
-    A module with other formulas is a subclass of `SlotMixture`, say, whose `formulas` is a subclass of
-    this class, or a method that makes one of (spec, x, parameters, mask). It runs on every device in
-    place of the core. What such a subclass may replace:
 
-    e_step(mean, log_std, prior) : responsibilities (B, N, K), the GRU's hidden state, and the log
-        prior plus log density (B, N, K).
-    new_prior(gamma) : the prior (B, K) of responsibilities.
+class Iteration:
+    """One call of a module; the keys and values are computed when it is made, `run` iterates.
+
+    The methods that stand for a formula may be overridden: `e_step`, `weights`, `m_step`,
+    `new_prior`, `update`. K slots of width D; Slot Attention's slots pass as `mean`.
+
+    Parameters
+    ----------
+    spec : Spec
+        The module's options, as attributes.
+    x : (B, N, input_dim)
+        Of the module's dtype, or bfloat16.
+    p : mapping
+        Name -> parameter, as in `state_dict`.
+    mask : (B, N) bool or None
+        True where an input is real.
+    module : nn.Module, optional
+        The module that is called, for parameters of its own.
+
+    Attributes
+    ----------
+    keys, values : (B, N, D)
+        What slots are compared with, and what they are means of.
+    active : (B, K) bool
+        Slots that take part.
     """
 
-    def __init__(self, spec, x, p, mask):
-        self.spec, self.p = spec, p
+    active: Tensor
+
+    def __init__(
+        self,
+        spec: Spec,
+        x: Tensor,
+        p: Parameters,
+        mask: Tensor | None,
+        module: nn.Module | None = None,
+    ) -> None:
+        self.spec, self.p, self.module = spec, p, module
+        x = x.to(DTYPES[spec.dtype]) if spec.bfloat16_inputs else x
         self.real = None if mask is None else mask[..., None]
-        if mask is not None:
+        if self.real is not None:
             # masked rows keep their value for the attention alone: no gradient, and no NaN in a sum
             x = torch.where(self.real, x, torch.nan_to_num(x.detach()))
         h = x
@@ -96,29 +126,39 @@ class Formulas:
         self.keys = _linear(p, "to_k", h) if spec.has_network else h
         own = spec.kind == "slot_attention" or spec.is_reference
         self.values = _linear(p, "to_v", h) if own else h
-        self.count = x.shape[1] if mask is None else mask.sum(1)[:, None]
-        # constants of the expansions: a point amid the data, which no result depends on
+        self.count: int | Tensor = x.shape[1] if mask is None else mask.sum(1)[:, None]
+        # centres of the expansions: points amid the data, which no result depends on
         self.key_centre = self._mean(self.keys)
         self.value_centre = self._mean(self.values)
 
-    def _mean(self, a):
+    def _mean(self, a: Tensor) -> Tensor:
         a = a.detach()
         if self.real is None:
             return a.mean(1, keepdim=True)
-        return torch.where(self.real, a, 0).sum(1, keepdim=True) / self.count[..., None]
+        count = cast(Tensor, self.count)
+        return torch.where(self.real, a, 0).sum(1, keepdim=True) / count[..., None]
 
-    def go(self, state0, state1, indices, slot_mask, num_iters, attention):
+    def run(
+        self,
+        mean: Tensor | None,
+        log_std: Tensor | None,
+        indices: Tensor | None,
+        slot_mask: Tensor | None,
+        num_iters: int,
+        attention: bool,
+    ) -> Output:
+        """All steps from an initial state (B, K, D), or from the inputs at indices (B, K)."""
         spec = self.spec
         if indices is not None:
             rows = indices[..., None].expand(-1, -1, spec.dim)
-            state0 = self.values.detach().gather(1, rows)
-        self.active = (
-            torch.ones(state0.shape[:2], dtype=torch.bool, device=state0.device)
-            if slot_mask is None
-            else slot_mask
-        )
+            mean = self.values.detach().gather(1, rows)
+        first, first_log_std = cast(Tensor, mean), log_std
+        if slot_mask is None:
+            slot_mask = torch.ones(first.shape[:2], dtype=torch.bool, device=first.device)
+        self.active = slot_mask
         uniform = self.active.to(self.keys.dtype) / self.active.sum(1, keepdim=True)
-        state, steps = (state0, state1, uniform), num_iters + spec.is_reference
+        state: State = (first, log_std, uniform)
+        steps = num_iters + spec.is_reference
         moving = torch.ones(len(uniform), dtype=torch.bool, device=uniform.device)
         iterations = torch.full_like(moving, 1 - spec.is_reference, dtype=torch.int64)
         with torch.set_grad_enabled(torch.is_grad_enabled() and spec.gradient == "full"):
@@ -127,25 +167,27 @@ class Formulas:
                 iterations = iterations + moving
                 if spec.tol:
                     still = self.movement(new[0], state[0]) > spec.tol
-                    new = [
-                        a if a is None else torch.where(moving.view(-1, *[1] * (a.dim() - 1)), a, b)
-                        for a, b in zip(new, state)
-                    ]
+                    new = cast(State, tuple(_where(moving, a, b) for a, b in zip(new, state)))
                     moving = moving & still
                 state = new
         if spec.gradient != "full":
-            state = [a if a is None else a.detach() for a in state]
-        (mean, log_std, prior), gamma, density = self.step(*state)
+            state = cast(State, tuple(a if a is None else a.detach() for a in state))
+        (new_mean, log_std, prior), gamma, density = self.step(*state)
         if spec.is_reference:
             prior = uniform / (1 + spec.eps * uniform.amax(1, keepdim=True))
         elif spec.prior == "uniform":
             prior = uniform
         if spec.gradient == "straight-through":
-            mean = mean + (state0 - state0.detach())
-            log_std = None if log_std is None else log_std + (state1 - state1.detach())
-        return self.result(mean, log_std, prior, gamma if attention else None, density, iterations)
+            new_mean = new_mean + (first - first.detach())
+            if log_std is not None and first_log_std is not None:
+                log_std = log_std + (first_log_std - first_log_std.detach())
+        return self.result(
+            new_mean, log_std, prior, gamma if attention else None, density, iterations
+        )
 
-    def step(self, mean, log_std, prior):
+    def step(
+        self, mean: Tensor, log_std: Tensor | None, prior: Tensor
+    ) -> tuple[State, Tensor, Tensor | None]:
         """The next state, and this step's responsibilities and log prior + log density."""
         gamma, hidden, density = self.e_step(mean, log_std, prior)
         mean, log_std = self.m_step(gamma, hidden, mean, log_std)
@@ -153,54 +195,70 @@ class Formulas:
             prior = self.new_prior(gamma)
         return (mean, log_std, prior), gamma, density
 
-    def movement(self, new, old):
+    def movement(self, new: Tensor, old: Tensor) -> Tensor:
         """The largest movement of an image's active slots, root mean square over channels: (B,)."""
         moved = (new - old).detach().square().mean(-1).sqrt()
         return torch.where(self.active, moved, 0).amax(1)
 
-    def new_prior(self, gamma):
+    def new_prior(self, gamma: Tensor) -> Tensor:
         """Mean responsibility of each slot (B,K)."""
         return self._real(gamma).sum(1) / self.count
 
-    def _real(self, gamma):
+    def _real(self, gamma: Tensor) -> Tensor:
         return gamma if self.real is None else torch.where(self.real, gamma, 0)
 
-    def e_step(self, mean, log_std, prior):
-        """Responsibilities (B,N,K), the GRU's hidden state, log prior + log density where there is one."""
+    def e_step(
+        self, mean: Tensor, log_std: Tensor | None, prior: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Assign inputs to slots.
+
+        Parameters
+        ----------
+        mean : (B, K, D)
+        log_std : (B, K, D), or None where slots have no variance
+        prior : (B, K)
+
+        Returns
+        -------
+        responsibilities : (B, N, K); Slot Attention (B, heads, N, K)
+        hidden : (B, K, D)
+            The GRU's hidden state.
+        density : (B, N, K) or None
+            Log prior + log density, where there is one.
+        """
         spec, p = self.spec, self.p
         if spec.kind == "slot_attention":
             return self.attend(_linear(p, "to_q", _norm(p, "norm_slots", mean))), mean, None
         q, s = mean, log_std
         if spec.slot_norm or spec.is_reference:
-            q, s = _norm(p, "norm_slots", torch.cat([mean, log_std], -1)).chunk(2, -1)
+            both = torch.cat([mean, cast(Tensor, log_std)], -1)
+            q, s = _norm(p, "norm_slots", both).chunk(2, -1)
         hidden = q if spec.is_reference else mean
         q = _linear(p, "to_q", q) if spec.has_network else q
         if spec.is_reference:
-            s = F.linear(s, p["to_q.weight"])
+            s = F.linear(cast(Tensor, s), p["to_q.weight"])
         distance = self.distances(q, s)
         inactive = ~self.active[:, None]
         if spec.kind == "kmeans":
-            return (
-                (-spec.scale * distance).masked_fill(inactive, -math.inf).softmax(-1),
-                hidden,
-                None,
-            )
+            logits = (-spec.scale * distance).masked_fill(inactive, -math.inf)
+            return logits.softmax(-1), hidden, None
         if spec.is_reference:
             gamma = (torch.exp(-spec.scale * distance) + spec.eps) * prior[:, None]
             return gamma / gamma.sum(-1, keepdim=True), hidden, None
-        log_det = s.sum(-1)[:, None]
+        log_det = cast(Tensor, s).sum(-1)[:, None]
         log_prior = _log(prior)[:, None].masked_fill(inactive, -math.inf)
         gamma = (-spec.temperature * (0.5 * distance + log_det) + log_prior).softmax(-1)
         density = log_prior - 0.5 * (distance + spec.dim * math.log(2 * math.pi)) - log_det
         return gamma, hidden, density
 
-    def attend(self, q):
+    def attend(self, q: Tensor) -> Tensor:
         """Slot Attention's responsibilities, one map for each head: (B,h,N,K)."""
         keys, q = (a.unflatten(-1, (self.spec.heads, -1)).transpose(1, 2) for a in (self.keys, q))
         logits = keys @ q.transpose(-1, -2) * self.spec.scale
-        return logits.masked_fill(~self.active[:, None, None], -math.inf).softmax(-1)
+        masked: Tensor = logits.masked_fill(~self.active[:, None, None], -math.inf)
+        return masked.softmax(-1)
 
-    def distances(self, q, log_std):
+    def distances(self, q: Tensor, log_std: Tensor | None) -> Tensor:
         """sum_d (k - q)^2 e^{-2 log_std}, (B,N,K), by three products."""
         keys, q = self.keys - self.key_centre, q - self.key_centre
         if log_std is None:
@@ -212,8 +270,8 @@ class Formulas:
             + (q * q * weight).sum(-1)[:, None]
         )
 
-    def weights(self, gamma):
-        """Responsibilities normalised over real inputs; a slot without any (inactive) gets zeros."""
+    def weights(self, gamma: Tensor) -> Tensor:
+        """Responsibilities normalised over real inputs; an inactive slot gets zeros."""
         w = gamma if self.spec.is_reference else gamma + self.spec.eps
         if self.real is not None:
             w = torch.where(self.real if w.dim() == 3 else self.real[:, None], w, 0)
@@ -222,7 +280,10 @@ class Formulas:
             total = total + (total == 0)
         return w / total
 
-    def m_step(self, gamma, hidden, mean, log_std):
+    def m_step(
+        self, gamma: Tensor, hidden: Tensor, mean: Tensor, log_std: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The next mean and log standard deviation, if any, from what `e_step` returns."""
         spec = self.spec
         w = self.weights(gamma)
         if spec.kind == "slot_attention":
@@ -237,13 +298,15 @@ class Formulas:
             return self.keep(new, mean), None
         variance = (w.mT @ (values * values) - first * first).clamp_min(0) + (found - new) ** 2
         floor = spec.eps if spec.is_reference else VAR_FLOOR
-        return self.keep(new, mean), self.keep(0.5 * torch.log(variance + floor), log_std)
+        new_log_std = 0.5 * torch.log(variance + floor)
+        return self.keep(new, mean), self.keep(new_log_std, cast(Tensor, log_std))
 
-    def keep(self, new, old):
+    def keep(self, new: Tensor, old: Tensor) -> Tensor:
+        """The new state of active slots, the old one of others."""
         return torch.where(self.active[..., None], new, old)
 
-    def update(self, m, hidden):
-        """GRU and residual MLP (PyTorch's GRUCell, written out for any number of leading dimensions)."""
+    def update(self, m: Tensor, hidden: Tensor) -> Tensor:
+        """GRU and residual MLP (PyTorch's GRUCell for any number of leading dimensions)."""
         p = self.p
         i = F.linear(m, p["gru.weight_ih"], p["gru.bias_ih"]).chunk(3, -1)
         g = F.linear(hidden, p["gru.weight_hh"], p["gru.bias_hh"]).chunk(3, -1)
@@ -252,13 +315,21 @@ class Formulas:
         h = n + z * (hidden - n)
         return h + _mlp(p, "mlp", _norm(p, "norm_mlp", h))
 
-    def result(self, mean, log_std, prior, gamma, density, iterations):
+    def result(
+        self,
+        mean: Tensor,
+        log_std: Tensor | None,
+        prior: Tensor,
+        gamma: Tensor | None,
+        density: Tensor | None,
+        iterations: Tensor,
+    ) -> Output:
         spec, p = self.spec, self.p
         if gamma is not None:
             gamma = gamma.mean(1) if gamma.dim() == 4 else gamma
             gamma = gamma if self.real is None else torch.where(self.real, gamma, gamma.detach())
-        if not spec.is_mixture:
-            return Result(mean, attention=gamma, iterations=iterations)
+        if log_std is None:
+            return Output(mean, attention=gamma, iterations=iterations)
         variance = torch.exp(2 * log_std)
         slots = torch.cat([mean, variance], -1)
         if spec.has_network and spec.reduce:
@@ -270,4 +341,4 @@ class Formulas:
         if density is not None:
             density = torch.logsumexp(density, -1, keepdim=True)
             density = self._real(density).sum((1, 2))
-        return Result(slots, mean, variance, prior.to(mean.dtype), density, gamma, iterations)
+        return Output(slots, mean, variance, prior.to(mean.dtype), density, gamma, iterations)

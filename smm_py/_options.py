@@ -1,0 +1,413 @@
+"""The table of options: each is written once, with its type, default, check and documentation.
+
+Constructors and their signatures, `repr`, docstrings, the PyTorch twins, files, the core's
+configuration and `Spec` follow from it. A new option needs a row here, a row in smm.h, the C code
+that uses it, the PyTorch form (`torch/lean.py`) and a case in tests/cases.py.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+import sys
+import textwrap
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Literal,
+    TypeVar,
+    cast,
+    dataclass_transform,
+    get_args,
+)
+
+import numpy as np
+
+from . import _core
+
+DType = Literal["float32", "float64"]
+Gradient = Literal["full", "implicit", "straight-through"]
+Prior = Literal["learned", "uniform"]
+Start = Literal["gaussian", "inputs"]
+Variant = Literal["paper", "reference"]
+WeightInit = Literal["em", "default"]
+
+MOST_OF = {"num_slots": 2**20, "num_iters": 2**20 - 1}  # others: the core's most of a width
+
+
+def count(name: str, value: object) -> int:
+    """The number, if it is an integer from 1 to the most that the core takes; else an error."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be an int, got {value!r} ({type(value).__name__})")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+    most = MOST_OF.get(name, _core.WIDTH_MOST)
+    if value > most:
+        raise ValueError(f"{name} must be at most {most}, got {value}")
+    return int(value)
+
+
+def flag(name: str, value: object) -> bool:
+    """The bool, or an error."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
+def positive(name: str, value: object, zero: bool = False) -> float:
+    """The number, if it is finite and above zero (or zero, where it may be); else an error."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(
+        value, (int, float, np.integer, np.floating)
+    ):
+        raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__})")
+    plain = value.item() if isinstance(value, np.generic) else value
+    if not (0 < plain or zero and plain == 0) or not plain <= sys.float_info.max:
+        raise ValueError(
+            f"{name} must be finite and {'at least' if zero else 'greater than'} 0, got {value!r}"
+        )
+    return float(plain)
+
+
+def not_negative(name: str, value: object) -> float:
+    return positive(name, value, zero=True)
+
+
+def near(name: str, names: Iterable[str]) -> str:
+    """What may have been meant by an unknown name."""
+    names = list(names)
+    close = difflib.get_close_matches(name, names, 3)
+    return f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(names)}"
+
+
+@dataclass(frozen=True)
+class Check:
+    """A type as docstrings name it, and the function that returns a value of it or raises."""
+
+    type: str
+    function: Callable[[str, object], Any]
+    precise: bool = False  # a number that must be normal and finite in the module's dtype, or 0
+
+
+def one_of(literal: Any) -> Check:
+    """Check for one of the strings of a Literal."""
+    choices = ", ".join(map(repr, get_args(literal)))
+
+    def check(name: str, value: object) -> object:
+        if not isinstance(value, str):
+            raise TypeError(f"{name} must be one of {choices}, got {value!r}")
+        if value not in get_args(literal):
+            raise ValueError(f"{name} must be one of {choices}, got {value!r}")
+        return value
+
+    return Check(f"{{{choices}}}", check)
+
+
+COUNT, FLAG = Check("int", count), Check("bool", flag)
+POSITIVE = Check("float", positive, precise=True)
+FLOOR = Check("float", not_negative, precise=True)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One option of one kind; what a class leaves unset comes from its base."""
+
+    unset: ClassVar[Any] = object()
+
+    default: Any = unset
+    check: Check = unset
+    doc: str = unset
+    kw_only: bool = True
+    core: str | None = None  # its name in the core, where that is another
+    number: Callable[[Any], float] = float  # its value there
+    name: str = ""
+
+    def __set_name__(self, owner: object, name: str) -> None:
+        object.__setattr__(self, "name", name)
+
+    def __get__(self, module: Any, owner: object = None) -> Any:
+        return self if module is None else module._option(self.name)
+
+    def over(self, base: Row | None) -> Row:
+        """This row, completed by the one that it changes."""
+        if base is None:
+            return self
+        own = {f: getattr(self, f) for f in ("default", "check", "doc")}
+        return replace(base, **{f: value for f, value in own.items() if value is not Row.unset})
+
+    def described(self) -> str:
+        """The entry of a numpydoc section."""
+        default = "optional" if self.default is None else f"default {self.default!r}"
+        return f"{self.name} : {self.check.type}, {default}\n{textwrap.indent(self.doc, '    ')}"
+
+
+T = TypeVar("T")
+
+
+def option(
+    *,
+    default: T = Row.unset,
+    check: Check = Row.unset,
+    doc: str = Row.unset,
+    kw_only: bool = True,
+    core: str | None = None,
+    number: Callable[[Any], float] = float,
+) -> T:
+    """A row of the table; in a derived class, the changes of one."""
+    return cast(T, Row(default, check, doc, kw_only, core, number))
+
+
+@dataclass_transform(kw_only_default=True, field_specifiers=(option,))
+class Table:
+    """A class whose attributes made by `option` are its constructor's arguments, and read-only."""
+
+    _rows: ClassVar[dict[str, Row]] = {}
+    _spec: Any
+
+    def __init_subclass__(cls) -> None:
+        rows: dict[str, Row] = {}
+        for base in reversed(cls.__mro__):
+            for name, row in vars(base).items():
+                if isinstance(row, Row):
+                    rows[name] = row.over(rows.get(name))
+        cls._rows = rows
+        if not getattr(cls.__init__, "from_table", False):
+            return  # written by hand, with its own signature and documentation
+        parameters = [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY
+                if row.kw_only
+                else inspect.Parameter.POSITIONAL_OR_KEYWORD,
+                default=row.default,
+            )
+            for name, row in sorted(rows.items(), key=lambda item: item[1].kw_only)
+        ]
+        cls.__init__ = _constructor(parameters)  # type: ignore[method-assign]
+        if cls.__doc__:
+            text = inspect.cleandoc(cls.__doc__)
+            entries = "\n".join(rows[p.name].described() for p in parameters)
+            head, *tail = re.split(r"\n\n(?=[A-Z]\w+\n---)", text, maxsplit=1)
+            section = f"Parameters\n----------\n{entries}"
+            cls.__doc__ = "\n\n".join([head, section, *tail]) + "\n"
+
+    def _build(self, **arguments: Any) -> None:
+        """Set up from the constructor's arguments, all of them."""
+        raise NotImplementedError
+
+    def _option(self, name: str) -> Any:
+        return getattr(self._spec, name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in self._rows:
+            raise AttributeError(f"{name} is fixed when a module is made, make another one")
+        super().__setattr__(name, value)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options that make a module like this one, by name."""
+        return {name: getattr(self._spec, name) for name in self._rows if name != "seed"}
+
+
+def _constructor(parameters: list[inspect.Parameter]) -> Any:
+    signature = inspect.Signature(parameters)
+
+    def __init__(self: Table, /, *args: Any, **kwargs: Any) -> None:
+        for name in kwargs:
+            if name not in signature.parameters:
+                hint = near(name, signature.parameters)
+                raise TypeError(f"{type(self).__name__} has no option {name!r}; {hint}")
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{type(self).__name__}: {error}") from None
+        bound.apply_defaults()
+        self._build(**bound.arguments)
+
+    self = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+    __init__.__signature__ = inspect.Signature([self, *parameters])  # type: ignore[attr-defined]
+    __init__.from_table = True  # type: ignore[attr-defined]
+    return __init__
+
+
+Table.__init__ = _constructor([])  # type: ignore[method-assign]
+
+
+class Options(Table):
+    """Options of every kind."""
+
+    dim: int = option(default=64, check=COUNT, kw_only=False, doc="D, width of a slot's mean.")
+    num_slots: int = option(
+        default=7, check=COUNT, kw_only=False, doc="K, number of slots; a call may use another."
+    )
+    num_iters: int = option(
+        default=3, check=COUNT, kw_only=False, doc="T, number of steps; a call may use another."
+    )
+    start: Start = option(
+        default="gaussian",
+        check=one_of(Start),
+        doc="Where slots start: drawn from a learned Gaussian, or at distinct random inputs.",
+    )
+    gradient: Gradient = option(
+        default="implicit",
+        check=one_of(Gradient),
+        doc='Through all steps ("full"), or the last alone. The initial state then gets zeros\n'
+        '("implicit") or the gradient of the final state ("straight-through").',
+        number=lambda value: _core.GRADIENTS[value],
+    )
+    eps: float = option(
+        default=1e-8,
+        check=POSITIVE,
+        doc="Added to the responsibilities before they are normalised over inputs.",
+    )
+    tol: float = option(
+        default=0.0,
+        check=Check("float", not_negative),
+        doc="An image takes its last step after one in which none of its slots moved further than\n"
+        "this (root mean square over channels of the mean); 0: all steps are taken.",
+    )
+    recompute: bool = option(
+        default=False,
+        check=FLAG,
+        doc="Keys and values are recomputed in every step: the memory of a call does not grow\n"
+        "with N. A SlotMixture then takes 2 to 4 times as long.",
+    )
+    bfloat16_inputs: bool = option(
+        default=False,
+        check=FLAG,
+        doc="x is bfloat16, in half the memory; everything else is of the module's dtype.",
+    )
+    if not TYPE_CHECKING:  # where each class that can be made tells which types it takes
+        dtype = option(
+            default="float32", check=one_of(DType), doc="Of inputs, parameters and outputs."
+        )
+
+
+class ScaledOptions(Options):
+    """Of the kinds that scale logits or distances."""
+
+    scale: float | None = option(
+        default=None, check=POSITIVE, doc="Factor of the squared distances; dim^-1/2 if not given."
+    )
+
+
+class NetworkOptions(ScaledOptions):
+    """Of the kinds with learned weights."""
+
+    hidden_dim: int = option(
+        default=128, check=COUNT, kw_only=False, doc="H, hidden width of the MLPs."
+    )
+    input_dim: int | None = option(
+        default=None, check=COUNT, kw_only=False, doc="I, width of an input; `dim` if not given."
+    )
+    qkv_bias: bool = option(
+        default=False, check=FLAG, doc="The maps to queries, keys and values have biases."
+    )
+
+
+class MixtureOptions(Options):
+    """Of the kinds whose slots have a variance."""
+
+    num_slots: int = option(default=10, kw_only=False)
+    prior: Prior = option(
+        default="learned",
+        check=one_of(Prior),
+        doc="Prior of the slots: their mean responsibility, or 1/K.",
+        core="uniform_prior",
+        number=lambda value: value == "uniform",
+    )
+    temperature: float = option(
+        default=1.0,
+        check=POSITIVE,
+        doc="Factor of the log density in the responsibilities; dim^-1/2 is a useful setting.",
+    )
+
+
+class ClusteringOptions(Options):
+    """Of the kinds without learned weights."""
+
+    num_iters: int = option(default=10, kw_only=False)
+    start: Start = option(
+        default="inputs",
+        doc="Where slots start: at standard normal numbers, or at distinct random inputs.",
+    )
+    gradient: Gradient = option(default="full")
+
+
+class SlotAttentionOptions(NetworkOptions):
+    _kind = "slot_attention"
+
+    scale: float | None = option(
+        default=None, doc="Factor of the logits; (dim / heads)^-1/2 if not given."
+    )
+    heads: int = option(
+        default=1,
+        check=COUNT,
+        doc="A divisor of `dim`; each head has a softmax over slots of its own, and their outputs\n"
+        "are concatenated.",
+    )
+
+
+class SlotMixtureOptions(NetworkOptions, MixtureOptions):
+    _kind = "slot_mixture"
+
+    num_iters: int = option(default=5, kw_only=False)
+    scale: float | None = option(
+        default=None,
+        doc="Factor of the log density in the reference variant alone; dim^-1/2 if not given.",
+    )
+    variant: Variant = option(
+        default="paper",
+        check=one_of(Variant),
+        doc="Algorithm 1 of the paper, or the code that its authors released, to which slot_norm,\n"
+        "norm_kv, prior and temperature do not apply.",
+    )
+    slot_norm: bool = option(
+        default=False,
+        check=FLAG,
+        doc="Query and log standard deviation are computed from LayerNorm([mean, log_std]).",
+    )
+    norm_kv: bool = option(
+        default=False, check=FLAG, doc="Keys and values are computed from LayerNorm(h)."
+    )
+    input_mlp: bool = option(
+        default=True, check=FLAG, doc="h = MLP(LayerNorm(x)); without it h = x."
+    )
+    reduce: bool = option(
+        default=True,
+        check=FLAG,
+        doc="Slots are a linear map of [mean, variance] to width D; without it they are\n"
+        "[mean, variance], (B, K, 2D).",
+    )
+    weight_init: WeightInit = option(
+        default="em",
+        check=one_of(WeightInit),
+        doc='Initial weights: "em" makes the untrained module EM for a Gaussian mixture,\n'
+        '"default" draws them as PyTorch does.',
+    )
+
+
+class KMeansOptions(ClusteringOptions, ScaledOptions):
+    _kind = "kmeans"
+
+    scale: float | None = option(
+        default=None,
+        doc="Factor of the squared distances; dim^-1/2 if not given. A large one gives Lloyd's\n"
+        "algorithm.",
+    )
+
+
+class GaussianMixtureOptions(ClusteringOptions, MixtureOptions):
+    _kind = "gaussian_mixture"
+
+
+def checked(rows: Mapping[str, Row], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Every option of a table: as given, checked, else its default. None stays where it is one."""
+    values = {name: options.get(name, row.default) for name, row in rows.items()}
+    for name, row in rows.items():
+        if values[name] is not None or row.default is not None:
+            values[name] = row.check.function(name, values[name])
+    return values
