@@ -9,9 +9,6 @@ import numpy as np
 from ._arrays import Array, from_bfloat16
 from ._spec import Spec, drawn_from
 
-# added to the data's variance, as the core adds it to every variance
-VAR_FLOOR = 1e-4
-
 
 def draw(
     spec: Spec,
@@ -38,7 +35,7 @@ def draw(
         state[first] = rng.standard_normal(shape).astype(spec.dtype)
     if spec.kind == "gaussian_mixture":
         x = from_bfloat16(x).astype(spec.dtype, copy=False) if spec.bfloat16_inputs else x
-        state["log_std"] = spread(x, mask, slots)
+        state["log_std"] = spread(x, mask, slots, spec.var_floor)
     return state, noise
 
 
@@ -91,7 +88,7 @@ def draw_indices(
     return indices
 
 
-def spread(x: Array, mask: Array | None, slots: int) -> Array:
+def spread(x: Array, mask: Array | None, slots: int, floor: float) -> Array:
     """Log standard deviation of each image's real inputs (B, K, D): where a mixture starts."""
     variance = np.empty((x.shape[0], 1, x.shape[2]))
     for b, rows in enumerate(x):
@@ -100,5 +97,5 @@ def spread(x: Array, mask: Array | None, slots: int) -> Array:
         # in parts, so that no copy is large
         parts = (np.square(rows[i : i + 4096] - mean).sum(0) for i in range(0, len(rows), 4096))
         variance[b] = sum(parts) / len(rows)
-    log_std = 0.5 * np.log(variance + VAR_FLOOR)
+    log_std = 0.5 * np.log(variance + floor)
     return np.ascontiguousarray(np.repeat(log_std, slots, axis=1), x.dtype)

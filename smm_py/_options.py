@@ -306,6 +306,9 @@ class NetworkOptions(ScaledOptions):
     qkv_bias: bool = option(
         default=False, check=FLAG, doc="The maps to queries, keys and values have biases."
     )
+    norm_eps: float = option(
+        default=1e-5, check=POSITIVE, doc="Added to the variance in every LayerNorm."
+    )
 
 
 class MixtureOptions(Options):
@@ -323,6 +326,12 @@ class MixtureOptions(Options):
         default=1.0,
         check=POSITIVE,
         doc="Factor of the log density in the responsibilities; dim^-1/2 is a useful setting.",
+    )
+    var_floor: float = option(
+        default=1e-4,
+        check=FLOOR,
+        doc="Added to every variance; with 0, inputs of a slot must not coincide. The reference\n"
+        "variant adds eps instead.",
     )
 
 

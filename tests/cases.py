@@ -40,6 +40,11 @@ CASES = {
         smm_py.SlotMixture,
         dict(dim=7, hidden_dim=9, input_dim=5, qkv_bias=True, eps=1e-3),
     ),
+    "sa-norm-eps": (smm_py.SlotAttention, dict(dim=7, hidden_dim=9, input_dim=5, norm_eps=0.1)),
+    "smm-floors": (
+        smm_py.SlotMixture,
+        dict(dim=7, hidden_dim=9, norm_kv=True, slot_norm=True, norm_eps=0.1, var_floor=0.05),
+    ),
     "reference": (
         smm_py.SlotMixture,
         dict(dim=7, hidden_dim=9, input_dim=5, variant="reference", weight_init="default"),
@@ -64,6 +69,7 @@ CASES = {
     "kmeans": (smm_py.KMeans, dict(dim=5, scale=0.5)),
     "gmm-recompute": (smm_py.GaussianMixture, dict(dim=5, temperature=0.7, recompute=True)),
     "gmm": (smm_py.GaussianMixture, dict(dim=5, temperature=0.7)),
+    "gmm-floor": (smm_py.GaussianMixture, dict(dim=5, var_floor=0.05)),
     "gmm-uniform": (smm_py.GaussianMixture, dict(dim=5, prior="uniform")),
 }
 

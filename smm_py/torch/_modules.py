@@ -26,7 +26,7 @@ from .._options import (
 )
 from .._spec import Spec, drawn_from, initial_parameters, initial_state_names, parameter_shapes
 from . import _ops
-from .lean import DTYPES, VAR_FLOOR, Iteration, Output
+from .lean import DTYPES, Iteration, Output
 
 Generators = Generator | Sequence[Generator]
 State = tuple[Tensor | None, Tensor | None, Tensor | None]  # mean (or slots), log_std, indices
@@ -371,7 +371,7 @@ class _Twin(Options, nn.Module):
                 mean, log_std = (_for_slots(n, params[n], slots, spec) for n in (mu, logsigma))
                 init[name] = mean + log_std.exp() * normal()
         if spec.kind == "gaussian_mixture":
-            init["log_std"] = _spread(x, mask).expand(shape).contiguous()
+            init["log_std"] = _spread(x, mask, spec.var_floor).expand(shape).contiguous()
         return init
 
 
@@ -503,7 +503,7 @@ def _draw_indices(
     return torch.where(real, drawn, indices[:, :1])
 
 
-def _spread(x: Tensor, mask: Tensor | None) -> Tensor:
+def _spread(x: Tensor, mask: Tensor | None, floor: float) -> Tensor:
     """Log standard deviation of each image's real inputs, (B, 1, D)."""
     weights = (
         torch.ones(x.shape[:2], dtype=x.dtype, device=x.device)
@@ -514,7 +514,7 @@ def _spread(x: Tensor, mask: Tensor | None) -> Tensor:
     x = x if mask is None else torch.where(mask[..., None], x, 0)  # what is masked may be NaN
     mean = (weights * x).sum(1, keepdim=True)
     variance = (weights * (x - mean) ** 2).sum(1, keepdim=True)
-    return 0.5 * torch.log(variance + VAR_FLOOR).detach()
+    return 0.5 * torch.log(variance + floor).detach()
 
 
 def _dtype_name(dtype: object) -> object:

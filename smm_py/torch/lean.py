@@ -30,8 +30,6 @@ from torch import Tensor, nn
 
 from .._spec import Spec
 
-VAR_FLOOR = 1e-4
-NORM_EPS = 1e-5
 Parameters = Mapping[str, Tensor]
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 State = tuple[Tensor, Tensor | None, Tensor]  # mean (or slots), log_std, prior
@@ -51,10 +49,6 @@ class Output(NamedTuple):
 
 def _linear(p: Parameters, name: str, x: Tensor) -> Tensor:
     return F.linear(x, p[name + ".weight"], p.get(name + ".bias"))
-
-
-def _norm(p: Parameters, name: str, x: Tensor) -> Tensor:
-    return F.layer_norm(x, x.shape[-1:], p[name + ".weight"], p[name + ".bias"], NORM_EPS)
 
 
 def _mlp(p: Parameters, name: str, x: Tensor) -> Tensor:
@@ -119,10 +113,10 @@ class Iteration:
             x = torch.where(self.real, x, torch.nan_to_num(x.detach()))
         h = x
         if spec.kind == "slot_attention":
-            h = _norm(p, "norm_input", x)
+            h = self._norm("norm_input", x)
         elif spec.kind == "slot_mixture":
-            h = _mlp(p, "mlp_input", _norm(p, "norm_input", x)) if spec.input_mlp else x
-            h = _norm(p, "norm_kv", h) if spec.norm_kv or spec.is_reference else h
+            h = _mlp(p, "mlp_input", self._norm("norm_input", x)) if spec.input_mlp else x
+            h = self._norm("norm_kv", h) if spec.norm_kv or spec.is_reference else h
         self.keys = _linear(p, "to_k", h) if spec.has_network else h
         own = spec.kind == "slot_attention" or spec.is_reference
         self.values = _linear(p, "to_v", h) if own else h
@@ -130,6 +124,10 @@ class Iteration:
         # centres of the expansions: points amid the data, which no result depends on
         self.key_centre = self._mean(self.keys)
         self.value_centre = self._mean(self.values)
+
+    def _norm(self, name: str, x: Tensor) -> Tensor:
+        weight, bias = self.p[name + ".weight"], self.p[name + ".bias"]
+        return F.layer_norm(x, x.shape[-1:], weight, bias, self.spec.norm_eps)
 
     def _mean(self, a: Tensor) -> Tensor:
         a = a.detach()
@@ -228,11 +226,11 @@ class Iteration:
         """
         spec, p = self.spec, self.p
         if spec.kind == "slot_attention":
-            return self.attend(_linear(p, "to_q", _norm(p, "norm_slots", mean))), mean, None
+            return self.attend(_linear(p, "to_q", self._norm("norm_slots", mean))), mean, None
         q, s = mean, log_std
         if spec.slot_norm or spec.is_reference:
             both = torch.cat([mean, cast(Tensor, log_std)], -1)
-            q, s = _norm(p, "norm_slots", both).chunk(2, -1)
+            q, s = self._norm("norm_slots", both).chunk(2, -1)
         hidden = q if spec.is_reference else mean
         q = _linear(p, "to_q", q) if spec.has_network else q
         if spec.is_reference:
@@ -297,7 +295,7 @@ class Iteration:
         if not spec.is_mixture:
             return self.keep(new, mean), None
         variance = (w.mT @ (values * values) - first * first).clamp_min(0) + (found - new) ** 2
-        floor = spec.eps if spec.is_reference else VAR_FLOOR
+        floor = spec.eps if spec.is_reference else spec.var_floor
         new_log_std = 0.5 * torch.log(variance + floor)
         return self.keep(new, mean), self.keep(new_log_std, cast(Tensor, log_std))
 
@@ -313,7 +311,7 @@ class Iteration:
         r, z = torch.sigmoid(i[0] + g[0]), torch.sigmoid(i[1] + g[1])
         n = torch.tanh(i[2] + r * g[2])
         h = n + z * (hidden - n)
-        return h + _mlp(p, "mlp", _norm(p, "norm_mlp", h))
+        return h + _mlp(p, "mlp", self._norm("norm_mlp", h))
 
     def result(
         self,
