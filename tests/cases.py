@@ -55,7 +55,7 @@ CASES = {
     ),
     "reference-bias": (
         smm_py.SlotMixture,
-        dict(dim=7, hidden_dim=9, input_dim=5, variant="reference", qkv_bias=True),
+        dict(dim=7, hidden_dim=9, input_dim=5, variant="reference", qkv_bias=True, scale=0.3),
     ),
     "sa-recompute": (smm_py.SlotAttention, dict(dim=7, hidden_dim=9, input_dim=5, recompute=True)),
     "smm-recompute": (
