@@ -8,7 +8,7 @@ Memory = Array | tuple[int, tuple[int, ...]]  # or (address, shape)
 __version__: str
 KINDS: dict[str, int]
 GRADIENTS: dict[str, int]
-OPTIONS: dict[str, str]
+OPTIONS: frozenset[str]
 WIDTH_MOST: int
 
 class Config:

@@ -134,8 +134,7 @@ class Module(Options):
     @property
     def slot_dim(self) -> int:
         """Width of a slot in the output: `dim`, or 2 `dim` for [mean, variance]."""
-        width: int = self._spec.slot_dim
-        return width
+        return self._spec.slot_dim
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={value!r}" for name, value in self.options.items())

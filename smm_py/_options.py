@@ -29,6 +29,9 @@ import numpy as np
 
 from . import _core
 
+if TYPE_CHECKING:
+    from ._spec import Spec
+
 DType = Literal["float32", "float64"]
 Gradient = Literal["full", "implicit", "straight-through"]
 Prior = Literal["learned", "uniform"]
@@ -148,10 +151,10 @@ T = TypeVar("T")
 
 
 def option(
-    *,
-    default: T = Row.unset,
     check: Check = Row.unset,
     doc: str = Row.unset,
+    *,
+    default: T = Row.unset,
     kw_only: bool = True,
     core: str | None = None,
     number: Callable[[Any], float] = float,
@@ -165,7 +168,7 @@ class Table:
     """A class whose attributes made by `option` are its constructor's arguments, and read-only."""
 
     _rows: ClassVar[dict[str, Row]] = {}
-    _spec: Any
+    _spec: Spec
 
     def __init_subclass__(cls) -> None:
         rows: dict[str, Row] = {}
@@ -239,76 +242,72 @@ Table.__init__ = _constructor([])  # type: ignore[method-assign]
 class Options(Table):
     """Options of every kind."""
 
-    dim: int = option(default=64, check=COUNT, kw_only=False, doc="D, width of a slot's mean.")
+    dim: int = option(COUNT, "D, width of a slot's mean.", default=64, kw_only=False)
     num_slots: int = option(
-        default=7, check=COUNT, kw_only=False, doc="K, number of slots; a call may use another."
+        COUNT, "K, number of slots; a call may use another.", default=7, kw_only=False
     )
     num_iters: int = option(
-        default=3, check=COUNT, kw_only=False, doc="T, number of steps; a call may use another."
+        COUNT, "T, number of steps; a call may use another.", default=3, kw_only=False
     )
     start: Start = option(
+        one_of(Start),
+        "Where slots start: drawn from a learned Gaussian, or at distinct random inputs.",
         default="gaussian",
-        check=one_of(Start),
-        doc="Where slots start: drawn from a learned Gaussian, or at distinct random inputs.",
     )
     gradient: Gradient = option(
-        default="implicit",
-        check=one_of(Gradient),
-        doc='Through all steps ("full"), or the last alone. The initial state then gets zeros\n'
+        one_of(Gradient),
+        'Through all steps ("full"), or the last alone. The initial state then gets zeros\n'
         '("implicit") or the gradient of the final state ("straight-through").',
+        default="implicit",
         number=lambda value: _core.GRADIENTS[value],
     )
     eps: float = option(
+        POSITIVE,
+        "Added to the responsibilities before they are normalised over inputs.",
         default=1e-8,
-        check=POSITIVE,
-        doc="Added to the responsibilities before they are normalised over inputs.",
     )
     tol: float = option(
-        default=0.0,
-        check=Check("float", not_negative),
-        doc="An image takes its last step after one in which none of its slots moved further than\n"
+        Check("float", not_negative),
+        "An image takes its last step after one in which none of its slots moved further than\n"
         "this (root mean square over channels of the mean); 0: all steps are taken.",
+        default=0.0,
     )
     recompute: bool = option(
+        FLAG,
+        "Keys and values are recomputed in every step: the memory of a call does not grow\n"
+        "with N. A SlotMixture then takes 2 to 4 times as long; other kinds, to which it costs\n"
+        "little, do so for large images in any case.",
         default=False,
-        check=FLAG,
-        doc="Keys and values are recomputed in every step: the memory of a call does not grow\n"
-        "with N. A SlotMixture then takes 2 to 4 times as long.",
     )
     bfloat16_inputs: bool = option(
+        FLAG,
+        "x is bfloat16 (of ml_dtypes or from `smm_py.to_bfloat16`), in half the memory. It is\n"
+        "widened where it is read; everything else is of the module's dtype.",
         default=False,
-        check=FLAG,
-        doc="x is bfloat16, in half the memory; everything else is of the module's dtype.",
     )
-    if not TYPE_CHECKING:  # where each class that can be made tells which types it takes
-        dtype = option(
-            default="float32", check=one_of(DType), doc="Of inputs, parameters and outputs."
-        )
+    if not TYPE_CHECKING:  # where each class that can be made says which types it takes
+        dtype = option(one_of(DType), "Of inputs, parameters and outputs.", default="float32")
 
 
 class ScaledOptions(Options):
     """Of the kinds that scale logits or distances."""
 
     scale: float | None = option(
-        default=None, check=POSITIVE, doc="Factor of the squared distances; dim^-1/2 if not given."
+        POSITIVE, "Factor of the squared distances; dim^-1/2 if not given.", default=None
     )
 
 
 class NetworkOptions(ScaledOptions):
     """Of the kinds with learned weights."""
 
-    hidden_dim: int = option(
-        default=128, check=COUNT, kw_only=False, doc="H, hidden width of the MLPs."
-    )
+    hidden_dim: int = option(COUNT, "H, hidden width of the MLPs.", default=128, kw_only=False)
     input_dim: int | None = option(
-        default=None, check=COUNT, kw_only=False, doc="I, width of an input; `dim` if not given."
+        COUNT, "I, width of an input; `dim` if not given.", default=None, kw_only=False
     )
     qkv_bias: bool = option(
-        default=False, check=FLAG, doc="The maps to queries, keys and values have biases."
+        FLAG, "The maps to queries, keys and values have biases.", default=False
     )
-    norm_eps: float = option(
-        default=1e-5, check=POSITIVE, doc="Added to the variance in every LayerNorm."
-    )
+    norm_eps: float = option(POSITIVE, "Added to the variance in every LayerNorm.", default=1e-5)
 
 
 class MixtureOptions(Options):
@@ -316,22 +315,22 @@ class MixtureOptions(Options):
 
     num_slots: int = option(default=10, kw_only=False)
     prior: Prior = option(
+        one_of(Prior),
+        "Prior of the slots: their mean responsibility, or 1/K.",
         default="learned",
-        check=one_of(Prior),
-        doc="Prior of the slots: their mean responsibility, or 1/K.",
         core="uniform_prior",
         number=lambda value: value == "uniform",
     )
     temperature: float = option(
+        POSITIVE,
+        "Factor of the log density in the responsibilities; dim^-1/2 is a useful setting.",
         default=1.0,
-        check=POSITIVE,
-        doc="Factor of the log density in the responsibilities; dim^-1/2 is a useful setting.",
     )
     var_floor: float = option(
-        default=1e-4,
-        check=FLOOR,
-        doc="Added to every variance; with 0, inputs of a slot must not coincide. The reference\n"
+        FLOOR,
+        "Added to every variance; with 0, inputs of a slot must not coincide. The reference\n"
         "variant adds eps instead.",
+        default=1e-4,
     )
 
 
@@ -340,8 +339,8 @@ class ClusteringOptions(Options):
 
     num_iters: int = option(default=10, kw_only=False)
     start: Start = option(
-        default="inputs",
         doc="Where slots start: at standard normal numbers, or at distinct random inputs.",
+        default="inputs",
     )
     gradient: Gradient = option(default="full")
 
@@ -350,13 +349,13 @@ class SlotAttentionOptions(NetworkOptions):
     _kind = "slot_attention"
 
     scale: float | None = option(
-        default=None, doc="Factor of the logits; (dim / heads)^-1/2 if not given."
+        doc="Factor of the logits; (dim / heads)^-1/2 if not given.", default=None
     )
     heads: int = option(
-        default=1,
-        check=COUNT,
-        doc="A divisor of `dim`; each head has a softmax over slots of its own, and their outputs\n"
+        COUNT,
+        "A divisor of `dim`; each head has a softmax over slots of its own, and their outputs\n"
         "are concatenated.",
+        default=1,
     )
 
 
@@ -365,37 +364,33 @@ class SlotMixtureOptions(NetworkOptions, MixtureOptions):
 
     num_iters: int = option(default=5, kw_only=False)
     scale: float | None = option(
-        default=None,
         doc="Factor of the log density in the reference variant alone; dim^-1/2 if not given.",
+        default=None,
     )
     variant: Variant = option(
-        default="paper",
-        check=one_of(Variant),
-        doc="Algorithm 1 of the paper, or the code that its authors released, to which slot_norm,\n"
+        one_of(Variant),
+        "Algorithm 1 of the paper, or the code that its authors released, to which slot_norm,\n"
         "norm_kv, prior and temperature do not apply.",
+        default="paper",
     )
     slot_norm: bool = option(
+        FLAG,
+        "Query and log standard deviation are computed from LayerNorm([mean, log_std]).",
         default=False,
-        check=FLAG,
-        doc="Query and log standard deviation are computed from LayerNorm([mean, log_std]).",
     )
-    norm_kv: bool = option(
-        default=False, check=FLAG, doc="Keys and values are computed from LayerNorm(h)."
-    )
-    input_mlp: bool = option(
-        default=True, check=FLAG, doc="h = MLP(LayerNorm(x)); without it h = x."
-    )
+    norm_kv: bool = option(FLAG, "Keys and values are computed from LayerNorm(h).", default=False)
+    input_mlp: bool = option(FLAG, "h = MLP(LayerNorm(x)); without it h = x.", default=True)
     reduce: bool = option(
-        default=True,
-        check=FLAG,
-        doc="Slots are a linear map of [mean, variance] to width D; without it they are\n"
+        FLAG,
+        "Slots are a linear map of [mean, variance] to width D; without it they are\n"
         "[mean, variance], (B, K, 2D).",
+        default=True,
     )
     weight_init: WeightInit = option(
-        default="em",
-        check=one_of(WeightInit),
-        doc='Initial weights: "em" makes the untrained module EM for a Gaussian mixture,\n'
+        one_of(WeightInit),
+        'Initial weights: "em" makes the untrained module EM for a Gaussian mixture,\n'
         '"default" draws them as PyTorch does.',
+        default="em",
     )
 
 
@@ -403,9 +398,9 @@ class KMeansOptions(ClusteringOptions, ScaledOptions):
     _kind = "kmeans"
 
     scale: float | None = option(
-        default=None,
         doc="Factor of the squared distances; dim^-1/2 if not given. A large one gives Lloyd's\n"
         "algorithm.",
+        default=None,
     )
 
 

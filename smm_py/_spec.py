@@ -4,6 +4,7 @@ The NumPy modules and the PyTorch twins are built from the same `Spec`, so that 
 parameter names and their errors are the same.
 """
 
+# pyright: reportIncompatibleVariableOverride=false
 from __future__ import annotations
 
 import functools
@@ -32,9 +33,8 @@ class Spec(SlotAttentionOptions, SlotMixtureOptions, KMeansOptions, GaussianMixt
 
     kind: str
     dtype: DType = option(default="float32")
-    # resolved, so no longer None
-    input_dim: int = option(default=cast(int, None), kw_only=False)  # pyright: ignore[reportIncompatibleVariableOverride]
-    scale: float = option(default=cast(float, None))  # pyright: ignore[reportIncompatibleVariableOverride]
+    input_dim: int = option(default=cast(int, None), kw_only=False)  # resolved, no longer None
+    scale: float = option(default=cast(float, None))
 
     def __init__(self, kind: str, **options: Any) -> None:
         if kind not in KINDS:

@@ -17,14 +17,10 @@ static const char *type_name(int type) {
 static PyObject *shape_text(int rank, const npy_intp *shape) {
     PyObject *text = PyUnicode_FromString("(");
     for (int i = 0; i < rank && text; i++) {
-        PyObject *part = shape[i] == ANY ? PyUnicode_FromFormat("%s%s", "any",
-                                                                i + 1 < rank ? ", "
-                                                                : rank == 1  ? ","
-                                                                             : "")
-                                         : PyUnicode_FromFormat("%zd%s", (Py_ssize_t)shape[i],
-                                                                i + 1 < rank ? ", "
-                                                                : rank == 1  ? ","
-                                                                             : "");
+        const char *after = i + 1 < rank ? ", " : rank == 1 ? "," : "";
+        PyObject *part = shape[i] == ANY
+                             ? PyUnicode_FromFormat("any%s", after)
+                             : PyUnicode_FromFormat("%zd%s", (Py_ssize_t)shape[i], after);
         PyUnicode_AppendAndDel(&text, part);
     }
     if (text) PyUnicode_AppendAndDel(&text, PyUnicode_FromString(")"));
@@ -113,12 +109,12 @@ PyObject *first_nonfinite(PyObject *module, PyObject *object) {
     }
     const size_t n = (size_t)PyArray_SIZE((PyArrayObject *)object);
     const void *numbers = PyArray_DATA((PyArrayObject *)object);
+    const int bits = type == NPY_UINT16 ? 16 : type == NPY_FLOAT32 ? 32 : 64;
     size_t found;
-    Py_BEGIN_ALLOW_THREADS found = smm_first_nonfinite(type == NPY_UINT16    ? 16
-                                                       : type == NPY_FLOAT32 ? 32
-                                                                             : 64,
-                                                       numbers, n, threads_now());
-    Py_END_ALLOW_THREADS return PyLong_FromSsize_t(found < n ? (Py_ssize_t)found : -1);
+    Py_BEGIN_ALLOW_THREADS;
+    found = smm_first_nonfinite(bits, numbers, n, threads_now());
+    Py_END_ALLOW_THREADS;
+    return PyLong_FromSsize_t(found < n ? (Py_ssize_t)found : -1);
 }
 
 void raise_status(smm_status status, size_t image) {

@@ -14,7 +14,7 @@
 
 #include "smm.h"
 
-/* A configuration that has been checked, its precision, and the shapes of its parameters. Immutable. */
+/* A checked configuration, its precision, and which parameters the module has. Immutable. */
 typedef struct {
     PyObject_HEAD smm_config config;
     int type;                 /* NPY_FLOAT32 or NPY_FLOAT64 */
@@ -39,9 +39,10 @@ typedef struct {
     size_t shape[3];
 } view;
 
-/* `object` is a C-contiguous, aligned, native array of the given type and shape; or a tuple (address, shape) of such memory, whose
- * type its maker vouches for: a tensor takes longer to become an array than a small call takes. 0, or -1 and TypeError or
- * ValueError that names the argument. Nothing is converted. */
+/* `object` is a C-contiguous, aligned, native array of the given type and shape; or a tuple
+ * (address, shape) of such memory, whose type its maker vouches for: making an array of a tensor
+ * takes longer than a small call. 0, or -1 and a TypeError or ValueError that names the argument.
+ * Nothing is converted. */
 int checked_view(PyObject *object, const char *name, int type, int rank, const npy_intp *shape,
                  view *v);
 
@@ -49,8 +50,8 @@ int checked_view(PyObject *object, const char *name, int type, int rank, const n
 int optional_view(PyObject *object, const char *name, int type, int rank, const npy_intp *shape,
                   view *v);
 
-/* first_nonfinite(array): flat index of the first infinity or NaN of a contiguous array of float32 or float64, or of uint16 as
- * bfloat16, or -1. */
+/* first_nonfinite(array): flat index of the first infinity or NaN of a contiguous array of float32,
+ * float64, or uint16 as bfloat16; or -1. */
 PyObject *first_nonfinite(PyObject *module, PyObject *object);
 
 /* Raise for a status other than SMM_OK. */
@@ -64,7 +65,7 @@ PyObject *get_num_threads(PyObject *module, PyObject *unused);
 
 PyObject *forward(PyObject *module, PyObject *const *args, Py_ssize_t count, PyObject *keywords);
 PyObject *backward(PyObject *module, PyObject *const *args, Py_ssize_t count, PyObject *keywords);
-PyObject *saved_size(PyObject *module, PyObject *const *args, Py_ssize_t count);
-PyObject *saved_rule(PyObject *module, PyObject *const *args, Py_ssize_t count);
+PyObject *saved_size(PyObject *module, PyObject *args);
+PyObject *saved_rule(PyObject *module, PyObject *args);
 
 #endif

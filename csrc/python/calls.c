@@ -1,15 +1,17 @@
-/* calls.c - forward and backward: parse, check, allocate, release the interpreter, call, raise. No mathematics. */
+/* calls.c - forward and backward: parse, check, allocate, release the interpreter, call, raise. */
 #include "binding.h"
 
 #include <string.h>
 
-/* Names of the arguments: those of both calls, then each call's own. The first POSITIONAL may be given by position. */
-#define ARGUMENT_LIST(X)                                                                        \
-    X(config)                                                                                   \
-    X(x) X(params) X(num_iters) X(mean) X(log_std) X(indices) X(mask) X(slot_mask) X(attention) \
-        X(save) X(saved) X(d_slots) X(d_attention)
-#define OUTPUT_LIST(X) \
+/* Names of the arguments: those of both calls, then each call's own. The first POSITIONAL may be
+ * given by position. */
+/* clang-format off */
+#define ARGUMENT_LIST(X)                                                                         \
+    X(config) X(x) X(params) X(num_iters) X(mean) X(log_std) X(indices) X(mask) X(slot_mask)     \
+    X(attention) X(save) X(saved) X(d_slots) X(d_attention)
+#define OUTPUT_LIST(X)                                                                           \
     X(slots) X(mean) X(variance) X(prior) X(log_likelihood) X(attention) X(iterations) X(saved)
+/* clang-format on */
 
 enum {
 #define SMM_X(name) ARG_##name,
@@ -51,7 +53,8 @@ typedef struct {
     int mixture;
 } call_arguments;
 
-/* Place of a keyword among the common arguments and own[0] to own[1] - 1, or ARGS. Looks first where the order of the table has it. */
+/* Place of a keyword among the common arguments and own[0] to own[1] - 1, or ARGS. The search
+ * begins where the keyword is if keywords come in the table's order. */
 static int find_argument(PyObject *keyword, int expected, const int own[2]) {
     static const char *const names[] = {
 #define SMM_X(name) #name,
@@ -86,17 +89,6 @@ static int collect(PyObject *const *args, Py_ssize_t count, PyObject *keywords, 
         }
         given[at] = args[count + i];
     }
-    return 0;
-}
-
-static int parse_count(PyObject *object, const char *name, size_t *count) {
-    const Py_ssize_t value = PyNumber_AsSsize_t(object, PyExc_OverflowError);
-    if (value == -1 && PyErr_Occurred()) return -1;
-    if (value < 1) {
-        PyErr_Format(PyExc_ValueError, "%s must be at least 1, got %zd", name, value);
-        return -1;
-    }
-    *count = (size_t)value;
     return 0;
 }
 
@@ -192,7 +184,11 @@ static int parse_call(PyObject *module, PyObject *const *args, Py_ssize_t count,
         parse_config(module, a->given[ARG_config], a) < 0 || parse_inputs(a) < 0 ||
         parse_params(a->given[ARG_params], a) < 0 || parse_states(a) < 0)
         return -1;
-    return parse_count(a->given[ARG_num_iters], "num_iters", &a->dims.iters);
+    const Py_ssize_t iters = PyNumber_AsSsize_t(a->given[ARG_num_iters], PyExc_OverflowError);
+    if (iters < 1 && !PyErr_Occurred())
+        PyErr_Format(PyExc_ValueError, "num_iters must be at least 1, got %zd", iters);
+    a->dims.iters = (size_t)iters;
+    return iters < 1 ? -1 : 0;
 }
 
 static PyObject *new_array(int type, int rank, size_t d0, size_t d1, size_t d2) {
@@ -359,33 +355,21 @@ PyObject *backward(PyObject *module, PyObject *const *args, Py_ssize_t count, Py
                   status, image);
 }
 
-/* Parse (config, count, ...) by position. */
-static int parse_sizes(PyObject *module, PyObject *const *args, Py_ssize_t count, Py_ssize_t sizes,
-                       const char *const *names, call_arguments *a, size_t *const *to) {
-    if (count != sizes + 1) {
-        PyErr_Format(PyExc_TypeError, "%zd arguments are taken, got %zd", sizes + 1, count);
-        return -1;
-    }
-    if (parse_config(module, args[0], a) < 0) return -1;
-    for (Py_ssize_t i = 0; i < sizes; i++)
-        if (parse_count(args[i + 1], names[i], to[i]) < 0) return -1;
-    return 0;
+PyObject *saved_size(PyObject *module, PyObject *args) {
+    config_object *config;
+    Py_ssize_t B, N, K, T;
+    PyTypeObject *type = ((module_state *)PyModule_GetState(module))->config_type;
+    if (!PyArg_ParseTuple(args, "O!nnnn:saved_size", type, &config, &B, &N, &K, &T)) return NULL;
+    const smm_dims dims = {(size_t)B, (size_t)N, (size_t)K, (size_t)T};
+    return PyLong_FromSize_t(smm_saved_size(&config->config, &dims));
 }
 
-PyObject *saved_size(PyObject *module, PyObject *const *args, Py_ssize_t count) {
-    static const char *const names[] = {"B", "N", "K", "num_iters"};
-    call_arguments a;
-    size_t *const to[] = {&a.dims.batch, &a.dims.inputs, &a.dims.slots, &a.dims.iters};
-    if (parse_sizes(module, args, count, 4, names, &a, to) < 0) return NULL;
-    return PyLong_FromSize_t(smm_saved_size(&a.config->config, &a.dims));
-}
-
-PyObject *saved_rule(PyObject *module, PyObject *const *args, Py_ssize_t count) {
-    static const char *const names[] = {"K", "num_iters"};
-    call_arguments a;
-    size_t *const to[] = {&a.dims.slots, &a.dims.iters};
-    if (parse_sizes(module, args, count, 2, names, &a, to) < 0) return NULL;
-    const smm_saved_rule r = smm_saved_rule_of(&a.config->config, a.dims.slots, a.dims.iters);
+PyObject *saved_rule(PyObject *module, PyObject *args) {
+    config_object *config;
+    Py_ssize_t K, T;
+    PyTypeObject *type = ((module_state *)PyModule_GetState(module))->config_type;
+    if (!PyArg_ParseTuple(args, "O!nn:saved_rule", type, &config, &K, &T)) return NULL;
+    const smm_saved_rule r = smm_saved_rule_of(&config->config, (size_t)K, (size_t)T);
     return Py_BuildValue("{snsnsnsnsnsn}", "image", r.image, "block", r.block, "inputs", r.inputs,
                          "small", r.small, "most_of_small", r.most_of_small, "most", r.most);
 }

@@ -45,9 +45,9 @@ static PyMethodDef methods[] = {
      "backward(config, x, params, num_iters, *, mean=None, log_std=None, indices=None, mask=None,\n"
      "         slot_mask=None, saved, d_slots, d_attention=None) -> Gradients; see "
      "smm_backward_f32 in smm.h"},
-    {"saved_size", FUNCTION(saved_size), METH_FASTCALL,
+    {"saved_size", saved_size, METH_VARARGS,
      "saved_size(config, B, N, K, num_iters) -> elements of the saved state"},
-    {"saved_rule", FUNCTION(saved_rule), METH_FASTCALL,
+    {"saved_rule", saved_rule, METH_VARARGS,
      "saved_rule(config, K, num_iters) -> dict of the numbers of smm_saved_rule in smm.h"},
     {"trim", trim, METH_NOARGS,
      "trim()\n--\n\nGive the memory that is cached for later calls back to the system.\n\n"
@@ -71,47 +71,34 @@ static PyMethodDef methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-/* A dict of names to numbers. */
-typedef struct {
-    const char *name;
-    long value;
-} named;
-
-static const named kinds[] = {{"slot_attention", SMM_SLOT_ATTENTION},
-                              {"slot_mixture", SMM_SLOT_MIXTURE},
-                              {"slot_mixture_reference", SMM_SLOT_MIXTURE_REFERENCE},
-                              {"kmeans", SMM_KMEANS},
-                              {"gaussian_mixture", SMM_GAUSSIAN_MIXTURE},
-                              {NULL, 0}};
-static const named gradients[] = {{"full", SMM_GRADIENT_FULL},
-                                  {"implicit", SMM_GRADIENT_IMPLICIT},
-                                  {"straight-through", SMM_GRADIENT_STRAIGHT_THROUGH},
-                                  {NULL, 0}};
-
-static int add_numbers(PyObject *module, const char *name, const named *table) {
-    PyObject *dict = PyDict_New();
-    for (; dict && table->name; table++) {
-        PyObject *value = PyLong_FromLong(table->value);
-        if (!value || PyDict_SetItemString(dict, table->name, value) < 0) Py_CLEAR(dict);
-        Py_XDECREF(value);
-    }
-    const int status = dict ? PyModule_AddObjectRef(module, name, dict) : -1;
-    Py_XDECREF(dict);
+/* A constant of the module; takes the reference. */
+static int add(PyObject *module, const char *name, PyObject *value) {
+    const int status = PyModule_AddObjectRef(module, name, value);
+    Py_XDECREF(value);
     return status;
 }
 
-/* OPTIONS: the options of smm.h, name -> what it is. */
-static int add_options(PyObject *module) {
-    PyObject *dict = PyDict_New();
-    const char *name, *text;
-    for (size_t i = 0; dict && (name = smm_option_name(i, &text)); i++) {
-        PyObject *value = PyUnicode_FromString(text);
-        if (!value || PyDict_SetItemString(dict, name, value) < 0) Py_CLEAR(dict);
-        Py_XDECREF(value);
+static PyObject *kinds(void) {
+    return Py_BuildValue("{sisisisisi}", "slot_attention", SMM_SLOT_ATTENTION, "slot_mixture",
+                         SMM_SLOT_MIXTURE, "slot_mixture_reference", SMM_SLOT_MIXTURE_REFERENCE,
+                         "kmeans", SMM_KMEANS, "gaussian_mixture", SMM_GAUSSIAN_MIXTURE);
+}
+
+static PyObject *gradients(void) {
+    return Py_BuildValue("{sisisi}", "full", SMM_GRADIENT_FULL, "implicit", SMM_GRADIENT_IMPLICIT,
+                         "straight-through", SMM_GRADIENT_STRAIGHT_THROUGH);
+}
+
+/* Names of the options of smm.h. */
+static PyObject *options(void) {
+    PyObject *names = PyFrozenSet_New(NULL);
+    const char *name;
+    for (size_t i = 0; names && (name = smm_option_name(i, NULL)); i++) {
+        PyObject *text = PyUnicode_FromString(name);
+        if (!text || PySet_Add(names, text) < 0) Py_CLEAR(names);
+        Py_XDECREF(text);
     }
-    const int status = dict ? PyModule_AddObjectRef(module, "OPTIONS", dict) : -1;
-    Py_XDECREF(dict);
-    return status;
+    return names;
 }
 
 static int module_exec(PyObject *module) {
@@ -132,9 +119,8 @@ static int module_exec(PyObject *module) {
     if (!state->config_type || !state->outputs_type || !state->gradients_type ||
         PyModule_AddType(module, state->config_type) < 0 ||
         PyModule_AddType(module, state->outputs_type) < 0 ||
-        PyModule_AddType(module, state->gradients_type) < 0 ||
-        add_numbers(module, "KINDS", kinds) < 0 ||
-        add_numbers(module, "GRADIENTS", gradients) < 0 || add_options(module) < 0 ||
+        PyModule_AddType(module, state->gradients_type) < 0 || add(module, "KINDS", kinds()) < 0 ||
+        add(module, "GRADIENTS", gradients()) < 0 || add(module, "OPTIONS", options()) < 0 ||
         PyModule_AddIntConstant(module, "WIDTH_MOST", (long)SMM_WIDTH_MOST) < 0)
         return -1;
     return PyModule_AddStringConstant(module, "__version__", SMM_VERSION);

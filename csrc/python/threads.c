@@ -1,4 +1,5 @@
-/* threads.c - how many threads a call may use. The number is ours alone: the host program's OpenMP is neither asked nor told. */
+/* threads.c - how many threads a call may use. The host program's OpenMP settings are neither read
+ * nor changed. */
 #define _POSIX_C_SOURCE 200809L
 #ifdef __linux__
 #define _GNU_SOURCE
@@ -10,11 +11,11 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-/* Written by set_num_threads and by a child just forked; plain ints suffice, as a reader takes either value. */
+/* Written by set_num_threads and in a forked child; ints suffice, as old and new are both valid. */
 static volatile int wanted = 1;
 static volatile int forked;
 
-/* A forked child has none of its parent's threads, but its OpenMP library may count on them: one thread needs no other. */
+/* A forked child has no threads of its parent, on which its OpenMP may wait: it uses one alone. */
 static void in_child(void) { forked = 1; }
 
 static int processors(void) {

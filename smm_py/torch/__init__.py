@@ -10,7 +10,7 @@
 
 Gradients are of first order on the CPU: differentiating them again, and the transforms of
 `torch.func`, raise. Submodules hold parameters alone and are not called, so hooks on them do not
-run; parametrizations do. `smm_py.torch.lean` is for other formulas.
+run; parametrizations do. `smm_py.torch.lean` says how to change a formula.
 
 A model that uses the package `slot-attention` changes one line, its import:
 
@@ -20,6 +20,14 @@ torch.Size([2, 5, 32])
 """
 
 from ._modules import GaussianMixture, KMeans, SlotAttention, SlotMixture, force_lean
-from .lean import Output
+from .lean import Formulas, Output
 
-__all__ = ["GaussianMixture", "KMeans", "Output", "SlotAttention", "SlotMixture", "force_lean"]
+__all__ = [
+    "Formulas",
+    "GaussianMixture",
+    "KMeans",
+    "Output",
+    "SlotAttention",
+    "SlotMixture",
+    "force_lean",
+]

@@ -26,7 +26,7 @@ from .._options import (
 )
 from .._spec import Spec, drawn_from, initial_parameters, initial_state_names, parameter_shapes
 from . import _ops
-from .lean import DTYPES, Iteration, Output
+from .lean import DTYPES, Formulas, Output
 
 Generators = Generator | Sequence[Generator]
 State = tuple[Tensor | None, Tensor | None, Tensor | None]  # mean (or slots), log_std, indices
@@ -73,8 +73,8 @@ class _Twin(Options, nn.Module):
         default="float32",
         check=Check("{'float32', 'float64'} or torch.dtype", lambda name, value: value),
     )
-    # formulas of a subclass: its calls run in PyTorch operations on every device
-    iteration: ClassVar[type[Iteration] | None] = None
+    # of a subclass: a class derived from Formulas, or a method with its arguments that makes one
+    formulas: ClassVar[Callable[..., Formulas] | None] = None
 
     def _build(self, *, dtype: object = "float32", seed: int | None = 0, **options: Any) -> None:
         nn.Module.__init__(self)
@@ -102,7 +102,7 @@ class _Twin(Options, nn.Module):
                 getattr(self, name).requires_grad_(False)
 
     def _option(self, name: str) -> Any:
-        """The submodule where one has the option's name (norm_kv), which PyTorch's tools look for."""
+        """A submodule of the option's name (norm_kv) where there is one: PyTorch looks for it."""
         return self._modules.get(name) or super()._option(name)
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -114,8 +114,7 @@ class _Twin(Options, nn.Module):
     @property
     def slot_dim(self) -> int:
         """Width of a slot in the output: `dim`, or 2 `dim` for [mean, variance]."""
-        width: int = self._spec.slot_dim
-        return width
+        return self._spec.slot_dim
 
     def _named(self) -> dict[str, Tensor]:
         """Name -> parameter, or what stands in its place, as in functional_call."""
@@ -240,20 +239,20 @@ class _Twin(Options, nn.Module):
                 state = self._state(spec, init, x, dtype, num_slots)
                 first = next(s for s in (state[2], state[0]) if s is not None)
                 _check_masks(x, mask, slot_mask, first.shape[1], state[2])
-            if self.iteration is None and x.device.type == "cpu" and not _force_lean:
+            if self.formulas is None and x.device.type == "cpu" and not _force_lean:
                 drawn = initial_state_names(spec)
                 arrays = tuple(p for name, p in params.items() if name not in drawn)
                 config = self._configs[dtype]
                 inputs = _ops.Inputs(x, arrays, *state, mask, slot_mask, config, iters)
                 return _ops.run(spec, inputs, return_attention)
-            call = (self.iteration or Iteration)(spec, x, params, mask, self)
+            call = (self.formulas or Formulas)(spec, x, params, mask)
             return call.run(*state, slot_mask, iters, return_attention)
 
     def _prepare(
         self, x: Tensor, init: dict[str, Tensor] | None = None
     ) -> tuple[Spec, dict[str, Tensor], torch.dtype, bool, Tensor, dict[str, Tensor] | None]:
         """A call's spec, parameters, their dtype, whether autocast is on, x and init, checked."""
-        spec: Spec = self._spec
+        spec = self._spec
         params = self._named()
         dtype = next(iter(params.values())).dtype if params else DTYPES[spec.dtype]
         if dtype not in self._specs:

@@ -200,23 +200,12 @@ class _CoreFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        config: str,
-        num_iters: int,
-        attention: bool,
-        x: Tensor,
-        mean: Tensor | None,
-        log_std: Tensor | None,
-        indices: Tensor | None,
-        mask: Tensor | None,
-        slot_mask: Tensor | None,
-        *params: Tensor,
+        ctx: Any, config: str, num_iters: int, attention: bool, x: Tensor, *tensors: Any
     ) -> tuple[Tensor, ...]:
-        states = (mean, log_std, indices, mask, slot_mask)
-        found = Results(
-            *torch.ops.smm_py.forward(x, params, *states, config, num_iters, attention, True)
-        )
-        ctx.save_for_backward(found.saved, x, *states, *params)
+        states, params = tensors[:5], tensors[5:]
+        call = (x, params, *states, config, num_iters, attention, True)
+        found = Results(*torch.ops.smm_py.forward(*call))
+        ctx.save_for_backward(found.saved, x, *tensors)
         ctx.config, ctx.num_iters, ctx.attention = config, num_iters, attention
         ctx.shape = found.slots.shape
         if not torch.compiler.is_compiling():
@@ -243,21 +232,10 @@ class _CoreFunction(torch.autograd.Function):
             if d_attention is None:
                 return (None,) * len(ctx.needs_input_grad)
             d_slots = d_attention.new_zeros(ctx.shape)
-        saved, x, mean, log_std, *others = ctx.saved_tensors
-        params = others[3:]
-        found = torch.ops.smm_py.backward(
-            x,
-            params,
-            mean,
-            log_std,
-            *others[:3],
-            ctx.config,
-            ctx.num_iters,
-            saved,
-            d_slots,
-            d_attention,
-        )
-        dx, d_mean, d_log_std, *d_params = found
+        saved, x, mean, log_std, indices, mask, slot_mask, *params = ctx.saved_tensors
+        states = (mean, log_std, indices, mask, slot_mask)
+        call = (x, params, *states, ctx.config, ctx.num_iters, saved, d_slots, d_attention)
+        dx, d_mean, d_log_std, *d_params = torch.ops.smm_py.backward(*call)
         d_mean = None if mean is None else d_mean
         d_log_std = None if log_std is None else d_log_std
         return None, None, None, dx, d_mean, d_log_std, None, None, None, *d_params
@@ -279,14 +257,10 @@ def run(spec: Spec, inputs: Inputs, attention: bool) -> Output:
 
     mean, variance, prior and log_likelihood carry no gradient; slots and attention do.
     """
-    x, params, mean, log_std, indices, mask, slot_mask, config, num_iters = inputs
-    tensors = (x, mean, log_std, *params)
+    x, params, *states, config, num_iters = inputs
+    tensors = (x, inputs.mean, inputs.log_std, *params)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        found = Output(
-            *_CoreFunction.apply(
-                config, num_iters, attention, x, mean, log_std, indices, mask, slot_mask, *params
-            )
-        )
+        found = Output(*_CoreFunction.apply(config, num_iters, attention, x, *states, *params))
     else:
         _refuse_tangents(tensors)
         found = Output(*torch.ops.smm_py.forward(*inputs, attention, False)[:-1])

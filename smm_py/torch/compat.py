@@ -50,7 +50,9 @@ class SlotAttention(_modules.SlotAttention):
         )
         self.register_load_state_dict_pre_hook(_translate)
 
-    def forward(self, inputs: Tensor, num_slots: int | None = None) -> Tensor:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        self, inputs: Tensor, num_slots: int | None = None
+    ) -> Tensor:
         slots: Tensor = super().forward(inputs, num_slots=num_slots)
         return slots
 

@@ -5,15 +5,16 @@ centred at a point amid each image's data, so that nothing of size B x K x N x D
 float32 cancels only where clusters lie more than some hundred of their standard deviations apart:
 variances and likelihoods then lose digits that the C core retains.
 
-To change a formula, derive from `Iteration`, override a method, and name the class in the module:
+To change a formula, derive from `Formulas`, override a method, and name the class in the module,
+whose calls then run on every device so:
 
->>> class Smoothed(Iteration):
+>>> class Smoothed(Formulas):
 ...     def new_prior(self, gamma):
 ...         share = super().new_prior(gamma)
 ...         return (share + 1 / share.shape[1]) / 2
 >>> import smm_py.torch
 >>> class SmoothedMixture(smm_py.torch.SlotMixture):
-...     iteration = Smoothed
+...     formulas = Smoothed
 >>> SmoothedMixture(dim=8, num_slots=3)(torch.rand(2, 20, 8)).shape
 torch.Size([2, 3, 8])
 """
@@ -26,7 +27,7 @@ from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from .._spec import Spec
 
@@ -68,7 +69,7 @@ def _where(moving: Tensor, new: Tensor | None, old: Tensor | None) -> Tensor | N
     return torch.where(moving.view(-1, *[1] * (new.dim() - 1)), new, old)
 
 
-class Iteration:
+class Formulas:
     """One call of a module; the keys and values are computed when it is made, `run` iterates.
 
     The methods that stand for a formula may be overridden: `e_step`, `weights`, `m_step`,
@@ -84,8 +85,6 @@ class Iteration:
         Name -> parameter, as in `state_dict`.
     mask : (B, N) bool or None
         True where an input is real.
-    module : nn.Module, optional
-        The module that is called, for parameters of its own.
 
     Attributes
     ----------
@@ -97,15 +96,8 @@ class Iteration:
 
     active: Tensor
 
-    def __init__(
-        self,
-        spec: Spec,
-        x: Tensor,
-        p: Parameters,
-        mask: Tensor | None,
-        module: nn.Module | None = None,
-    ) -> None:
-        self.spec, self.p, self.module = spec, p, module
+    def __init__(self, spec: Spec, x: Tensor, p: Parameters, mask: Tensor | None) -> None:
+        self.spec, self.p = spec, p
         x = x.to(DTYPES[spec.dtype]) if spec.bfloat16_inputs else x
         self.real = None if mask is None else mask[..., None]
         if self.real is not None:

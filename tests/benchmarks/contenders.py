@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 import smm_py.torch as twins
-from smm_py.torch.lean import Iteration
+from smm_py.torch.lean import Formulas
 
 from . import peers
 
@@ -68,7 +68,7 @@ def make(name, problem) -> Contender:
             problem,
             params,
             lambda x: (
-                Iteration(spec, x, params, None).run(*both, None, None, spec.num_iters, False).slots
+                Formulas(spec, x, params, None).run(*both, None, None, spec.num_iters, False).slots
             ),
         )
     function = _plain(peers.Torch(), problem, form)
