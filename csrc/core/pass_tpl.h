@@ -52,7 +52,7 @@ static void cache_values(const image_state *im, size_t i, const input_block *b) 
     if (cache->d_keys != cache->d_values) memset(cache->d_keys + at, 0, size * sizeof(real));
 }
 
-/* Cached keys of block i, where keys_forward put them; the first pass makes them with the values. */
+/* Cached keys of block i, where keys_forward put them; the first pass makes them and the values. */
 static const real *cached_block(const image_state *im, size_t i, input_block *b) {
     if (!im->cache.made[i]) {
         make_block(im, i, b);
