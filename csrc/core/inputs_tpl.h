@@ -55,6 +55,7 @@ typedef struct {
     real *v;                       /* D, where values have a map of their own */
     const real *values;            /* D: v or features */
     real *value_rows;              /* (SMM_BLOCK, Vp), where values are not cached going forward */
+    real *density;                 /* (K, SMM_BLOCK): see likelihood_backward; backward */
     real *gamma, *d_gamma, *ratio; /* (heads K, SMM_BLOCK): responsibilities, their gradients */
     real *lse;                     /* SMM_BLOCK: log density */
     real *ones;                    /* SMM_BLOCK */

@@ -17,7 +17,8 @@ static moment_sums moments_of(const image_state *im, size_t chunk) {
     const smm_sizes *s = im->s;
     const size_t rows = s->K * s->Vp;
     moment_sums m = {.sums = im->moments.partials + chunk * im->moments.partial};
-    m.m1 = m.sums + smm_pad(s->heads * s->K);
+    m.extra = m.sums + smm_pad(s->heads * s->K);
+    m.m1 = m.sums + im->moments.weights;
     m.m2 = s->dot ? NULL : m.m1 + rows;
     m.values = m.m1 + (s->dot ? 1 : 2) * rows;
     m.loglik = m.values + 2 * s->Vp;
@@ -44,7 +45,7 @@ static moment_sums sum_weights(const image_state *im) {
     const moment_sums total = moments_of(im, 0);
     for (size_t c = 1; c < image_chunks(im); c++) {
         const moment_sums m = moments_of(im, c);
-        im->k->add(smm_pad(im->s->heads * im->s->K), m.sums, total.sums);
+        im->k->add(im->moments.weights, m.sums, total.sums);
         im->k->add(2 * im->s->Vp + SMM_LANES, m.values, total.values); /* and loglik */
     }
     return total;
@@ -60,12 +61,6 @@ static moment_sums sum_moments(const image_state *im, const slot_share *share) {
         if (total.m2) im->k->add(size, m.m2 + first, total.m2 + first);
     }
     return total;
-}
-
-/* What is added to every weight, and to every variance. */
-static double weight_eps(const smm_sizes *s) { return s->reference ? 0 : s->cfg->eps; }
-static double variance_floor(const smm_sizes *s) {
-    return s->reference ? s->cfg->eps : s->cfg->var_floor;
 }
 
 /* Slot j's weighted mean, head by head, of kinds without variances. The eps of every weight enters

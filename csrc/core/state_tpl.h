@@ -52,7 +52,8 @@ typedef struct {
 
 /* What the M step sums over inputs: one for each chunk, and their sum in the first. */
 typedef struct {
-    real *sums;    /* (heads, slots): of responsibilities */
+    real *sums;    /* (heads, slots): of responsibilities; backward R0, of the logits' gradients */
+    real *extra;   /* slots: backward, what log prior gets beside R0; mixtures only */
     real *m1, *m2; /* (slots, Vp): first and second moments; Slot Attention has no second */
     real *values;  /* 2 Vp: sums of values and of their squares, in the first step */
     real *loglik;  /* 1 */
@@ -64,7 +65,8 @@ typedef struct {
     real *centre, *minus_centre; /* Cp: the shared point; its negative: backward */
     real *value_sums;            /* 2 Vp: of all values, centred, and of their squares */
     real *partials;              /* (chunks, partial): the arrays of moment_sums */
-    size_t partial;
+    size_t partial, weights;     /* elements of one; of its sums and extra */
+    real *floor;                 /* Cp: what is added to every variance */
     int at_points;
     real *point;   /* (K,Vp) */
     real *inexact; /* K: whether the point proved too far in this step; backward: of values */
@@ -103,6 +105,8 @@ typedef struct {
     slots_side side;
     int threads;
     input_block *blocks; /* scratch, one for each thread */
+    const smm_run *run;  /* whom the calling thread asks whether to stop; NULL in other threads */
+    int *stopped;        /* of the call */
 
     input_rows in;
     size_t *index, *active; /* lists of real inputs and active slots */
@@ -139,6 +143,7 @@ static void layout_block(input_block *b, const smm_sizes *s, int backward, smm_a
         return;
     }
     b->ratio = s->reference ? CARVE(s->K * n) : NULL;
+    b->density = s->variance ? CARVE(s->K * n) : NULL;
     b->centred = CARVE(s->C * n), b->d_keys = CARVE(s->C * n), b->d_values = CARVE(s->C * n);
     b->d_wide = CARVE(widest * n), b->d_features = CARVE(widest * n);
 }
@@ -155,9 +160,10 @@ static void layout_e_step(e_step *e, const smm_sizes *s, smm_arena *arena) {
 static void layout_moments(moment_work *m, const smm_sizes *s, smm_arena *arena) {
     const size_t rows = (s->dot ? 1 : 2) * s->K + 2;
     m->centre = CARVE(s->Cp), m->minus_centre = CARVE(s->Cp), m->value_sums = CARVE(2 * s->Vp);
-    m->partial = smm_pad(s->heads * s->K) + rows * s->Vp + SMM_LANES;
+    m->weights = smm_pad(s->heads * s->K) + (s->variance ? smm_pad(s->K) : 0);
+    m->partial = m->weights + rows * s->Vp + SMM_LANES;
     m->partials = CARVE(s->chunks * m->partial);
-    m->point = CARVE(s->K * s->Vp), m->inexact = CARVE(s->K);
+    m->point = CARVE(s->K * s->Vp), m->inexact = CARVE(s->K), m->floor = CARVE(s->Cp);
 }
 
 static void layout_update(update_work *u, const smm_sizes *s, smm_arena *arena) {
@@ -248,6 +254,12 @@ static update_work update_of(const smm_sizes *s, const update_work *all, size_t 
     return u;
 }
 
+/* What is added to every weight, and to every variance. */
+static double weight_eps(const smm_sizes *s) { return s->reference ? 0 : s->cfg->eps; }
+static double variance_floor(const smm_sizes *s) {
+    return s->reference ? s->cfg->eps : s->cfg->var_floor;
+}
+
 static slot_state state_at(const image_state *im, size_t i) {
     const size_t K = im->s->K, c = K * im->s->Dp;
     real *at = im->states + i * im->s->state;
@@ -279,6 +291,14 @@ static size_t chunk_begin(const image_state *im, size_t chunk) {
     return smm_min(chunk * im->s->chunk_blocks, image_blocks(im));
 }
 
+/* Whether the call has been asked to stop; the calling thread asks. */
+static int has_stopped(const image_state *im, size_t thread) {
+    const smm_run *run = thread == 0 ? im->run : NULL;
+    if (run && run->stop && run->stop(run->stop_argument))
+        __atomic_store_n(im->stopped, 1, __ATOMIC_RELAXED);
+    return __atomic_load_n(im->stopped, __ATOMIC_RELAXED);
+}
+
 /* The real inputs and active slots of image b. */
 static void open_image(image_state *im, const call_inputs *in, size_t b) {
     const smm_sizes *s = im->s;
@@ -295,6 +315,10 @@ static void open_image(image_state *im, const call_inputs *in, size_t b) {
     for (size_t j = 0; j < s->K; j++)
         if (!slot_mask || slot_mask[j]) im->active[im->slots++] = j;
     im->moments.at_points = 0;
+    for (size_t d = 0; d < s->Cp; d++) {
+        const double own = in->var_floor && d < s->D ? (double)in->var_floor[b * s->D + d] : 0;
+        im->moments.floor[d] = (real)(variance_floor(s) + own);
+    }
     memset(im->cache.made, 0, s->blocks * sizeof *im->cache.made);
 }
 

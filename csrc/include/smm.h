@@ -38,7 +38,8 @@ extern "C" {
     X(SMM_ERR_NOMEM, "out of memory")                                               \
     X(SMM_ERR_INDEX, "an index of a starting input is outside the image or masked") \
     X(SMM_ERR_NO_INPUT, "an image has no real input: its mask is all zero")         \
-    X(SMM_ERR_NO_SLOT, "an image has no active slot: its slot mask is all zero")
+    X(SMM_ERR_NO_SLOT, "an image has no active slot: its slot mask is all zero")    \
+    X(SMM_ERR_STOPPED, "the caller has asked the call to stop")
 
 typedef enum {
 #define SMM_X(name, text) name,
@@ -93,7 +94,7 @@ typedef enum {
       "paper variant, Gaussian mixture: factor of the log density in the responsibilities")      \
     X(double, scale, 0, DBL_MIN, DBL_MAX,                                                        \
       "factor of the logits (Slot Attention, K-Means) or distances (reference)")                 \
-    X(double, eps, 1e-8, DBL_MIN, DBL_MAX,                                                       \
+    X(double, eps, 1e-8, 0, DBL_MAX,                                                             \
       "added to the responsibilities before they are normalised over inputs")                    \
     X(double, var_floor, 1e-4, 0, DBL_MAX,                                                       \
       "paper variant, Gaussian mixture: added to every variance")                                \
@@ -235,68 +236,103 @@ int smm_openmp(void);
  * not: what such a number touches is then NaN in their results. */
 size_t smm_first_nonfinite(int bits, const void *numbers, size_t n, int threads);
 
-/* What a call reads. */
+/* What a call reads. The initial state is mean (or indices), and for mixtures log_std and prior. */
 typedef struct {
-    const float *x;             /* (B,N,I) */
-    const float *mean;          /* (B,K,D) initial slots or means; NULL where `indices` is given */
-    const float *log_std;       /* (B,K,D) initial log standard deviations; mixtures only */
-    const int64_t *indices;     /* (B,K) or NULL: see below */
-    const uint8_t *mask;        /* (B,N) or NULL: nonzero where the input is real */
-    const uint8_t *slot_mask;   /* (B,K) or NULL: nonzero where the slot is active */
+    const float *x;           /* (B,N,I) */
+    const float *mean;        /* (B,K,D) slots or means; NULL where `indices` is given */
+    const float *log_std;     /* (B,K,D) log standard deviations; mixtures only */
+    const float *prior;       /* (B,K) mixtures, at least 0; NULL: uniform over the active slots */
+    const int64_t *indices;   /* (B,K) or NULL: see smm_forward_f32 */
+    const uint8_t *mask;      /* (B,N) or NULL: nonzero where the input is real */
+    const uint8_t *slot_mask; /* (B,K) or NULL: nonzero where the slot is active */
     const uint16_t *x_bfloat16; /* (B,N,I) in place of x, or NULL: upper halves of floats */
+    const float
+        *var_floor; /* (B,D) or NULL: of each image, beside config.var_floor; Gaussian mixture */
 } smm_inputs_f32;
 
 /* What forward writes; every pointer but slots may be NULL. */
 typedef struct {
-    float *slots;          /* (B,K,W), W = smm_slot_width */
-    float *mean;           /* (B,K,D) mixtures: the last means */
-    float *variance;       /* (B,K,D) mixtures */
-    float *prior;          /* (B,K) mixtures */
-    float *log_likelihood; /* (B) mixtures but the reference: sum_n log sum_k prior_k N_k, last E
-                              step */
+    float *slots;    /* (B,K,W), W = smm_slot_width */
+    float *mean;     /* (B,K,D) mixtures: the last means */
+    float *variance; /* (B,K,D) mixtures */
+    float *prior;    /* (B,K) mixtures */
+    float *log_likelihood; /* (B) see below; mixtures but the reference */
     float *attention; /* (B,N,K) responsibilities of the last step; masked inputs have theirs too */
     float *saved;     /* smm_saved_size elements, for backward */
     int64_t *iterations; /* (B) steps done: T, or fewer with config.tol */
+    float *
+        state_mean; /* (B,K,D) the state that a further call goes on from, as smm_inputs takes it */
+    float *state_log_std;       /* (B,K,D) mixtures */
+    float *state_prior;         /* (B,K) mixtures */
+    float *step_log_likelihood; /* (B,T) of every step: see smm_forward_f32 */
+    float *step_prior;          /* (B,T,K) */
+    float *step_movement;       /* (B,T) */
 } smm_outputs_f32;
+
+/* Gradients of the outputs, shaped as they are; each may be NULL, at least one is given. */
+typedef struct {
+    const float *slots, *mean, *variance, *prior, *log_likelihood,
+        *attention; /* masked inputs get nothing from that of attention */
+} smm_output_grads_f32;
 
 /* What backward writes (it overwrites); each may be NULL. */
 typedef struct {
-    float *x;                  /* (B,N,I) */
-    float *mean;               /* (B,K,D) gradient of the initial slots or means */
-    float *log_std;            /* (B,K,D) */
+    float *x;       /* (B,N,I) */
+    float *mean;    /* (B,K,D) of the initial slots or means; zeros where they started at inputs */
+    float *log_std; /* (B,K,D) of the initial log standard deviations */
+    float *prior;   /* (B,K) of the initial prior */
     float *params[SMM_PARAMS]; /* shapes of the parameters */
 } smm_gradients_f32;
 
+/* How a call runs. */
+typedef struct {
+    int threads;         /* at most so many; 0 and 1 mean one */
+    int (*stop)(void *); /* NULL, or asked by the calling thread now and then; nonzero: stop */
+    void *stop_argument;
+} smm_run;
+
 /* Run T steps.
  *   params   a pointer for each parameter that smm_param_shape gives a rank; others are ignored.
- * May be NULL for clustering in       the inputs and the initial state. With `indices`, slot k of
- * image b starts at row indices[b,k] of h (Slot Attention: of v; clustering: of x), taken as a
- * constant out      the outputs threads  at most so many; 0 and 1 mean one image    unless NULL:
- * set to the index of the image that caused an error With config.tol, an image's movement in a step
- * is the largest, over its active slots, of the root mean square over channels of the change of the
- * mean (Slot Attention: of the slot). A NaN in an image stays in that image's outputs. */
+ *            May be NULL for clustering
+ *   in       the inputs and the initial state. With `indices`, slot k of image b starts at row
+ *            indices[b,k] of h (Slot Attention: of v; clustering: of x), taken as a constant
+ *   out      the outputs
+ *   run      NULL: one thread, never stopped
+ *   image    unless NULL: set to the index of the image that caused an error
+ *
+ * log_likelihood is sum_n log sum_k prior_k N_k at the last E step. An image's movement in a step is the largest, over its active slots, of the root mean square over
+ * channels of the change of the mean (Slot Attention: of the slot). step_log_likelihood, step_prior
+ * and step_movement hold every step's; after the last of an image that stopped early (config.tol)
+ * the former two repeat, and it does not move. The reference variant has no likelihood (zeros), and
+ * its extra step is left out.
+ *
+ * A NaN in an image stays in that image's outputs. With B = 0 nothing is done. Masks and indices
+ * are copied before they are checked. Where the call is stopped, the status is SMM_ERR_STOPPED and what
+ * `out` holds is of no use. */
 smm_status smm_forward_f32(const smm_config *config, const smm_dims *dims,
                            const float *const params[SMM_PARAMS], const smm_inputs_f32 *in,
-                           const smm_outputs_f32 *out, int threads, size_t *image);
+                           const smm_outputs_f32 *out, const smm_run *run, size_t *image);
 
-/* Gradients of sum(slots * d_slots) + sum(attention * d_attention), with the arguments that forward
- * had. saved        what forward wrote d_slots      (B,K,W) d_attention  (B,N,K) or NULL; masked
- * inputs get no gradient from it grads        the gradients; grads->mean and log_std get zeros with
- * SMM_GRADIENT_IMPLICIT */
+/* Gradients of the sum of outputs times d_out, with the arguments that forward had.
+ *   saved    what forward wrote
+ *   grads    the gradients; those of the initial state are zeros with SMM_GRADIENT_IMPLICIT. With
+ *            B = 0, those of the parameters are zeros */
 smm_status smm_backward_f32(const smm_config *config, const smm_dims *dims,
                             const float *const params[SMM_PARAMS], const smm_inputs_f32 *in,
-                            const float *saved, const float *d_slots, const float *d_attention,
-                            const smm_gradients_f32 *grads, int threads, size_t *image);
+                            const float *saved, const smm_output_grads_f32 *d_out,
+                            const smm_gradients_f32 *grads, const smm_run *run, size_t *image);
 
 /* The same in double. */
 typedef struct {
     const double *x;
     const double *mean;
     const double *log_std;
+    const double *prior;
     const int64_t *indices;
     const uint8_t *mask;
     const uint8_t *slot_mask;
     const uint16_t *x_bfloat16;
+    const double *var_floor;
 } smm_inputs_f64;
 
 typedef struct {
@@ -308,23 +344,34 @@ typedef struct {
     double *attention;
     double *saved;
     int64_t *iterations;
+    double *state_mean;
+    double *state_log_std;
+    double *state_prior;
+    double *step_log_likelihood;
+    double *step_prior;
+    double *step_movement;
 } smm_outputs_f64;
+
+typedef struct {
+    const double *slots, *mean, *variance, *prior, *log_likelihood, *attention;
+} smm_output_grads_f64;
 
 typedef struct {
     double *x;
     double *mean;
     double *log_std;
+    double *prior;
     double *params[SMM_PARAMS];
 } smm_gradients_f64;
 
 smm_status smm_forward_f64(const smm_config *config, const smm_dims *dims,
                            const double *const params[SMM_PARAMS], const smm_inputs_f64 *in,
-                           const smm_outputs_f64 *out, int threads, size_t *image);
+                           const smm_outputs_f64 *out, const smm_run *run, size_t *image);
 
 smm_status smm_backward_f64(const smm_config *config, const smm_dims *dims,
                             const double *const params[SMM_PARAMS], const smm_inputs_f64 *in,
-                            const double *saved, const double *d_slots, const double *d_attention,
-                            const smm_gradients_f64 *grads, int threads, size_t *image);
+                            const double *saved, const smm_output_grads_f64 *d_out,
+                            const smm_gradients_f64 *grads, const smm_run *run, size_t *image);
 
 #ifdef __cplusplus
 }
