@@ -99,6 +99,7 @@ smm_status smm_config_check(const smm_config *c) {
     if ((int)c->kind < 0 || c->kind > SMM_GAUSSIAN_MIXTURE) return SMM_ERR_CONFIG;
     for (size_t i = 0; i < OPTIONS; i++)
         if (!in_range(&options[i], value_of(c, &options[i]))) return SMM_ERR_CONFIG;
+    if (smm_is_learned(c) && !(c->eps > 0)) return SMM_ERR_CONFIG; /* a slot may get no weight */
     if (c->dim % c->heads || (c->heads > 1 && c->kind != SMM_SLOT_ATTENTION)) return SMM_ERR_CONFIG;
     const int bare = !smm_is_learned(c) || (c->kind == SMM_SLOT_MIXTURE && !c->input_mlp);
     return bare && c->input_dim != c->dim ? SMM_ERR_CONFIG : SMM_OK;

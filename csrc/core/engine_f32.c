@@ -8,20 +8,21 @@ typedef smm_kernels_f32 KERNELS;
 
 typedef smm_inputs_f32 call_inputs;
 typedef smm_outputs_f32 call_outputs;
+typedef smm_output_grads_f32 call_output_grads;
 typedef smm_gradients_f32 call_grads;
 
 #include "engine_tpl.h"
 
 smm_status smm_forward_f32(const smm_config *config, const smm_dims *dims,
                            const float *const params[SMM_PARAMS], const smm_inputs_f32 *in,
-                           const smm_outputs_f32 *out, int threads, size_t *image) {
-    return run_forward(config, dims, params, in, out, threads, image);
+                           const smm_outputs_f32 *out, const smm_run *run, size_t *image) {
+    return run_forward(config, dims, params, in, out, run, image);
 }
 
 smm_status smm_backward_f32(const smm_config *config, const smm_dims *dims,
                             const float *const params[SMM_PARAMS], const smm_inputs_f32 *in,
-                            const float *saved, const float *d_slots, const float *d_attention,
-                            const smm_gradients_f32 *grads, int threads, size_t *image) {
-    const backward_arguments a = {in, saved, d_slots, d_attention, grads};
-    return run_backward(config, dims, params, &a, threads, image);
+                            const float *saved, const smm_output_grads_f32 *d_out,
+                            const smm_gradients_f32 *grads, const smm_run *run, size_t *image) {
+    const backward_arguments a = {in, saved, d_out, grads};
+    return run_backward(config, dims, params, &a, run, image);
 }

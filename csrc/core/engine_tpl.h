@@ -11,8 +11,24 @@ typedef struct {
     input_block *blocks; /* one for each thread */
     grad_set *sets;      /* backward: one for each group */
     packed_params params;
+    call_inputs in; /* the caller's, but masks and indices: copies, which no one else can change */
+    int stopped;
     void *memory;
 } call_memory;
+
+/* A copy of n elements of `size` bytes, or NULL of NULL. */
+static const void *copy_of(const void *from, size_t n, size_t size, smm_arena *arena) {
+    void *to = from ? smm_carve(arena, n, size) : NULL;
+    return to ? memcpy(to, from, n * size) : NULL;
+}
+
+static void copy_inputs(call_memory *call, const smm_sizes *s, const call_inputs *in,
+                        smm_arena *arena) {
+    call->in = *in;
+    call->in.mask = copy_of(in->mask, s->B * s->N, sizeof *in->mask, arena);
+    call->in.slot_mask = copy_of(in->slot_mask, s->B * s->K, sizeof *in->slot_mask, arena);
+    call->in.indices = copy_of(in->indices, s->B * s->K, sizeof *in->indices, arena);
+}
 
 static int any(const uint8_t *flags, size_t n) {
     for (size_t i = 0; i < n; i++)
@@ -35,29 +51,31 @@ static smm_status check_image(const smm_sizes *s, const call_inputs *in, size_t 
     return SMM_OK;
 }
 
-/* Whether the options are numbers of this precision too: they were checked in double. */
-static int options_fit(const smm_config *c) {
-    const double factors[] = {c->temperature, c->scale, c->eps, c->norm_eps};
-    for (size_t i = 0; i < sizeof factors / sizeof *factors; i++)
-        if ((real)factors[i] <= 0 || isinf((real)factors[i])) return 0;
-    return 1;
-}
-
-static smm_status check_call(smm_sizes *s, const smm_config *config, const smm_dims *dims,
-                             const real *const *params, const call_inputs *in, size_t *image) {
-    size_t shape[2];
-    smm_status status = smm_sizes_init(s, config, dims);
-    if (status != SMM_OK) return status;
-    if (!options_fit(config)) return SMM_ERR_CONFIG;
-    if (!in || (!in->x && !in->x_bfloat16) || (!in->mean && !in->indices)) return SMM_ERR_NULL;
-    if (s->variance && !in->log_std) return SMM_ERR_NULL;
-    for (size_t i = 0; i < SMM_PARAMS; i++)
-        if (smm_param_shape(config, i, shape) && (!params || !params[i])) return SMM_ERR_NULL;
+static smm_status check_images(const smm_sizes *s, const call_inputs *in, size_t *image) {
+    smm_status status = SMM_OK;
     for (size_t b = 0; b < s->B && status == SMM_OK; b++) {
         status = check_image(s, in, b);
         if (image) *image = b;
     }
     return status;
+}
+
+/* Whether the options are numbers of this precision too: they were checked in double. */
+static int options_fit(const smm_config *c) {
+    const double factors[] = {c->temperature, c->scale, c->eps, c->norm_eps, c->var_floor};
+    for (size_t i = 0; i < sizeof factors / sizeof *factors; i++)
+        if ((factors[i] > 0 && (real)factors[i] <= 0) || isinf((real)factors[i])) return 0;
+    return 1;
+}
+
+static smm_status check_call(const smm_sizes *s, const real *const *params, const call_inputs *in) {
+    size_t shape[2];
+    if (!options_fit(s->cfg)) return SMM_ERR_CONFIG;
+    if (!in || (!in->x && !in->x_bfloat16) || (!in->mean && !in->indices)) return SMM_ERR_NULL;
+    if (s->variance && !in->log_std) return SMM_ERR_NULL;
+    for (size_t i = 0; i < SMM_PARAMS; i++)
+        if (smm_param_shape(s->cfg, i, shape) && (!params || !params[i])) return SMM_ERR_NULL;
+    return SMM_OK;
 }
 
 /* Of an image's segments the first has a place for every parameter's gradient, the others for those
@@ -73,13 +91,14 @@ static void layout_sets(call_memory *call, const smm_sizes *s, smm_arena *arena)
         }
 }
 
-static void layout_call(call_memory *call, const smm_sizes *s, int threads, int masked,
+static void layout_call(call_memory *call, const smm_sizes *s, const call_inputs *in, int threads,
                         int backward, smm_arena *arena) {
+    copy_inputs(call, s, in, arena);
     call->images = smm_carve(arena, call->workers, sizeof *call->images);
     call->blocks = smm_carve(arena, (size_t)threads, sizeof *call->blocks);
     for (size_t i = 0; i < call->workers; i++) {
         image_state image = {0};
-        layout_image(&image, s, masked, backward, arena);
+        layout_image(&image, s, in->mask != NULL, backward, arena);
         if (call->images) call->images[i] = image;
     }
     for (int i = 0; i < threads; i++) {
@@ -113,7 +132,8 @@ static int useful_threads(const smm_sizes *s, int threads, int backward) {
     return (int)smm_min((size_t)threads, outer ? s->B : s->chunks);
 }
 
-static void open_worker(call_memory *call, const smm_sizes *s, size_t worker, int threads) {
+static void open_worker(call_memory *call, const smm_sizes *s, const smm_run *run, size_t worker,
+                        int threads) {
     image_state *im = &call->images[worker];
     im->k = im->side.k = KERNELS_GET();
     im->s = im->side.s = s;
@@ -123,44 +143,68 @@ static void open_worker(call_memory *call, const smm_sizes *s, size_t worker, in
     im->side.w = call->params.packed;
     im->side.ones = call->params.ones;
     im->e.factor = logit_factor(s);
+    im->run = worker == 0 ? run : NULL;
+    im->stopped = &call->stopped;
 }
 
 /* Memory for a call of that many threads, shared out over images or over one image's blocks and
  * slots. */
 static smm_status open_call(call_memory *call, const smm_sizes *s, const real *const *params,
-                            int threads, int masked, int backward) {
+                            const call_inputs *in, const smm_run *run, size_t *image, int threads,
+                            int backward) {
     const int outer = by_image(s, threads, backward);
     smm_arena arena = {NULL, 0, 0};
     memset(call, 0, sizeof *call);
     call->workers = outer ? (size_t)threads : 1;
-    layout_call(call, s, threads, masked, backward, &arena);
+    layout_call(call, s, in, threads, backward, &arena);
     if (arena.overflow) return SMM_ERR_DIMS;
     call->memory = arena.base = smm_alloc(arena.used);
     if (!arena.base) return SMM_ERR_NOMEM;
     arena.used = 0;
-    layout_call(call, s, threads, masked, backward, &arena);
+    layout_call(call, s, in, threads, backward, &arena);
+    const smm_status status = check_images(s, &call->in, image);
+    if (status != SMM_OK) {
+        smm_free(call->memory);
+        return status;
+    }
     for (int i = 0; i < threads; i++)
         for (size_t j = 0; j < SMM_BLOCK; j++) call->blocks[i].ones[j] = 1;
     pack(&call->params, s, params, threads);
-    for (size_t i = 0; i < call->workers; i++) open_worker(call, s, i, outer ? 1 : threads);
+    for (size_t i = 0; i < call->workers; i++) open_worker(call, s, run, i, outer ? 1 : threads);
     return SMM_OK;
+}
+
+/* The sizes of a call of one image in place of none: what there is to check is checked all the same. */
+static smm_dims at_least_one(const smm_dims *dims) {
+    smm_dims some = *dims;
+    some.batch += some.batch == 0;
+    return some;
+}
+
+static smm_status close_call(call_memory *call) {
+    smm_free(call->memory);
+    return call->stopped ? SMM_ERR_STOPPED : SMM_OK;
 }
 
 /* smm_forward_f32 and smm_forward_f64. */
 static smm_status run_forward(const smm_config *config, const smm_dims *dims,
                               const real *const *params, const call_inputs *in,
-                              const call_outputs *out, int threads, size_t *image) {
+                              const call_outputs *out, const smm_run *run, size_t *image) {
     smm_sizes s;
     call_memory call;
-    smm_status status = check_call(&s, config, dims, params, in, image);
+    if (!dims) return SMM_ERR_NULL;
+    const smm_dims some = at_least_one(dims);
+    smm_status status = smm_sizes_init(&s, config, &some);
+    if (status != SMM_OK || !dims->batch) return status;
+    status = check_call(&s, params, in);
     if (status != SMM_OK) return status;
     if (!out || !out->slots) return SMM_ERR_NULL;
-    threads = useful_threads(&s, threads, 0);
-    status = open_call(&call, &s, params, threads, in->mask != NULL, 0);
+    const int threads = useful_threads(&s, run ? run->threads : 1, 0);
+    status = open_call(&call, &s, params, in, run, image, threads, 0);
     if (status != SMM_OK) return status;
-    SMM_PARALLEL(call.workers, s.B, b, worker, image_forward(&call.images[worker], in, out, b));
-    smm_free(call.memory);
-    return SMM_OK;
+    SMM_PARALLEL(call.workers, s.B, b, worker,
+                 image_forward(&call.images[worker], &call.in, out, b));
+    return close_call(&call);
 }
 
 /* The sums of parameter gradients are shared out as tasks of a few rows, side by side in a set. */
@@ -218,24 +262,45 @@ static void unit_backward(const call_memory *call, const smm_sizes *s, image_sta
     finish_pending(&im->side, sets);
 }
 
+/* Of no image: zeros. */
+static void clear_grads(const smm_sizes *s, const call_grads *grads) {
+    for (size_t i = 0; i < SMM_PARAMS; i++) {
+        const smm_layout l = smm_layout_of(s, i);
+        if (l.rank && grads->params[i]) memset(grads->params[i], 0, l.out * l.in * sizeof(real));
+    }
+}
+
+static int any_grad(const call_output_grads *d) {
+    return d->slots || d->mean || d->variance || d->prior || d->log_likelihood || d->attention;
+}
+
 /* smm_backward_f32 and smm_backward_f64. */
 static smm_status run_backward(const smm_config *config, const smm_dims *dims,
-                               const real *const *params, const backward_arguments *a, int threads,
-                               size_t *image) {
+                               const real *const *params, const backward_arguments *given,
+                               const smm_run *run, size_t *image) {
     smm_sizes s;
     call_memory call;
-    smm_status status = check_call(&s, config, dims, params, a->in, image);
+    if (!dims) return SMM_ERR_NULL;
+    const smm_dims some = at_least_one(dims);
+    smm_status status = smm_sizes_init(&s, config, &some);
     if (status != SMM_OK) return status;
-    if (!a->saved || !a->d_slots || !a->grads) return SMM_ERR_NULL;
-    threads = useful_threads(&s, threads, 1);
-    status = open_call(&call, &s, params, threads, a->in->mask != NULL, 1);
+    if (!given->grads) return SMM_ERR_NULL;
+    if (!dims->batch) {
+        clear_grads(&s, given->grads);
+        return SMM_OK;
+    }
+    status = check_call(&s, params, given->in);
     if (status != SMM_OK) return status;
+    if (!given->saved || !given->d || !any_grad(given->d)) return SMM_ERR_NULL;
+    const int threads = useful_threads(&s, run ? run->threads : 1, 1);
+    status = open_call(&call, &s, params, given->in, run, image, threads, 1);
+    if (status != SMM_OK) return status;
+    const backward_arguments a = {&call.in, given->saved, given->d, given->grads};
     const size_t units = s.segments > 1 ? s.B : s.groups;
     SMM_PARALLEL(call.workers, units, u, worker,
-                 unit_backward(&call, &s, &call.images[worker], a, u, units));
-    add_sets(&s, call.sets, a->grads, threads);
-    smm_free(call.memory);
-    return SMM_OK;
+                 unit_backward(&call, &s, &call.images[worker], &a, u, units));
+    if (!call.stopped) add_sets(&s, call.sets, given->grads, threads);
+    return close_call(&call);
 }
 
 #endif

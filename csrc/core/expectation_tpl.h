@@ -286,6 +286,48 @@ static void logits_backward(const image_state *im, input_block *b, real *sums) {
                                 sums + h * K);
 }
 
+/* What the log-likelihood's gradient g gives to the logits, in b->d_gamma, and to sums and extra. With
+ * rho the responsibilities of the density alone, distances get -g rho / 2 and log prior - log_det gets
+ * g rho. In terms of logits, whose temperature scales both, that is g rho / temperature, and what log
+ * prior lacks goes to `extra`. Without a temperature rho is gamma. */
+static void likelihood_backward(const image_state *im, const real *keys, size_t valid, real g,
+                                const moment_sums *m, input_block *b) {
+    const size_t K = im->slots, n = SMM_BLOCK;
+    const real temperature = (real)im->s->cfg->temperature, scaled = g / temperature;
+    const real *rho = b->gamma;
+    if (temperature != 1) {
+        rho = b->density;
+        distances(im, keys, b->density);
+        im->k->softmax(K, n, valid, b->density, n, (real)-0.5, im->e.base_density, b->discarded,
+                       NULL);
+    }
+    for (size_t k = 0; k < K; k++) {
+        real sum = 0;
+        for (size_t i = 0; i < valid; i++) {
+            b->d_gamma[k * n + i] += scaled * rho[k * n + i];
+            sum += rho[k * n + i];
+        }
+        m->sums[k] += scaled * sum;
+        m->extra[k] += (g - scaled) * sum;
+    }
+}
+
+/* The reference variant's logits leave out log prior, whose gradient is gamma (g - dot): see
+ * softmax_backward. What it is more than theirs goes to `extra`. To be called before that. */
+static void linear_prior_backward(const image_state *im, size_t valid, const moment_sums *m,
+                                  const input_block *b) {
+    const size_t K = im->slots, n = SMM_BLOCK;
+    const real *a = im->back.a, *c = im->back.c;
+    for (size_t i = 0; i < valid; i++) {
+        real dot = 0;
+        for (size_t k = 0; k < K; k++)
+            dot += b->gamma[k * n + i] * (a[k] * b->d_gamma[k * n + i] + c[k]);
+        for (size_t k = 0; k < K; k++)
+            m->extra[k] += (b->gamma[k * n + i] - b->ratio[k * n + i]) *
+                           (a[k] * b->d_gamma[k * n + i] + c[k] - dot);
+    }
+}
+
 /* From gradients of the logits, in b->d_gamma, to those of the keys (added), and the sums R1 and R2
  * that query_sums_backward needs (added to m). */
 static void keys_backward(const image_state *im, const real *keys, size_t valid, real *d_keys,
@@ -324,9 +366,10 @@ static void product_sums_backward(image_state *im, const moment_sums *t, size_t 
     if (s->folded) im->back.d_base[j] = im->e.factor * t->sums[j];
 }
 
-/* Others: gradients of slot j's query and log standard deviation from R0, R1, R2. */
+/* Others: gradients of slot j's query and log standard deviation from R0, R1, R2. `kept`: the
+ * gradient of standard deviations that the step did not change, or NULL. */
 static void distance_sums_backward(image_state *im, const moment_sums *t, size_t j, real *d_q,
-                                   real *d_ls) {
+                                   real *d_ls, const real *kept) {
     const smm_sizes *s = im->s;
     const e_step *e = &im->e;
     const real factor = -2 * e->factor, R0 = t->sums[j];
@@ -341,6 +384,7 @@ static void distance_sums_backward(image_state *im, const moment_sums *t, size_t
         const real weight = factor * scale * scale;
         d_q[d] = weight * R1;
         if (s->variance) d_ls[d] = weight * R2 - temperature * R0;
+        if (s->variance && kept) d_ls[d] += kept[d];
     }
 }
 
@@ -354,10 +398,13 @@ static void query_sums_backward(image_state *im, const slot_state *r, const mome
     memset(d_q + begin * s->Cp, 0, K * s->Cp * sizeof *d_q);
     memset(im->back.d_ls + begin * s->Dp, 0, K * s->Dp * sizeof *d_q);
     for (size_t j = begin; j < begin + K; j++) {
-        const real prior = s->variance ? r->prior[j] : 0;
+        const real prior = s->variance ? r->prior[j] : 0,
+                   *d_log_std = im->back.d_log_std + j * s->Dp;
         if (s->dot) product_sums_backward(im, total, j, d_q + j * s->Cp);
-        else distance_sums_backward(im, total, j, d_q + j * s->Cp, im->back.d_ls + j * s->Dp);
-        im->back.d_prior[j] = prior > 0 ? total->sums[j] / prior : 0;
+        else
+            distance_sums_backward(im, total, j, d_q + j * s->Cp, im->back.d_ls + j * s->Dp,
+                                   is_empty(im, r->sums, j) ? d_log_std : NULL);
+        im->back.d_prior[j] = prior > 0 ? (total->sums[j] + total->extra[j]) / prior : 0;
     }
 }
 

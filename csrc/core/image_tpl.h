@@ -23,17 +23,17 @@ static void share_forward(image_state *im, const slot_state *r, const slot_state
     if (!last) queries_forward(im, next, share.begin, share.count);
 }
 
-/* One try at a step. Returns whether the moments are exact enough. */
+/* One try at a step. Returns whether the moments are exact enough, or the call is to stop. */
 static int try_step(image_state *im, const slot_state *r, const slot_state *next,
-                    const forward_pass *pass) {
+                    forward_pass *pass) {
     const smm_sizes *s = im->s;
     const size_t shares = slot_shares(im);
-    SMM_PARALLEL(im->threads, image_chunks(im), c, thread,
-                 chunk_forward(im, r, c, &im->blocks[thread], pass));
+    SMM_PARALLEL(im->threads, image_chunks(im), c, thread, chunk_forward(im, r, c, thread, pass));
+    if (has_stopped(im, 0)) return 1;
     const moment_sums total = sum_weights(im);
     memcpy(r->sums, total.sums, s->heads * im->slots * sizeof(real));
     if (pass->first) memcpy(im->moments.value_sums, total.values, 2 * s->Vp * sizeof(real));
-    if (pass->last && pass->loglik) *pass->loglik = *total.loglik;
+    pass->likelihood = *total.loglik;
     SMM_PARALLEL(shares, shares, i, thread,
                  share_forward(im, r, next, share_of(im->slots, i, shares), pass->last));
     int exact = 1;
@@ -45,7 +45,7 @@ static int try_step(image_state *im, const slot_state *r, const slot_state *next
  * it is the last. Where the shared centre proves too far, moments are centred at the slots' points
  * from then on. */
 static void step_forward(image_state *im, const slot_state *r, const slot_state *next,
-                         const forward_pass *pass) {
+                         forward_pass *pass) {
     const smm_sizes *s = im->s;
     for (int tries = 1; !try_step(im, r, next, pass) && tries < 3; tries++) {
         im->moments.at_points = 1;
@@ -57,20 +57,19 @@ static void step_forward(image_state *im, const slot_state *r, const slot_state 
         update_save(s, im->slots, &im->u, im->save + saved_update_at(s, im->steps));
 }
 
-/* Whether a step has moved an image by no more than the tolerance: see smm_forward_f32. */
-static int has_settled(const image_state *im, const slot_state *r, const slot_state *next) {
+/* How far a step has moved an image: see smm_forward_f32. NaN where a slot is. */
+static double movement(const image_state *im, const slot_state *r, const slot_state *next) {
     const size_t D = im->s->D, Dp = im->s->Dp;
-    const double tol = im->s->cfg->tol;
-    if (tol == 0) return 0;
+    double largest = 0;
     for (size_t j = 0; j < im->slots; j++) {
         double sum = 0;
         for (size_t d = 0; d < D; d++) {
             const double moved = (double)next->mean[j * Dp + d] - (double)r->mean[j * Dp + d];
             sum += moved * moved;
         }
-        if (!(sum <= tol * tol * (double)D)) return 0;
+        if (!(sum <= largest)) largest = sum;
     }
-    return 1;
+    return sqrt(largest / (double)D);
 }
 
 /* States, centre and number of steps, to the saved state; zeros for updates of steps not taken. */
@@ -103,12 +102,44 @@ static void restore_image(image_state *im, const real *saved) {
     im->steps = done >= 1 && done <= (real)s->T ? (size_t)done : s->T;
 }
 
+/* Write what step im->steps has found of image b; after an image's last step, for those not taken. */
+static void write_history(const image_state *im, const call_outputs *out, size_t b, size_t t,
+                          const slot_state *next, real likelihood, double moved) {
+    const smm_sizes *s = im->s;
+    const size_t T = s->T - (size_t)s->reference, at = b * T + t;
+    if (t >= T) return;
+    if (out->step_movement) out->step_movement[at] = (real)moved;
+    if (!s->variance) return;
+    if (out->step_log_likelihood) out->step_log_likelihood[at] = likelihood;
+    prior_out(im, next->prior, out->step_prior ? out->step_prior + at * s->K : NULL);
+}
+
+/* The steps of image b, from its first state. */
+static void steps_forward(image_state *im, const call_outputs *out, size_t b, forward_pass *pass) {
+    const smm_sizes *s = im->s;
+    const int watched = s->cfg->tol > 0 || out->step_movement;
+    double moved = 0;
+    int settled = 0;
+    for (im->steps = 0; !pass->last && !has_stopped(im, 0); im->steps++) {
+        const slot_state r = state_before(im, im->steps), next = state_before(im, im->steps + 1);
+        pass->first = im->steps == 0;
+        pass->last = settled || im->steps + 1 == s->T;
+        step_forward(im, &r, &next, pass);
+        if (watched) moved = movement(im, &r, &next);
+        settled = s->cfg->tol > 0 && moved <= s->cfg->tol;
+        write_history(im, out, b, im->steps, &next, pass->likelihood, moved);
+    }
+    const slot_state last = state_before(im, im->steps);
+    for (size_t t = im->steps; t < s->T; t++)
+        write_history(im, out, b, t, &last, pass->likelihood, 0);
+}
+
 /* The whole forward pass of image b. */
 static void image_forward(image_state *im, const call_inputs *in, const call_outputs *out,
                           size_t b) {
     const smm_sizes *s = im->s;
-    forward_pass pass = {.attention = out->attention ? out->attention + b * s->N * s->K : NULL,
-                         .loglik = out->log_likelihood ? out->log_likelihood + b : NULL};
+    forward_pass pass = {.likelihoods = out->step_log_likelihood != NULL,
+                         .attention = out->attention ? out->attention + b * s->N * s->K : NULL};
     open_image(im, in, b);
     im->save = out->saved ? out->saved + b * s->saved_image : NULL;
     find_centre(im);
@@ -117,22 +148,20 @@ static void image_forward(image_state *im, const call_inputs *in, const call_out
     if (pass.attention) memset(pass.attention, 0, s->N * s->K * sizeof(real));
     queries_forward(im, &initial, 0, im->slots);
     finish_queries(im);
-    int settled = 0;
-    for (im->steps = 0; !pass.last; im->steps++) {
-        const slot_state r = state_before(im, im->steps), next = state_before(im, im->steps + 1);
-        pass.first = im->steps == 0;
-        pass.last = settled || im->steps + 1 == s->T;
-        step_forward(im, &r, &next, &pass);
-        settled = has_settled(im, &r, &next);
-    }
+    steps_forward(im, out, b, &pass);
+    if (has_stopped(im, 0)) return;
     const slot_state before = state_before(im, im->steps - 1), last = state_before(im, im->steps);
     if (s->variance) memcpy(last.variance, im->out.variance, im->slots * s->Dp * sizeof(real));
     final_state(im, in, b, &last);
     write_outputs(im, out, b, &last);
     if (im->save) save_image(im, im->save);
+    if (out->log_likelihood && s->variance && !s->reference)
+        out->log_likelihood[b] = pass.likelihood;
     if (out->iterations) out->iterations[b] = (int64_t)(im->steps - (size_t)s->reference);
     if (pass.attention && in->mask)
         masked_attention(im, &before, in->mask + b * s->N, pass.attention);
+    if (s->reference) final_state(im, in, b, &before); /* the extra step leads to no further one */
+    write_state(im, out, b, s->reference ? &before : &last);
 }
 
 /* Step t of a share of the slots, from the gradient of the state after it to the constants of the
@@ -155,12 +184,20 @@ static void share_queries_backward(image_state *im, const slot_state *r, slot_sh
     memcpy(im->back.d_mean + at, im->back.d_state + at, share.count * im->s->Dp * sizeof(real));
 }
 
+/* What a call of backward was given. */
+typedef struct {
+    const call_inputs *in;
+    const real *saved;
+    const call_output_grads *d;
+    const call_grads *grads;
+} backward_arguments;
+
 /* Step t backward: back.d_mean, d_log_std and d_prior go from the state after the step to the state
  * before it. The last pass over inputs (where nothing is cached: each) goes on to them: to dx, and
  * to the sets of parameter gradients, of which there is one for each segment; the slots' side has
  * the first. */
 static void step_backward(image_state *im, size_t t, int last, const grad_set *sets,
-                          const real *d_attention, real *dx) {
+                          const backward_arguments *a, size_t b) {
     const smm_sizes *s = im->s;
     const size_t K = im->slots, shares = slot_shares(im);
     const int first = t + 1 == im->steps, cached = s->cache_backward;
@@ -174,44 +211,38 @@ static void step_backward(image_state *im, size_t t, int last, const grad_set *s
         memset(im->back.eps_slope, 0, s->Cp * sizeof(real));
         memset(im->back.eps_const, 0, s->Cp * sizeof(real));
     }
+    const real *d_attention = a->d->attention ? a->d->attention + b * s->N * s->K : NULL;
+    const int likelihood = first && a->d->log_likelihood && s->variance && !s->reference;
     const backward_pass pass = {.r = &r,
                                 .d_attention = first ? d_attention : NULL,
+                                .d_likelihood = likelihood ? a->d->log_likelihood[b] : 0,
+                                .prior = t == 0 && a->grads->prior != NULL,
                                 .at_means = finish_pass_rows(im, &r, &next),
                                 .to_inputs = last || !cached,
                                 .add = !first && !cached};
-    inputs_pass(im, &pass, sets, dx);
+    inputs_pass(im, &pass, sets, a->grads->x ? a->grads->x + b * s->N * s->I : NULL);
+    if (has_stopped(im, 0)) return;
     sum_weights(im);
     SMM_PARALLEL(shares, shares, i, thread, share_queries_backward(im, &r, share_of(K, i, shares)));
     if (s->learned) queries_sums(im, &r, &sets[0]);
     commit_pending(&im->side);
 }
 
-/* What a call of backward was given. */
-typedef struct {
-    const call_inputs *in;
-    const real *saved, *d_slots, *d_attention;
-    const call_grads *grads;
-} backward_arguments;
-
 /* The whole backward pass of image b; sets: one for each segment. */
 static void image_backward(image_state *im, const backward_arguments *a, const grad_set *sets,
                            size_t b) {
     const smm_sizes *s = im->s;
-    const size_t Dp = s->Dp, rows = s->N * s->K;
-    const real *d_attention = a->d_attention ? a->d_attention + b * rows : NULL;
-    real *dx = a->grads->x ? a->grads->x + b * s->N * s->I : NULL;
+    if (has_stopped(im, 0)) return;
     open_image(im, a->in, b);
-    if (dx && a->in->mask) memset(dx, 0, s->N * s->I * sizeof *dx);
+    if (a->grads->x && a->in->mask)
+        memset(a->grads->x + b * s->N * s->I, 0, s->N * s->I * sizeof(real));
     restore_image(im, a->saved + b * s->saved_image);
     const size_t steps = smm_min(s->steps_back, im->steps);
     const slot_state last = saved_state_before(im, im->steps);
     final_state(im, a->in, b, &last);
-    output_backward(im, a->d_slots + b * s->K * s->W, &sets[0]);
-    final_backward(im);
-    copy_rows(s->K, Dp, im->back.d_cat, 2 * Dp, im->out.mean, Dp);
-    copy_rows(s->K, Dp, im->back.d_cat + Dp, 2 * Dp, im->out.log_std, Dp);
+    final_backward(im, a->d, b, &sets[0]);
     for (size_t i = 0; i < steps; i++)
-        step_backward(im, im->steps - 1 - i, i + 1 == steps, sets, d_attention, dx);
+        step_backward(im, im->steps - 1 - i, i + 1 == steps, sets, a, b);
     initial_backward(im, a->in, b, a->grads);
 }
 

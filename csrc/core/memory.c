@@ -40,12 +40,14 @@ static void drop(head *h) {
 
 static size_t bytes_of(const head *h) { return h ? h->bytes : 0; }
 
-/* The smallest cached block of at least `bytes`, or NULL. */
+/* The smallest cached block of at least `bytes`, or NULL; but none of more than four times that, which
+ * a small saved state would hold for as long as it lives. */
 static head *take(size_t bytes) {
     head *best = NULL;
     for (size_t i = 0; i < CACHED; i++) {
         head *h = exchange(&cached[i], NULL);
-        if (bytes_of(h) >= bytes && (!best || h->bytes < best->bytes)) {
+        const int fits = bytes_of(h) >= bytes && bytes_of(h) / 4 <= bytes;
+        if (fits && (!best || h->bytes < best->bytes)) {
             head *other = best;
             best = h, h = other;
         }

@@ -88,14 +88,19 @@ static int slot_moments(image_state *im, const slot_state *r, const moment_sums 
     const moment_work *w = &im->moments;
     const size_t Vp = s->Vp;
     real *m = r->m + j * s->Cp, *point = w->point + j * Vp;
+    if (!w->at_points) memset(point, 0, Vp * sizeof *point);
+    if (is_empty(im, t->sums, j)) {
+        memcpy(m, r->mean + j * s->Dp, s->Dp * sizeof *m); /* C is D here */
+        memset(r->variance + j * s->Dp, 0, s->Dp * sizeof *m);
+        return 1;
+    }
     if (!s->variance) {
         slot_mean(im, t, j, m);
         return 1;
     }
-    if (!w->at_points) memset(point, 0, Vp * sizeof *point);
     return im->k->mean_variance(Vp, (double)t->sums[j], weight_eps(s), (double)im->in.n,
-                                variance_floor(s), t->m1 + j * Vp, t->m2 + j * Vp, w->value_sums,
-                                w->centre, point, m, r->variance + j * s->Dp);
+                                (double)w->least_floor, t->m1 + j * Vp, t->m2 + j * Vp,
+                                w->value_sums, w->centre, point, m, r->variance + j * s->Dp);
 }
 
 /* A, the gradient of Sigma, and what Sigma gives to the gradient of the updated mean: of a share of
@@ -104,15 +109,17 @@ static void variance_backward(image_state *im, const slot_state *r, const slot_s
                               const slot_share *share) {
     const smm_sizes *s = im->s;
     backward_work *w = &im->back;
-    const real floor = (real)variance_floor(s);
-    const size_t begin = share->begin * s->Dp, end = begin + share->count * s->Dp;
     memset(w->d_variance + share->begin * s->Cp, 0, share->count * s->Cp * sizeof(real));
     if (!s->variance) return;
-    for (size_t i = begin; i < end; i++) { /* C is D here */
-        const real shift = r->m[i] - next->mean[i];
-        const real A = w->d_log_std[i] / (2 * (r->variance[i] + shift * shift + floor));
-        w->d_variance[i] = A;
-        w->d_mean[i] -= 2 * A * shift;
+    for (size_t j = share->begin; j < share->begin + share->count; j++) {
+        if (is_empty(im, r->sums, j)) continue;
+        for (size_t d = 0, i = j * s->Dp; d < s->Dp; d++, i++) { /* C is D here */
+            const real shift = r->m[i] - next->mean[i];
+            const real sigma = r->variance[i] + shift * shift + im->moments.floor[d];
+            const real A = sigma > VARIANCE_LEAST ? w->d_log_std[i] / (2 * sigma) : 0;
+            w->d_variance[i] = A;
+            w->d_mean[i] -= 2 * A * shift;
+        }
     }
 }
 
@@ -183,7 +190,8 @@ static int pass_rows(image_state *im, const slot_state *r, const slot_state *nex
     for (size_t j = share->begin; j < share->begin + share->count; j++) {
         for (size_t h = 0; h < s->heads; h++) {
             const size_t i = h * im->slots + j;
-            const real S = im->back.a[i] = 1 / (r->sums[i] + eps * count);
+            const real weight = r->sums[i] + eps * count; /* 0 of an empty slot: all is 0 then */
+            const real S = im->back.a[i] = weight > 0 ? 1 / weight : 1;
             const real sum = s->variance ? variance_constants(im, r, next, j, S, at_means, &far)
                                          : mean_constants(im, r, j, h, S);
             im->back.c[i] = -sum * S;

@@ -41,7 +41,8 @@ static void initial_state(image_state *im, const call_inputs *in, size_t b, cons
     memset(im->states, 0, s->states * s->state * sizeof(real)); /* the saved state's every bit */
     slots_in(im, initial_means(im, in, b), r->mean);
     if (s->variance) slots_in(im, in->log_std + b * s->K * s->D, r->log_std);
-    for (size_t j = 0; j < im->slots; j++) r->prior[j] = 1 / (real)im->slots;
+    for (size_t j = 0; j < im->slots; j++)
+        r->prior[j] = in->prior ? in->prior[b * s->K + im->active[j]] : 1 / (real)im->slots;
 }
 
 /* Gradient of an initial array (K,D), to the caller's `to`, or nowhere if NULL: the active slots'
@@ -63,11 +64,17 @@ static void initial_backward(image_state *im, const call_inputs *in, size_t b,
     const size_t at = b * s->K * s->D;
     const int full = s->cfg->gradient == SMM_GRADIENT_FULL;
     const int implicit = s->cfg->gradient == SMM_GRADIENT_IMPLICIT;
-    real *d_mean = in->indices || !grads->mean ? NULL : grads->mean + at;
+    real *d_mean = grads->mean ? grads->mean + at : NULL;
     real *d_log_std = s->variance && grads->log_std ? grads->log_std + at : NULL;
-    write_initial(im, full ? im->back.d_mean : NULL, implicit ? NULL : im->out.mean, d_mean);
+    if (d_mean && in->indices) memset(d_mean, 0, s->K * s->D * sizeof *d_mean);
+    else write_initial(im, full ? im->back.d_mean : NULL, implicit ? NULL : im->out.mean, d_mean);
     write_initial(im, full ? im->back.d_log_std : NULL, implicit ? NULL : im->out.log_std,
                   d_log_std);
+    if (!s->variance || !grads->prior) return;
+    real *d_prior = grads->prior + b * s->K;
+    memset(d_prior, 0, s->K * sizeof *d_prior);
+    for (size_t j = 0; j < im->slots && !implicit; j++)
+        d_prior[im->active[j]] = full ? im->back.d_prior[j] : im->out.d_prior[j];
 }
 
 /* Whether slots are a map of the state. */
@@ -123,7 +130,7 @@ static void output_map_backward(image_state *im, const real *dy, const grad_set 
 }
 
 /* From d_slots (K,W) to back.d_cat, gradients of mean and log_std, (K,2Dp) of all slots. */
-static void output_backward(image_state *im, const real *d_slots, const grad_set *g) {
+static void slots_backward(image_state *im, const real *d_slots, const grad_set *g) {
     const smm_sizes *s = im->s;
     const size_t K = s->K, Dp = s->Dp;
     const int map = has_output_map(s);
@@ -157,19 +164,40 @@ static void final_state(image_state *im, const call_inputs *in, size_t b, const 
         memcpy(out->variance + im->active[j] * Dp, last->variance + j * Dp, Dp * sizeof(real));
 }
 
-/* The gradient of the last state: of the active slots from back.d_cat. */
-static void final_backward(image_state *im) {
-    const size_t Dp = im->s->Dp;
+/* Backward of write_outputs and final_state, of image b: the last state's gradient, of the active slots
+ * in im->back, of all in im->out. */
+static void final_backward(image_state *im, const call_output_grads *d, size_t b,
+                           const grad_set *g) {
+    const smm_sizes *s = im->s;
+    const size_t K = s->K, D = s->D, Dp = s->Dp, at = b * K * D;
     backward_work *w = &im->back;
-    memset(w->d_prior, 0, im->s->K * sizeof(real));
+    output_work *out = &im->out;
+    if (d->slots) slots_backward(im, d->slots + b * K * s->W, g);
+    else memset(w->d_cat, 0, K * 2 * Dp * sizeof(real));
+    for (size_t j = 0; j < K && s->variance; j++) {
+        real *d_cat = w->d_cat + j * 2 * Dp;
+        for (size_t c = 0; c < D && d->mean; c++) d_cat[c] += d->mean[at + j * D + c];
+        for (size_t c = 0; c < D && d->variance; c++)
+            d_cat[Dp + c] += 2 * out->variance[j * Dp + c] * d->variance[at + j * D + c];
+    }
     for (size_t j = 0; j < im->slots; j++) {
         const real *d_cat = w->d_cat + im->active[j] * 2 * Dp;
         memcpy(w->d_mean + j * Dp, d_cat, Dp * sizeof *d_cat);
-        if (im->s->variance) memcpy(w->d_log_std + j * Dp, d_cat + Dp, Dp * sizeof *d_cat);
+        if (s->variance) memcpy(w->d_log_std + j * Dp, d_cat + Dp, Dp * sizeof *d_cat);
+        out->d_prior[j] = w->d_prior[j] = d->prior ? d->prior[b * K + im->active[j]] : 0;
     }
+    copy_rows(K, Dp, w->d_cat, 2 * Dp, out->mean, Dp);
+    copy_rows(K, Dp, w->d_cat + Dp, 2 * Dp, out->log_std, Dp);
 }
 
-/* Write the outputs of image b from its last state. */
+/* prior (K) of all slots, 0 of inactive ones, or nothing if NULL. */
+static void prior_out(const image_state *im, const real *from, real *prior) {
+    if (!prior) return;
+    memset(prior, 0, im->s->K * sizeof *prior);
+    for (size_t j = 0; j < im->slots; j++) prior[im->active[j]] = from[j];
+}
+
+/* Write the outputs of image b from its last state, in im->out. */
 static void write_outputs(image_state *im, const call_outputs *out, size_t b,
                           const slot_state *last) {
     const smm_sizes *s = im->s;
@@ -178,10 +206,17 @@ static void write_outputs(image_state *im, const call_outputs *out, size_t b,
     if (!s->variance) return;
     if (out->mean) slots_out(s, im->out.mean, s->Dp, 1, out->mean + at);
     if (out->variance) slots_out(s, im->out.variance, s->Dp, 1, out->variance + at);
-    if (!out->prior) return;
-    real *prior = out->prior + b * s->K;
-    memset(prior, 0, s->K * sizeof *prior);
-    for (size_t j = 0; j < im->slots; j++) prior[im->active[j]] = last->prior[j];
+    prior_out(im, last->prior, out->prior ? out->prior + b * s->K : NULL);
+}
+
+/* Write the state that a further call goes on from, in im->out. */
+static void write_state(image_state *im, const call_outputs *out, size_t b, const slot_state *r) {
+    const smm_sizes *s = im->s;
+    const size_t at = b * s->K * s->D;
+    if (out->state_mean) slots_out(s, im->out.mean, s->Dp, 1, out->state_mean + at);
+    if (!s->variance) return;
+    if (out->state_log_std) slots_out(s, im->out.log_std, s->Dp, 1, out->state_log_std + at);
+    prior_out(im, r->prior, out->state_prior ? out->state_prior + b * s->K : NULL);
 }
 
 #endif

@@ -10,6 +10,9 @@
 #include "core.h"
 #include "parallel.h"
 
+/* No variance is less: its inverse and the squares of distances in its units stay finite. */
+#define VARIANCE_LEAST ((real)(sizeof(real) == sizeof(float) ? 1e-24 : 1e-200))
+
 #define CARVE(count) ((real *)smm_carve(arena, (count), sizeof(real)))
 
 /* Gradients of one group: a pointer for each parameter, laid out by smm_layout; NULL skips it. */

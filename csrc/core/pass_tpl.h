@@ -89,18 +89,22 @@ static void find_centre(image_state *im) {
 /* What a pass forward is asked for besides moments. */
 typedef struct {
     int first;       /* the sums of values */
-    int last;        /* the log-likelihood, and the next two */
+    int last;        /* the log-likelihood and the attention */
+    int likelihoods; /* the log-likelihood of every step */
     real *attention; /* (N,K), or NULL */
-    real *loglik;    /* 1, or NULL */
+    real likelihood; /* what it found */
 } forward_pass;
 
 /* E and M step of one chunk, to its moment_sums. */
-static void chunk_forward(const image_state *im, const slot_state *r, size_t chunk, input_block *b,
+static void chunk_forward(const image_state *im, const slot_state *r, size_t chunk, size_t thread,
                           const forward_pass *pass) {
+    input_block *b = &im->blocks[thread];
     const smm_sizes *s = im->s;
     const size_t n = SMM_BLOCK, Vp = s->Vp;
     const moment_sums m = moments_of(im, chunk);
-    const int likelihood = pass->last && s->variance && !s->reference;
+    const int asked = pass->last || pass->likelihoods;
+    if (has_stopped(im, thread)) return;
+    const int likelihood = asked && s->variance && !s->reference;
     memset(m.sums, 0, im->moments.partial * sizeof(real));
     for (size_t i = chunk_begin(im, chunk); i < chunk_begin(im, chunk + 1); i++) {
         const size_t valid = smm_min(n, im->in.n - i * n);
@@ -140,6 +144,8 @@ static void masked_attention(image_state *im, const slot_state *r, const uint8_t
 typedef struct {
     const slot_state *r;
     const real *d_attention; /* (N,K) or NULL */
+    real d_likelihood;       /* 0 but of the last step */
+    int prior;               /* the gradient of the prior before the step is asked for */
     int at_means;            /* values are centred at the slots' means */
     int to_inputs; /* the pass goes on to the inputs: the last, or, where nothing is cached, each */
     int add;       /* to what other passes gave the inputs */
@@ -154,16 +160,20 @@ static void block_backward(const image_state *im, const backward_pass *pass, siz
     responsibilities(im, pass->r, keys, valid, b->gamma, b->discarded, b->ratio);
     weights_backward(im, values, pass->at_means, b);
     if (pass->d_attention) attention_backward(im, i * SMM_BLOCK, valid, b, pass->d_attention);
+    if (im->s->reference && pass->prior) linear_prior_backward(im, valid, m, b);
     logits_backward(im, b, m->sums);
+    if (pass->d_likelihood != 0) likelihood_backward(im, keys, valid, pass->d_likelihood, m, b);
     values_backward(im, values, pass->at_means, d_values, b);
     keys_backward(im, keys, valid, d_keys, m, b);
 }
 
 /* A pass that others follow, over one chunk: keys, values and their gradients stay cached. */
 static void chunk_backward(const image_state *im, const backward_pass *pass, size_t chunk,
-                           input_block *b) {
+                           size_t thread) {
     const moment_sums m = moments_of(im, chunk);
     const input_cache *cache = &im->cache;
+    input_block *b = &im->blocks[thread];
+    if (has_stopped(im, thread)) return;
     memset(m.sums, 0, im->moments.partial * sizeof(real));
     for (size_t i = chunk_begin(im, chunk); i < chunk_begin(im, chunk + 1); i++) {
         const size_t at = i * im->s->C * SMM_BLOCK;
@@ -204,15 +214,16 @@ static void block_to_inputs(const image_state *im, const backward_pass *pass, si
 /* The same over one segment's chunks. The first segment's set of gradients is the slots' too, and
  * clear already. */
 static void segment_backward(const image_state *im, const backward_pass *pass, size_t segment,
-                             input_block *b, const grad_set *g, real *dx) {
+                             size_t thread, const grad_set *g, real *dx) {
     const smm_sizes *s = im->s;
     const size_t chunks = image_chunks(im), begin = smm_part(chunks, segment, s->segments);
     if (segment && !pass->add) clear_set(s, g);
     for (size_t c = begin; c < smm_part(chunks, segment + 1, s->segments); c++) {
         const moment_sums m = moments_of(im, c);
+        if (has_stopped(im, thread)) return;
         memset(m.sums, 0, im->moments.partial * sizeof(real));
         for (size_t i = chunk_begin(im, c); i < chunk_begin(im, c + 1); i++)
-            block_to_inputs(im, pass, i, &m, b, g, dx);
+            block_to_inputs(im, pass, i, &m, &im->blocks[thread], g, dx);
     }
 }
 
@@ -222,10 +233,9 @@ static void inputs_pass(image_state *im, const backward_pass *pass, const grad_s
                         real *dx) {
     if (pass->to_inputs)
         SMM_PARALLEL(im->threads, im->s->segments, i, thread,
-                     segment_backward(im, pass, i, &im->blocks[thread], &sets[i], dx));
+                     segment_backward(im, pass, i, thread, &sets[i], dx));
     else
-        SMM_PARALLEL(im->threads, image_chunks(im), i, thread,
-                     chunk_backward(im, pass, i, &im->blocks[thread]));
+        SMM_PARALLEL(im->threads, image_chunks(im), i, thread, chunk_backward(im, pass, i, thread));
 }
 
 #endif

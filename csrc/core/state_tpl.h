@@ -67,6 +67,7 @@ typedef struct {
     real *partials;              /* (chunks, partial): the arrays of moment_sums */
     size_t partial, weights;     /* elements of one; of its sums and extra */
     real *floor;                 /* Cp: what is added to every variance */
+    real least_floor;            /* the least of it */
     int at_points;
     real *point;   /* (K,Vp) */
     real *inexact; /* K: whether the point proved too far in this step; backward: of values */
@@ -76,6 +77,7 @@ typedef struct {
 typedef struct {
     real *mean, *log_std, *variance; /* (K,Dp); backward, later: gradients of the initial state */
     real *initial_mean;              /* (K,D) */
+    real *d_prior;                   /* K: backward: of the last state, active slots */
     real *hidden, *mapped;           /* (K, pad(2H)), (K,2Dp) */
 } output_work;
 
@@ -177,7 +179,7 @@ static void layout_update(update_work *u, const smm_sizes *s, smm_arena *arena) 
 static void layout_output(output_work *out, const smm_sizes *s, smm_arena *arena) {
     const size_t c = s->K * s->Dp;
     out->mean = CARVE(c), out->log_std = CARVE(c), out->variance = CARVE(c);
-    out->initial_mean = CARVE(s->K * s->D);
+    out->initial_mean = CARVE(s->K * s->D), out->d_prior = CARVE(s->K);
     out->hidden = CARVE(s->K * smm_pad(2 * s->H)), out->mapped = CARVE(2 * c);
 }
 
@@ -291,12 +293,28 @@ static size_t chunk_begin(const image_state *im, size_t chunk) {
     return smm_min(chunk * im->s->chunk_blocks, image_blocks(im));
 }
 
+/* Whether slot j has no weight at all, as can be in clustering with eps = 0: it keeps its state then. */
+static int is_empty(const image_state *im, const real *sums, size_t j) {
+    return !im->s->learned && sums[j] == 0 && weight_eps(im->s) == 0;
+}
+
 /* Whether the call has been asked to stop; the calling thread asks. */
 static int has_stopped(const image_state *im, size_t thread) {
     const smm_run *run = thread == 0 ? im->run : NULL;
     if (run && run->stop && run->stop(run->stop_argument))
         __atomic_store_n(im->stopped, 1, __ATOMIC_RELAXED);
     return __atomic_load_n(im->stopped, __ATOMIC_RELAXED);
+}
+
+/* What is added to every variance of the image: of the configuration, and the image's `own` or NULL. */
+static void open_floor(image_state *im, const real *own) {
+    const double base = variance_floor(im->s);
+    moment_work *m = &im->moments;
+    for (size_t d = 0; d < im->s->Cp; d++)
+        m->floor[d] = (real)(base + (own && d < im->s->D ? (double)own[d] : 0));
+    m->least_floor = m->floor[0];
+    for (size_t d = 1; d < im->s->D; d++)
+        m->least_floor = m->floor[d] < m->least_floor ? m->floor[d] : m->least_floor;
 }
 
 /* The real inputs and active slots of image b. */
@@ -315,10 +333,7 @@ static void open_image(image_state *im, const call_inputs *in, size_t b) {
     for (size_t j = 0; j < s->K; j++)
         if (!slot_mask || slot_mask[j]) im->active[im->slots++] = j;
     im->moments.at_points = 0;
-    for (size_t d = 0; d < s->Cp; d++) {
-        const double own = in->var_floor && d < s->D ? (double)in->var_floor[b * s->D + d] : 0;
-        im->moments.floor[d] = (real)(variance_floor(s) + own);
-    }
+    open_floor(im, in->var_floor ? in->var_floor + b * s->D : NULL);
     memset(im->cache.made, 0, s->blocks * sizeof *im->cache.made);
 }
 

@@ -107,20 +107,30 @@ static real next_prior(const image_state *im, const slot_state *r, size_t j) {
     return im->s->cfg->uniform_prior ? 1 / (real)im->slots : r->sums[j] / (real)im->in.n;
 }
 
+/* An empty slot's standard deviations stay what they were. */
+static void keep_spread(image_state *im, const real *before, real *log_std, real *variance) {
+    const size_t Dp = im->s->Dp;
+    memcpy(log_std, before, Dp * sizeof *log_std);
+    for (size_t d = 0; d < Dp; d++) variance[d] = 2 * log_std[d];
+    im->k->exp(Dp, variance);
+}
+
 /* Variances about the updated means, to log_std and out.variance; and the prior. */
 static void spreads_forward(image_state *im, const slot_state *r, const slot_state *next,
                             const slot_share *share) {
     const smm_sizes *s = im->s;
-    const size_t D = s->D, Dp = s->Dp, first = share->begin * Dp, end = first + share->count * Dp;
-    const real floor = (real)variance_floor(s);
-    for (size_t i = first; i < end; i++) {
-        const real shift = r->m[i] - next->mean[i];
-        im->out.variance[i] = next->log_std[i] = r->variance[i] + shift * shift + floor;
-    }
-    im->k->log(end - first, next->log_std + first);
-    for (size_t i = first; i < end; i++) next->log_std[i] /= 2;
+    const size_t D = s->D, Dp = s->Dp;
     for (size_t j = share->begin; j < share->begin + share->count; j++) {
-        memset(next->log_std + j * Dp + D, 0, (Dp - D) * sizeof(real));
+        const real *m = r->m + j * Dp, *mean = next->mean + j * Dp, *v = r->variance + j * Dp;
+        real *log_std = next->log_std + j * Dp, *variance = im->out.variance + j * Dp;
+        for (size_t d = 0; d < Dp; d++) {
+            const real shift = m[d] - mean[d], sigma = v[d] + shift * shift + im->moments.floor[d];
+            variance[d] = log_std[d] = sigma > VARIANCE_LEAST ? sigma : VARIANCE_LEAST;
+        }
+        im->k->log(Dp, log_std);
+        for (size_t d = 0; d < Dp; d++) log_std[d] /= 2;
+        if (is_empty(im, r->sums, j)) keep_spread(im, r->log_std + j * Dp, log_std, variance);
+        memset(log_std + D, 0, (Dp - D) * sizeof(real));
         next->prior[j] = next_prior(im, r, j);
     }
 }
@@ -153,6 +163,11 @@ static void state_backward(image_state *im, const slot_state *r, const slot_stat
     if (!s->learned) {
         memcpy(dm, d_mean, size * sizeof *dm);
         memset(d_state, 0, size * sizeof *d_state);
+        for (size_t j = 0; j < share->count; j++)
+            if (is_empty(im, r->sums, share->begin + j)) { /* it kept its mean */
+                memcpy(d_state + j * s->Dp, d_mean + j * s->Dp, s->Dp * sizeof *dm);
+                memset(dm + j * s->Dp, 0, s->Dp * sizeof *dm);
+            }
         return;
     }
     size_t ldh;

@@ -252,10 +252,10 @@ typedef struct {
 
 /* What forward writes; every pointer but slots may be NULL. */
 typedef struct {
-    float *slots;    /* (B,K,W), W = smm_slot_width */
-    float *mean;     /* (B,K,D) mixtures: the last means */
-    float *variance; /* (B,K,D) mixtures */
-    float *prior;    /* (B,K) mixtures */
+    float *slots;          /* (B,K,W), W = smm_slot_width */
+    float *mean;           /* (B,K,D) mixtures: the last means */
+    float *variance;       /* (B,K,D) mixtures */
+    float *prior;          /* (B,K) mixtures */
     float *log_likelihood; /* (B) see below; mixtures but the reference */
     float *attention; /* (B,N,K) responsibilities of the last step; masked inputs have theirs too */
     float *saved;     /* smm_saved_size elements, for backward */

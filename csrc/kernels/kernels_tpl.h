@@ -720,7 +720,7 @@ static int mean_variance(size_t width, double sum, double eps, double count, dou
         for (size_t j = first; j < end; j += VEC_WIDTH) {
             vec_store(variance + j,
                       vec_max(zero, vec_load(variance + j))); /* in this order a NaN stays */
-            most = vec_max(vec_load(excess.at + j - first), most);
+            most = vec_max(vec_load(excess.at + (j - first)), most);
         }
     }
     return !(vec_sum(most) > 0);

@@ -22,7 +22,7 @@ static int fit_mixture(const double *points) {
     const smm_dims dims = {1, N, K, 20};
     const smm_inputs_f64 in = {.x = points, .log_std = log_std, .indices = starts};
     const smm_outputs_f64 out = {.slots = slots, .prior = prior, .log_likelihood = log_likelihood};
-    const smm_status status = smm_forward_f64(&config, &dims, NULL, &in, &out, 1, NULL);
+    const smm_status status = smm_forward_f64(&config, &dims, NULL, &in, &out, NULL, NULL);
     if (status != SMM_OK) {
         fprintf(stderr, "%s\n", smm_status_str(status));
         return 1;
@@ -55,11 +55,11 @@ static int differentiate(const double *points) {
     for (int i = 0; i < K * 8; i++) mean[i] = uniform(), d_slots[i] = 1;
     const smm_inputs_f64 in = {.x = points, .mean = mean, .log_std = log_std};
     const smm_outputs_f64 out = {.slots = slots, .saved = saved};
-    const smm_gradients_f64 grads = {dx, NULL, NULL, {NULL}};
-    smm_status status = smm_forward_f64(&config, &dims, params, &in, &out, 1, NULL);
+    const smm_output_grads_f64 d_out = {.slots = d_slots};
+    const smm_gradients_f64 grads = {.x = dx};
+    smm_status status = smm_forward_f64(&config, &dims, params, &in, &out, NULL, NULL);
     if (status == SMM_OK)
-        status =
-            smm_backward_f64(&config, &dims, params, &in, saved, d_slots, NULL, &grads, 1, NULL);
+        status = smm_backward_f64(&config, &dims, params, &in, saved, &d_out, &grads, NULL, NULL);
     printf("slot mixture: %s; first slot starts with %.3f, its gradient at the first point is "
            "(%.3f, %.3f)\n",
            smm_status_str(status), slots[0], dx[0], dx[1]);

@@ -30,7 +30,8 @@ static void run(smm_kind kind) {
     smm_config_init(&config, kind, D);
     config.temperature = 0.125;
     float *params[SMM_PARAMS] = {NULL};
-    smm_gradients_f32 grads = {numbers(rows, 0), numbers(slots, 0), numbers(slots, 0), {NULL}};
+    smm_gradients_f32 grads = {
+        .x = numbers(rows, 0), .mean = numbers(slots, 0), .log_std = numbers(slots, 0)};
     for (size_t i = 0; i < SMM_PARAMS; i++) {
         size_t shape[2] = {0, 1};
         const int rank = smm_param_shape(&config, i, shape);
@@ -43,11 +44,11 @@ static void run(smm_kind kind) {
     float *out = numbers(dims.slots * smm_slot_width(&config), 0),
           *d_slots = numbers(dims.slots * smm_slot_width(&config), 1);
     const smm_inputs_f32 in = {.x = numbers(rows, 1), .mean = mean, .log_std = log_std};
-    const smm_outputs_f32 to = {out, NULL, NULL, NULL, NULL, NULL, saved, NULL};
+    const smm_outputs_f32 to = {.slots = out, .saved = saved};
+    const smm_output_grads_f32 d = {.slots = d_slots};
     const float *const *const weights = (const float *const *)params;
-    if (smm_forward_f32(&config, &dims, weights, &in, &to, 1, NULL) != SMM_OK ||
-        smm_backward_f32(&config, &dims, weights, &in, saved, d_slots, NULL, &grads, 1, NULL) !=
-            SMM_OK)
+    if (smm_forward_f32(&config, &dims, weights, &in, &to, NULL, NULL) != SMM_OK ||
+        smm_backward_f32(&config, &dims, weights, &in, saved, &d, &grads, NULL, NULL) != SMM_OK)
         exit(1);
     for (size_t i = 0; i < SMM_PARAMS; i++) free(params[i]), free(grads.params[i]);
     free(mean), free(log_std), free(saved), free(out), free(d_slots), free((void *)(size_t)in.x);

@@ -24,9 +24,17 @@ static double *numbers(size_t count, double scale) {
 typedef struct {
     smm_config config;
     smm_dims dims;
-    double *params[SMM_PARAMS], *x, *mean, *log_std, *d_slots;
-    size_t sizes[SMM_PARAMS], x_size, state_size, slots_size;
+    double *params[SMM_PARAMS], *x, *mean, *log_std, *prior;
+    smm_output_grads_f64 d;
+    size_t sizes[SMM_PARAMS], x_size, state_size, slots_size, prior_size, attention_size;
 } problem;
+
+static int is_mixture(const problem *p) {
+    return p->config.kind != SMM_SLOT_ATTENTION && p->config.kind != SMM_KMEANS;
+}
+static int has_likelihood(const problem *p) {
+    return is_mixture(p) && p->config.kind != SMM_SLOT_MIXTURE_REFERENCE;
+}
 
 static problem make_problem(smm_kind kind, int option, size_t B, size_t N, size_t K) {
     problem p;
@@ -40,6 +48,8 @@ static problem make_problem(smm_kind kind, int option, size_t B, size_t N, size_
     if (kind == SMM_SLOT_MIXTURE && option)
         p.config.norm_kv = p.config.slot_norm = p.config.uniform_prior = 1,
         p.config.temperature = 0.4;
+    if (kind == SMM_SLOT_MIXTURE_REFERENCE && option) p.config.eps = 0.05;
+    if (kind == SMM_GAUSSIAN_MIXTURE && option) p.config.temperature = 0.4;
     p.dims.batch = B, p.dims.inputs = N, p.dims.slots = K, p.dims.iters = 2;
     for (size_t i = 0; i < SMM_PARAMS; i++) {
         size_t shape[2] = {0, 1};
@@ -51,13 +61,23 @@ static problem make_problem(smm_kind kind, int option, size_t B, size_t N, size_
     p.slots_size = B * K * smm_slot_width(&p.config);
     p.x = numbers(p.x_size, 1), p.mean = numbers(p.state_size, 1),
     p.log_std = numbers(p.state_size, 0.3);
-    p.d_slots = numbers(p.slots_size, 1);
+    p.prior_size = B * K, p.attention_size = B * N * K;
+    p.prior = numbers(p.prior_size, 0.3);
+    for (size_t i = 0; i < p.prior_size; i++) p.prior[i] += 0.5;
+    p.d.slots = numbers(p.slots_size, 1), p.d.attention = numbers(p.attention_size, 1);
+    if (is_mixture(&p))
+        p.d.mean = numbers(p.state_size, 1), p.d.variance = numbers(p.state_size, 1),
+        p.d.prior = numbers(p.prior_size, 1);
+    if (has_likelihood(&p)) p.d.log_likelihood = numbers(B, 0.1);
     return p;
 }
 
 static void free_problem(problem *p) {
     for (size_t i = 0; i < SMM_PARAMS; i++) free(p->params[i]);
-    free(p->x), free(p->mean), free(p->log_std), free(p->d_slots);
+    free(p->x), free(p->mean), free(p->log_std), free(p->prior);
+    const double *d[] = {p->d.slots, p->d.mean,           p->d.variance,
+                         p->d.prior, p->d.log_likelihood, p->d.attention};
+    for (size_t i = 0; i < sizeof d / sizeof *d; i++) free((double *)d[i]);
 }
 
 static int failures;
@@ -71,34 +91,62 @@ static int failures;
         }                                       \
     } while (0)
 
-static smm_status run(const problem *p, double *slots, double *saved, int threads) {
-    const smm_inputs_f64 in = {.x = p->x, .mean = p->mean, .log_std = p->log_std};
-    const smm_outputs_f64 out = {slots, NULL, NULL, NULL, NULL, NULL, saved, NULL};
-    return smm_forward_f64(&p->config, &p->dims, (const double *const *)p->params, &in, &out,
-                           threads, NULL);
+static smm_inputs_f64 inputs_of(const problem *p) {
+    const smm_inputs_f64 in = {
+        .x = p->x, .mean = p->mean, .log_std = p->log_std, .prior = p->prior};
+    return in;
 }
 
-static double loss(const problem *p) {
-    double *slots = numbers(p->slots_size, 0), sum = 0;
-    EXPECT(run(p, slots, NULL, 1) == SMM_OK, "forward");
-    for (size_t i = 0; i < p->slots_size; i++) sum += slots[i] * p->d_slots[i];
-    free(slots);
+static smm_status run(const problem *p, const smm_outputs_f64 *out, int threads) {
+    const smm_inputs_f64 in = inputs_of(p);
+    const smm_run how = {.threads = threads};
+    return smm_forward_f64(&p->config, &p->dims, (const double *const *)p->params, &in, out, &how,
+                           NULL);
+}
+
+static double dot(size_t n, const double *a, const double *b) {
+    double sum = 0;
+    for (size_t i = 0; b && i < n; i++) sum += a[i] * b[i];
     return sum;
 }
 
-/* All gradients side by side: x, mean, log_std, parameters. */
+/* Sum of all outputs times their gradients. */
+static double loss(const problem *p) {
+    const size_t B = p->dims.batch;
+    const smm_outputs_f64 out = {.slots = numbers(p->slots_size, 0),
+                                 .mean = numbers(p->state_size, 0),
+                                 .variance = numbers(p->state_size, 0),
+                                 .prior = numbers(p->prior_size, 0),
+                                 .log_likelihood = numbers(B, 0),
+                                 .attention = numbers(p->attention_size, 0)};
+    EXPECT(run(p, &out, 1) == SMM_OK, "forward");
+    const double sum = dot(p->slots_size, out.slots, p->d.slots) +
+                       dot(p->state_size, out.mean, p->d.mean) +
+                       dot(p->state_size, out.variance, p->d.variance) +
+                       dot(p->prior_size, out.prior, p->d.prior) +
+                       dot(B, out.log_likelihood, p->d.log_likelihood) +
+                       dot(p->attention_size, out.attention, p->d.attention);
+    free(out.slots), free(out.mean), free(out.variance);
+    free(out.prior), free(out.log_likelihood), free(out.attention);
+    return sum;
+}
+
+/* All gradients side by side: x, mean, log_std, prior, parameters. */
 static double *gradients(const problem *p, int threads, size_t *count) {
-    size_t total = p->x_size + 2 * p->state_size;
+    size_t total = p->x_size + 2 * p->state_size + p->prior_size;
     for (size_t i = 0; i < SMM_PARAMS; i++) total += p->sizes[i];
     double *g = numbers(total, 0), *slots = numbers(p->slots_size, 0);
     double *saved = numbers(smm_saved_size(&p->config, &p->dims), 0);
-    const smm_inputs_f64 in = {.x = p->x, .mean = p->mean, .log_std = p->log_std};
-    smm_gradients_f64 to = {g, g + p->x_size, g + p->x_size + p->state_size, {NULL}};
-    double *at = g + p->x_size + 2 * p->state_size;
+    const smm_inputs_f64 in = inputs_of(p);
+    const smm_outputs_f64 out = {.slots = slots, .saved = saved};
+    const smm_run how = {.threads = threads};
+    smm_gradients_f64 to = {.x = g, .mean = g + p->x_size};
+    to.log_std = to.mean + p->state_size, to.prior = to.log_std + p->state_size;
+    double *at = to.prior + p->prior_size;
     for (size_t i = 0; i < SMM_PARAMS; at += p->sizes[i++]) to.params[i] = p->sizes[i] ? at : NULL;
-    EXPECT(run(p, slots, saved, threads) == SMM_OK, "forward");
+    EXPECT(run(p, &out, threads) == SMM_OK, "forward");
     EXPECT(smm_backward_f64(&p->config, &p->dims, (const double *const *)p->params, &in, saved,
-                            p->d_slots, NULL, &to, threads, NULL) == SMM_OK,
+                            &p->d, &to, &how, NULL) == SMM_OK,
            "backward");
     free(slots), free(saved);
     *count = total;
@@ -108,13 +156,13 @@ static double *gradients(const problem *p, int threads, size_t *count) {
 static void check_differences(const problem *p, const char *what) {
     size_t count;
     double *g = gradients(p, 1, &count), *grad = g, scale = 0;
-    double *arrays[3 + SMM_PARAMS] = {p->x, p->mean, p->log_std};
-    size_t sizes[3 + SMM_PARAMS] = {p->x_size, p->state_size, p->state_size};
-    const int mixture = p->config.kind != SMM_SLOT_ATTENTION && p->config.kind != SMM_KMEANS;
-    memcpy(arrays + 3, p->params, sizeof p->params), memcpy(sizes + 3, p->sizes, sizeof p->sizes);
+    double *arrays[4 + SMM_PARAMS] = {p->x, p->mean, p->log_std, p->prior};
+    size_t sizes[4 + SMM_PARAMS] = {p->x_size, p->state_size, p->state_size, p->prior_size};
+    memcpy(arrays + 4, p->params, sizeof p->params), memcpy(sizes + 4, p->sizes, sizeof p->sizes);
     for (size_t i = 0; i < count; i++) scale = fmax(scale, fabs(g[i]));
-    for (size_t a = 0; a < 3 + SMM_PARAMS; grad += sizes[a++])
-        for (size_t i = 0; i < sizes[a] && (a != 2 || mixture); i += 1 + sizes[a] / 12) {
+    for (size_t a = 0; a < 4 + SMM_PARAMS; grad += sizes[a++]) {
+        if ((a == 2 || a == 3) && !is_mixture(p)) continue;
+        for (size_t i = 0; i < sizes[a]; i += 1 + sizes[a] / 12) {
             const double
                 kept = arrays[a][i],
                 h = 1e-5; /* of fourth order; small, as a ReLU may change sides within 2 h */
@@ -128,6 +176,7 @@ static void check_differences(const problem *p, const char *what) {
             const double error = fabs(difference / h - grad[i]) / scale;
             EXPECT(error < 1e-8, "%s: array %zu element %zu: error %g", what, a, i, error);
         }
+    }
     free(g);
 }
 
@@ -136,10 +185,6 @@ static void check_threads(const problem *p, const char *what) {
     double *one = gradients(p, 1, &count);
     for (int threads = 2; threads <= 5; threads++) {
         double *more = gradients(p, threads, &count);
-        const int mixture = p->config.kind != SMM_SLOT_ATTENTION && p->config.kind != SMM_KMEANS;
-        if (!mixture)
-            memcpy(more + p->x_size + p->state_size, one + p->x_size + p->state_size,
-                   p->state_size * sizeof *one);
         EXPECT(!memcmp(one, more, count * sizeof *one), "%s: %d threads give other bits", what,
                threads);
         free(more);
@@ -153,7 +198,9 @@ static void check_saved(problem *p, const char *what) {
     const size_t size = smm_saved_size(&p->config, &p->dims);
     double *slots = numbers(p->slots_size, 0), *one = numbers(size, 0), *other = numbers(size, 0);
     memset(other, 0x55, size * sizeof *other);
-    EXPECT(run(p, slots, one, 1) == SMM_OK && run(p, slots, other, 2) == SMM_OK, "forward");
+    const smm_outputs_f64 to_one = {.slots = slots, .saved = one};
+    const smm_outputs_f64 to_other = {.slots = slots, .saved = other};
+    EXPECT(run(p, &to_one, 1) == SMM_OK && run(p, &to_other, 2) == SMM_OK, "forward");
     EXPECT(!memcmp(one, other, size * sizeof *one),
            "%s: what is saved depends on what the buffer held", what);
     free(slots), free(one), free(other);
@@ -166,26 +213,26 @@ static void check_errors(void) {
     const uint8_t none[3] = {0, 0, 0};
     size_t image = 99;
     smm_inputs_f64 in = {.x = p.x, .log_std = p.log_std, .indices = indices};
-    const smm_outputs_f64 out = {slots, NULL, NULL, NULL, NULL, NULL, NULL, NULL};
+    const smm_outputs_f64 out = {.slots = slots};
     const double *const *params = (const double *const *)p.params;
-    EXPECT(smm_forward_f64(&p.config, &p.dims, params, &in, &out, 1, &image) == SMM_ERR_INDEX &&
+    EXPECT(smm_forward_f64(&p.config, &p.dims, params, &in, &out, NULL, &image) == SMM_ERR_INDEX &&
                image == 0,
            "index");
     in.indices = NULL;
-    EXPECT(smm_forward_f64(&p.config, &p.dims, params, &in, &out, 1, NULL) == SMM_ERR_NULL,
+    EXPECT(smm_forward_f64(&p.config, &p.dims, params, &in, &out, NULL, NULL) == SMM_ERR_NULL,
            "no start");
     in.mean = p.mean, in.mask = none;
-    EXPECT(smm_forward_f64(&p.config, &p.dims, params, &in, &out, 1, NULL) == SMM_ERR_NO_INPUT,
+    EXPECT(smm_forward_f64(&p.config, &p.dims, params, &in, &out, NULL, NULL) == SMM_ERR_NO_INPUT,
            "no input");
     in.mask = NULL, in.slot_mask = none;
-    EXPECT(smm_forward_f64(&p.config, &p.dims, params, &in, &out, 1, NULL) == SMM_ERR_NO_SLOT,
+    EXPECT(smm_forward_f64(&p.config, &p.dims, params, &in, &out, NULL, NULL) == SMM_ERR_NO_SLOT,
            "no slot");
     in.slot_mask = NULL, p.dims.iters = 0;
-    EXPECT(smm_forward_f64(&p.config, &p.dims, params, &in, &out, 1, NULL) == SMM_ERR_DIMS,
+    EXPECT(smm_forward_f64(&p.config, &p.dims, params, &in, &out, NULL, NULL) == SMM_ERR_DIMS,
            "no step");
     p.dims.iters = 1, p.dims.inputs = (size_t)-1 / 64;
     EXPECT(smm_saved_size(&p.config, &p.dims) == 0, "sizes overflow");
-    EXPECT(smm_forward_f64(&p.config, &p.dims, params, &in, &out, 1, NULL) == SMM_ERR_DIMS,
+    EXPECT(smm_forward_f64(&p.config, &p.dims, params, &in, &out, NULL, NULL) == SMM_ERR_DIMS,
            "sizes overflow");
     for (size_t few = 0; few < 70; few++) { /* sums of sizes that wrap round */
         p.dims.inputs = (size_t)-1 - few;
@@ -195,12 +242,117 @@ static void check_errors(void) {
     p.config.kind = SMM_SLOT_MIXTURE_REFERENCE; /* which adds a step */
     EXPECT(smm_saved_size(&p.config, &p.dims) == 0, "steps wrap");
     p.dims.iters = 1, p.config.kind = SMM_SLOT_MIXTURE, p.config.reduce = 2;
-    EXPECT(smm_forward_f64(&p.config, &p.dims, params, &in, &out, 1, NULL) == SMM_ERR_CONFIG,
+    EXPECT(smm_forward_f64(&p.config, &p.dims, params, &in, &out, NULL, NULL) == SMM_ERR_CONFIG,
            "a flag that is neither 0 nor 1");
     EXPECT(slots[0] == 7 && slots[1] == 7, "something was written");
     EXPECT(!strcmp(smm_status_str(SMM_OK), "ok") && smm_status_str((smm_status)99) != NULL,
            "status text");
     free_problem(&p);
+}
+
+/* a + b steps are a, and then b from the state that they lead to; the history has them all. */
+static void check_state(const problem *given, const char *what) {
+    problem p = *given;
+    const size_t c = p.state_size, k = p.prior_size, B = p.dims.batch;
+    double *slots = numbers(p.slots_size, 0), *again = numbers(p.slots_size, 0);
+    double *start = numbers(2 * c + k, 0), *likelihood = numbers(5 * B, 0);
+    double *prior = numbers(5 * k, 0), *moved = numbers(5 * B, 0), *last = numbers(B, 0);
+    const smm_outputs_f64 whole = {.slots = slots,
+                                   .log_likelihood = last,
+                                   .step_log_likelihood = likelihood,
+                                   .step_prior = prior,
+                                   .step_movement = moved};
+    const smm_outputs_f64 first = {.slots = again,
+                                   .state_mean = start,
+                                   .state_log_std = start + c,
+                                   .state_prior = start + 2 * c};
+    p.dims.iters = 5;
+    EXPECT(run(&p, &whole, 1) == SMM_OK, "forward");
+    for (size_t b = 0; b < B; b++)
+        EXPECT(last[b] == (has_likelihood(&p) ? likelihood[5 * b + 4] : 0) && moved[5 * b + 4] > 0,
+               "%s: the last step of the history", what);
+    p.dims.iters = 2;
+    EXPECT(run(&p, &first, 1) == SMM_OK, "forward");
+    p.dims.iters = 3, p.mean = start, p.log_std = start + c, p.prior = start + 2 * c;
+    const smm_outputs_f64 rest = {.slots = again};
+    EXPECT(run(&p, &rest, 1) == SMM_OK, "forward");
+    double error = 0;
+    for (size_t i = 0; i < p.slots_size; i++) error = fmax(error, fabs(slots[i] - again[i]));
+    EXPECT(error < 1e-13, "%s: 2 + 3 steps are not 5: %g", what, error);
+    free(slots), free(again), free(start), free(likelihood), free(prior), free(moved), free(last);
+}
+
+static int stop_after(void *count) { return --*(int *)count < 0; }
+
+/* A call that is asked to stop says so, and the next one is right. */
+static void check_stop(const problem *p, const char *what) {
+    size_t count;
+    double *slots = numbers(p->slots_size, 0), *before = gradients(p, 1, &count);
+    double *saved = numbers(smm_saved_size(&p->config, &p->dims), 0);
+    double *x = numbers(p->x_size, 0);
+    const smm_inputs_f64 in = inputs_of(p);
+    const smm_outputs_f64 out = {.slots = slots, .saved = saved};
+    const smm_gradients_f64 to = {.x = x};
+    const double *const *params = (const double *const *)p->params;
+    EXPECT(run(p, &out, 1) == SMM_OK, "forward");
+    for (int asked = 0; asked < 3; asked++)
+        for (int threads = 1; threads < 4; threads += 2) {
+            int left = asked;
+            const smm_run how = {threads, stop_after, &left};
+            EXPECT(smm_forward_f64(&p->config, &p->dims, params, &in, &out, &how, NULL) ==
+                       SMM_ERR_STOPPED,
+                   "%s: forward goes on", what);
+            left = asked;
+            EXPECT(smm_backward_f64(&p->config, &p->dims, params, &in, saved, &p->d, &to, &how,
+                                    NULL) == SMM_ERR_STOPPED,
+                   "%s: backward goes on", what);
+        }
+    double *after = gradients(p, 1, &count);
+    EXPECT(!memcmp(before, after, count * sizeof *before), "%s: after a stopped call", what);
+    free(slots), free(saved), free(x), free(before), free(after);
+}
+
+/* No image: nothing to do, and gradients of zero. */
+static void check_empty(const problem *given, const char *what) {
+    problem p = *given;
+    size_t count = 0;
+    p.dims.batch = 0, p.x_size = p.state_size = p.prior_size = p.slots_size = 0;
+    double *g = gradients(&p, 1, &count);
+    for (size_t i = 0; i < count; i++) EXPECT(g[i] == 0, "%s: a gradient of no image", what);
+    free(g);
+}
+
+/* Clustering without eps: a slot that gets no weight keeps its state; without a floor, finite numbers. */
+static void check_plain(smm_kind kind) {
+    double x[4] = {0, 1, 9999, 9998}, slots[6], prior[3], g[4];
+    const double mean[3] = {0, 9999, -1e9}, log_std[3] = {0, 0, 0}, d[6] = {1, 1, 1, 1, 1, 1};
+    smm_config config;
+    smm_config_init(&config, kind, 1);
+    config.eps = config.var_floor = 0, config.scale = 1;
+    smm_dims dims = {1, 4, 3, 50};
+    const smm_inputs_f64 in = {.x = x, .mean = mean, .log_std = log_std};
+    double *saved = numbers(smm_saved_size(&config, &dims), 0);
+    const smm_outputs_f64 out = {.slots = slots, .prior = prior, .saved = saved};
+    const smm_output_grads_f64 d_out = {.slots = d};
+    const smm_gradients_f64 to = {.x = g};
+    const size_t step = kind == SMM_KMEANS ? 1 : 2;
+    EXPECT(smm_forward_f64(&config, &dims, NULL, &in, &out, NULL, NULL) == SMM_OK, "forward");
+    EXPECT(fabs(slots[0] - 0.5) < 1e-12 && fabs(slots[step] - 9998.5) < 1e-9 &&
+               slots[2 * step] == -1e9,
+           "kind %d: clusters %g %g %g", (int)kind, slots[0], slots[step], slots[2 * step]);
+    EXPECT(smm_backward_f64(&config, &dims, NULL, &in, saved, &d_out, &to, NULL, NULL) == SMM_OK,
+           "backward");
+    for (int i = 0; i < 4; i++)
+        EXPECT(fabs(g[i] - 0.5) < (step == 1 ? 1e-9 : 2), "kind %d: gradient %g", (int)kind, g[i]);
+    dims.slots = 2; /* as many slots as points: variances of zero */
+    x[1] = x[0], x[3] = x[2];
+    EXPECT(smm_forward_f64(&config, &dims, NULL, &in, &out, NULL, NULL) == SMM_OK, "forward");
+    EXPECT(slots[0] == 0 && slots[step] == 9999 && (step == 1 || slots[1] < 1e-9), "kind %d: K = N",
+           (int)kind);
+    EXPECT(smm_backward_f64(&config, &dims, NULL, &in, saved, &d_out, &to, NULL, NULL) == SMM_OK,
+           "backward");
+    for (int i = 0; i < 4; i++) EXPECT(isfinite(g[i]), "kind %d: gradient %g", (int)kind, g[i]);
+    free(saved);
 }
 
 static void check_finite(void) {
@@ -223,8 +375,10 @@ static void check_memory(void) {
            "alignment");
     memset(small, 1, 5000), memset(middle, 1, 3000000), memset(large, 1, 9000000);
     smm_free(large), smm_free(small), smm_free(middle);
+    small = smm_alloc(2000);
     again = smm_alloc(2000000);
-    EXPECT(again == middle, "not the smallest block that is large enough");
+    EXPECT(again == middle, "a large block for little memory, or not the smallest large enough");
+    smm_free(small);
     EXPECT(smm_alloc(8000000) == large, "the larger block is not kept");
     memset(again, 1, 2000000), memset(large, 1, 8000000);
     smm_free(again), smm_free(large), smm_free(NULL);
@@ -247,6 +401,9 @@ int main(int argc, char **argv) {
             problem p = make_problem((smm_kind)kind, option, 2, quick ? 5 : 67, 3);
             check_differences(&p, names[kind]);
             check_threads(&p, names[kind]);
+            check_state(&p, names[kind]);
+            check_stop(&p, names[kind]);
+            check_empty(&p, names[kind]);
             check_saved(&p, names[kind]);
             free_problem(&p);
             if (quick) continue;
@@ -260,6 +417,8 @@ int main(int argc, char **argv) {
     check_errors();
     check_memory();
     check_finite();
+    check_plain(SMM_KMEANS);
+    check_plain(SMM_GAUSSIAN_MIXTURE);
     printf("%s\n", failures ? "FAILED" : "core ok");
     return failures != 0;
 }
