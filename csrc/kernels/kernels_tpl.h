@@ -440,8 +440,9 @@ static void softmax_backward(size_t K, size_t n, const real *gamma, const real *
 INLINE void norm_lanes(const size_t vectors, size_t D, const real *X, size_t ldx, const real *gain,
                        const real *bias, real eps, real *Y, size_t ldy, real *mean, real *rstd) {
     const vec count = vec_set(1 / (real)D);
-    vec m[4], s[4];
-    UNROLL_FOR (size_t v = 0; v < vectors; v++) m[v] = s[v] = vec_set(0);
+    const vec zero = vec_set(0);
+    vec m[4], c[4], s[4];
+    UNROLL_FOR (size_t v = 0; v < vectors; v++) m[v] = c[v] = s[v] = zero;
     for (size_t d = 0; d < D; d++)
         UNROLL_FOR (size_t v = 0; v < vectors; v++)
             m[v] = vec_add(m[v], vec_load(X + d * ldx + v * VEC_WIDTH));
@@ -449,19 +450,24 @@ INLINE void norm_lanes(const size_t vectors, size_t D, const real *X, size_t ldx
     for (size_t d = 0; d < D; d++)
         UNROLL_FOR (size_t v = 0; v < vectors; v++) {
             const vec t = vec_sub(vec_load(X + d * ldx + v * VEC_WIDTH), m[v]);
+            c[v] = vec_add(c[v], t);
             s[v] = vec_fma(t, t, s[v]);
         }
     UNROLL_FOR (size_t v = 0; v < vectors; v++) {
+        /* c is what the mean's own rounding left: of equal channels, all that there is. */
+        s[v] = vec_max(zero, vec_sub(s[v], vec_mul(c[v], vec_mul(c[v], count))));
+        c[v] = vec_mul(c[v], count);
         /* A variance that overflowed gives NaN by inf - inf, not numbers that look right. */
         s[v] = vec_add(vec_div(vec_set(1), vec_sqrt(vec_fma(s[v], count, vec_set(eps)))),
                        vec_sub(s[v], s[v]));
-        vec_store(mean + v * VEC_WIDTH, m[v]);
+        vec_store(mean + v * VEC_WIDTH, vec_add(m[v], c[v]));
         vec_store(rstd + v * VEC_WIDTH, s[v]);
     }
     for (size_t d = 0; d < D; d++) {
         const vec g = vec_set(gain[d]), b = vec_set(bias[d]);
         UNROLL_FOR (size_t v = 0; v < vectors; v++) {
-            const vec x = vec_mul(vec_sub(vec_load(X + d * ldx + v * VEC_WIDTH), m[v]), s[v]);
+            const vec t = vec_sub(vec_load(X + d * ldx + v * VEC_WIDTH), m[v]);
+            const vec x = vec_mul(vec_sub(t, c[v]), s[v]);
             vec_store(Y + d * ldy + v * VEC_WIDTH, vec_fma(x, g, b));
         }
     }
@@ -515,21 +521,25 @@ static void norm_rows(size_t rows, size_t width, size_t channels, const real *on
                       real *mean, real *rstd) {
     const real count = 1 / (real)channels;
     for (size_t k = 0; k < rows; k++) {
-        vec sum = vec_set(0), squares = vec_set(0);
+        vec sum = vec_set(0), rest = vec_set(0), squares = vec_set(0);
         for (size_t j = 0; j < width; j += VEC_WIDTH) sum = vec_add(sum, vec_load(X + k * ldx + j));
         const real m = vec_sum(sum) * count;
         for (size_t j = 0; j < width; j += VEC_WIDTH) {
             const vec t =
                 vec_mul(vec_sub(vec_load(X + k * ldx + j), vec_set(m)), vec_load(ones + j));
+            rest = vec_add(rest, t);
             squares = vec_fma(t, t, squares);
         }
-        const real s = vec_sum(squares),
-                   r = 1 / MATH(sqrt)(s * count + eps) + (s - s); /* as in norm_lanes */
+        const real left = vec_sum(rest), c = left * count; /* as in norm_lanes; so the next two */
+        real s = vec_sum(squares) - left * c;
+        s = s < 0 ? 0 : s;
+        const real r = 1 / MATH(sqrt)(s * count + eps) + (s - s);
         for (size_t j = 0; j < width; j += VEC_WIDTH) {
-            const vec x = vec_mul(vec_sub(vec_load(X + k * ldx + j), vec_set(m)), vec_set(r));
+            const vec t = vec_sub(vec_load(X + k * ldx + j), vec_set(m));
+            const vec x = vec_mul(vec_sub(t, vec_set(c)), vec_set(r));
             vec_store(Y + k * ldy + j, vec_fma(x, vec_load(gain + j), vec_load(bias + j)));
         }
-        mean[k] = m, rstd[k] = r;
+        mean[k] = m + c, rstd[k] = r;
     }
 }
 

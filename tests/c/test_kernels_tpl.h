@@ -274,6 +274,23 @@ static void T(test_norm)(const TABLE *k, size_t D, size_t n) {
 }
 
 /* Rows of two parts of D channels each, padded. */
+/* Channels that are all equal, as in a blank part of a picture, give the bias: the rounding of their
+ * mean is not taken for a deviation. */
+static void T(test_norm_equal)(const TABLE *k, size_t D) {
+    const size_t n = SMM_LANES, w = (D + n - 1) / n * n;
+    real *X = T(make)(w * n), *Y = T(make)(w * n), *gain = T(make)(w), *bias = T(make)(w);
+    real *ones = T(make)(w), *mean = T(make)(n), *rstd = T(make)(n);
+    for (size_t i = 0; i < w * n; i++) X[i] = (real)1234.567;
+    k->norm(D, n, X, n, gain, bias, (real)1e-5, Y, n, mean, rstd);
+    for (size_t i = 0; i < D * n; i++)
+        T(check)(k->name, "norm of equal channels", D, i, 0, (double)Y[i], (double)bias[i / n], 4);
+    for (size_t j = 0; j < w; j++) ones[j] = j < D, X[j] *= ones[j], gain[j] *= ones[j];
+    k->norm_rows(1, w, D, ones, X, w, gain, bias, (real)1e-5, Y, w, mean, rstd);
+    for (size_t j = 0; j < D; j++)
+        T(check)(k->name, "norm_rows of equal channels", D, j, 0, (double)Y[j], (double)bias[j], 4);
+    drop_all(k->name, "norm of equal channels");
+}
+
 static void T(test_norm_rows)(const TABLE *k, size_t K, size_t D) {
     const size_t Dp = (D + 15) / 16 * 16, w = 2 * Dp, C = 2 * D, ld = w + 16;
     real *X = T(make)(K * ld), *Y = T(make)(K * ld), *dY = T(make)(K * ld), *dX = T(make)(K * ld),
@@ -546,8 +563,11 @@ static void T(test_all)(const TABLE *k) {
     for (size_t K = 1; K <= 13; K++)
         for (size_t n = 16; n <= 96; n += 16)
             for (size_t valid = n - 16; valid <= n; valid += 3) T(test_softmax)(k, K, n, valid);
-    for (size_t D = 1; D <= 35; D++)
-        T(test_norm)(k, D, 16 + 16 * (D % 5)), T(test_norm_rows)(k, 1 + D % 13, D);
+    for (size_t D = 1; D <= 35; D++) {
+        T(test_norm_equal)(k, D);
+        T(test_norm)(k, D, 16 + 16 * (D % 5));
+        T(test_norm_rows)(k, 1 + D % 13, D);
+    }
     for (size_t rows = 1; rows <= 26; rows++)
         for (size_t width = 16; width <= 80; width += 16)
             for (size_t p = 0; p <= 19; p += rows % 2 ? 1 : 6)
