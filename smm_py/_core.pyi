@@ -30,11 +30,18 @@ class Outputs(NamedTuple):
     attention: Array | None
     iterations: Array
     saved: Array | None
+    state_mean: Array | None
+    state_log_std: Array | None
+    state_prior: Array | None
+    step_log_likelihood: Array | None
+    step_prior: Array | None
+    step_movement: Array | None
 
 class Gradients(NamedTuple):
     x: Array
     mean: Array | None
     log_std: Array | None
+    prior: Array | None
     params: tuple[Array, ...]
 
 def forward(
@@ -45,10 +52,14 @@ def forward(
     *,
     mean: Memory | None = None,
     log_std: Memory | None = None,
+    prior: Memory | None = None,
     indices: Memory | None = None,
     mask: Memory | None = None,
     slot_mask: Memory | None = None,
+    var_floor: Memory | None = None,
     attention: bool = False,
+    history: bool = False,
+    state: bool = False,
     save: bool = False,
 ) -> Outputs: ...
 def backward(
@@ -59,11 +70,17 @@ def backward(
     *,
     mean: Memory | None = None,
     log_std: Memory | None = None,
+    prior: Memory | None = None,
     indices: Memory | None = None,
     mask: Memory | None = None,
     slot_mask: Memory | None = None,
+    var_floor: Memory | None = None,
     saved: Memory,
-    d_slots: Memory,
+    d_slots: Memory | None = None,
+    d_mean: Memory | None = None,
+    d_variance: Memory | None = None,
+    d_prior: Memory | None = None,
+    d_log_likelihood: Memory | None = None,
     d_attention: Memory | None = None,
 ) -> Gradients: ...
 def saved_size(config: Config, B: int, N: int, K: int, num_iters: int, /) -> int: ...

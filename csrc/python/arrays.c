@@ -120,6 +120,7 @@ PyObject *first_nonfinite(PyObject *module, PyObject *object) {
 void raise_status(smm_status status, size_t image) {
     switch (status) {
     case SMM_OK: return;
+    case SMM_ERR_STOPPED: return; /* a signal handler has raised */
     case SMM_ERR_NOMEM: PyErr_NoMemory(); return;
     case SMM_ERR_NO_INPUT:
         PyErr_Format(PyExc_ValueError,

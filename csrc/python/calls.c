@@ -1,16 +1,23 @@
 /* calls.c - forward and backward: parse, check, allocate, release the interpreter, call, raise. */
+#define _POSIX_C_SOURCE 200809L /* clock_gettime */
 #include "binding.h"
 
 #include <string.h>
+#include <time.h>
 
 /* Names of the arguments: those of both calls, then each call's own. The first POSITIONAL may be
  * given by position. */
 /* clang-format off */
 #define ARGUMENT_LIST(X)                                                                         \
-    X(config) X(x) X(params) X(num_iters) X(mean) X(log_std) X(indices) X(mask) X(slot_mask)     \
-    X(attention) X(save) X(saved) X(d_slots) X(d_attention)
+    X(config) X(x) X(params) X(num_iters) X(mean) X(log_std) X(prior) X(indices) X(mask)         \
+    X(slot_mask) X(var_floor) X(attention) X(history) X(state) X(save) X(saved) X(d_slots)       \
+    X(d_mean) X(d_variance) X(d_prior) X(d_log_likelihood) X(d_attention)
 #define OUTPUT_LIST(X)                                                                           \
-    X(slots) X(mean) X(variance) X(prior) X(log_likelihood) X(attention) X(iterations) X(saved)
+    X(slots) X(mean) X(variance) X(prior) X(log_likelihood) X(attention) X(iterations) X(saved)  \
+    X(state_mean) X(state_log_std) X(state_prior) X(step_log_likelihood) X(step_prior)           \
+    X(step_movement)
+#define OUTPUT_GRAD_LIST(X)                                                                      \
+    X(slots) X(mean) X(variance) X(prior) X(log_likelihood) X(attention)
 /* clang-format on */
 
 enum {
@@ -29,13 +36,14 @@ enum {
 #undef SMM_X
         OUTS
 };
-enum { GRAD_x, GRAD_mean, GRAD_log_std, GRAD_params, GRADS };
+enum { GRAD_x, GRAD_mean, GRAD_log_std, GRAD_prior, GRAD_params, GRADS };
 
 #define SMM_X(name) {#name, NULL},
 static PyStructSequence_Field output_fields[] = {OUTPUT_LIST(SMM_X){NULL, NULL}};
 #undef SMM_X
-static PyStructSequence_Field gradient_fields[] = {
-    {"x", NULL}, {"mean", NULL}, {"log_std", NULL}, {"params", NULL}, {NULL, NULL}};
+static PyStructSequence_Field gradient_fields[] = {{"x", NULL},       {"mean", NULL},
+                                                   {"log_std", NULL}, {"prior", NULL},
+                                                   {"params", NULL},  {NULL, NULL}};
 
 PyStructSequence_Desc outputs_desc = {
     "smm_py._core.Outputs", "What forward returns: arrays, or None for what was not computed.",
@@ -49,8 +57,9 @@ typedef struct {
     config_object *config;
     smm_dims dims;
     const void *params[SMM_PARAMS];
-    const void *x, *x_bfloat16, *mean, *log_std, *indices, *mask, *slot_mask;
+    const void *x, *x_bfloat16, *mean, *log_std, *prior, *indices, *mask, *slot_mask, *var_floor;
     int mixture;
+    struct timespec asked; /* when the interpreter was last asked for signals */
 } call_arguments;
 
 /* Place of a keyword among the common arguments and own[0] to own[1] - 1, or ARGS. The search
@@ -131,11 +140,8 @@ static int parse_inputs(call_arguments *a) {
     const int narrow = a->config->input_type == NPY_UINT16;
     a->x = narrow ? NULL : v.data, a->x_bfloat16 = narrow ? v.data : NULL;
     a->dims.batch = v.shape[0], a->dims.inputs = v.shape[1];
-    if (!a->dims.batch || !a->dims.inputs) {
-        PyErr_Format(
-            PyExc_ValueError,
-            "x must hold at least one image of at least one input, got %zu images of %zu inputs",
-            a->dims.batch, a->dims.inputs);
+    if (!a->dims.inputs) {
+        PyErr_SetString(PyExc_ValueError, "x must hold at least one input of each image, got none");
         return -1;
     }
     const npy_intp mask_shape[2] = {(npy_intp)a->dims.batch, (npy_intp)a->dims.inputs};
@@ -174,12 +180,18 @@ static int parse_states(call_arguments *a) {
     if (!a->mixture) return 0;
     if (checked_view(a->given[ARG_log_std], "log_std", type, 3, shape, &v) < 0) return -1;
     a->log_std = v.data;
+    if (optional_view(a->given[ARG_prior], "prior", type, 2, shape, &v) < 0) return -1;
+    a->prior = v.data;
+    shape[1] = shape[2];
+    if (optional_view(a->given[ARG_var_floor], "var_floor", type, 2, shape, &v) < 0) return -1;
+    a->var_floor = v.data;
     return 0;
 }
 
 static int parse_call(PyObject *module, PyObject *const *args, Py_ssize_t count, PyObject *keywords,
                       const int own[2], call_arguments *a) {
     memset(a, 0, sizeof *a);
+    clock_gettime(CLOCK_MONOTONIC, &a->asked);
     if (collect(args, count, keywords, own, a->given) < 0 ||
         parse_config(module, a->given[ARG_config], a) < 0 || parse_inputs(a) < 0 ||
         parse_params(a->given[ARG_params], a) < 0 || parse_states(a) < 0)
@@ -218,34 +230,59 @@ static PyObject *new_saved(int type, size_t count) {
 
 static void *data(PyObject *array) { return array ? PyArray_DATA((PyArrayObject *)array) : NULL; }
 
+/* Whether a signal handler has raised; the interpreter is asked twenty times a second. */
+static int asked_to_stop(void *argument) {
+    struct timespec now, *last = argument;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    const double waited =
+        (double)(now.tv_sec - last->tv_sec) + 1e-9 * (double)(now.tv_nsec - last->tv_nsec);
+    if (waited < 0.05) return 0;
+    *last = now;
+    const PyGILState_STATE gil = PyGILState_Ensure();
+    const int stop = PyErr_CheckSignals() < 0;
+    PyGILState_Release(gil);
+    return stop;
+}
+
+static smm_run how_to_run(call_arguments *a) {
+    return (smm_run){threads_now(), asked_to_stop, &a->asked};
+}
+
 /* The two calls of the core in one precision. */
 #define DEFINE_CALLS(T, real)                                                                      \
     static smm_inputs_##T inputs_##T(const call_arguments *a) {                                    \
         return (smm_inputs_##T){.x = a->x,                                                         \
                                 .mean = a->mean,                                                   \
                                 .log_std = a->log_std,                                             \
+                                .prior = a->prior,                                                 \
                                 .indices = a->indices,                                             \
                                 .mask = a->mask,                                                   \
                                 .slot_mask = a->slot_mask,                                         \
-                                .x_bfloat16 = a->x_bfloat16};                                      \
+                                .x_bfloat16 = a->x_bfloat16,                                       \
+                                .var_floor = a->var_floor};                                        \
     }                                                                                              \
-    static smm_status forward_##T(const call_arguments *a, PyObject *const *out, size_t *image) {  \
+    static smm_status forward_##T(call_arguments *a, PyObject *const *out, size_t *image) {        \
         const smm_inputs_##T in = inputs_##T(a);                                                   \
+        const smm_run run = how_to_run(a);                                                         \
         const smm_outputs_##T to = {OUTPUT_LIST(OUTPUT_DATA)};                                     \
         return smm_forward_##T(&a->config->config, &a->dims, (const real *const *)a->params, &in,  \
-                               &to, threads_now(), image);                                         \
+                               &to, &run, image);                                                  \
     }                                                                                              \
-    static smm_status backward_##T(const call_arguments *a, const view *v, PyObject *const *out,   \
+    static smm_status backward_##T(call_arguments *a, const view *v, PyObject *const *out,         \
                                    void *const *params, size_t *image) {                           \
         const smm_inputs_##T in = inputs_##T(a);                                                   \
+        const smm_run run = how_to_run(a);                                                         \
+        const smm_output_grads_##T d = {OUTPUT_GRAD_LIST(GRAD_DATA)};                              \
         smm_gradients_##T to = {.x = data(out[GRAD_x]),                                            \
                                 .mean = data(out[GRAD_mean]),                                      \
-                                .log_std = data(out[GRAD_log_std])};                               \
+                                .log_std = data(out[GRAD_log_std]),                                \
+                                .prior = data(out[GRAD_prior])};                                   \
         memcpy(to.params, params, sizeof to.params);                                               \
         return smm_backward_##T(&a->config->config, &a->dims, (const real *const *)a->params, &in, \
-                                v[0].data, v[1].data, v[2].data, &to, threads_now(), image);       \
+                                v[ARG_saved].data, &d, &to, &run, image);                          \
     }
 #define OUTPUT_DATA(name) .name = data(out[OUT_##name]),
+#define GRAD_DATA(name) .name = v[ARG_d_##name].data,
 DEFINE_CALLS(f32, float)
 DEFINE_CALLS(f64, double)
 
@@ -262,19 +299,28 @@ static PyObject *finish(PyTypeObject *type, PyObject **items, int count, int mad
 }
 
 /* Arrays for what forward is asked for; 0 with an error. */
-static int make_outputs(const call_arguments *a, int attention, size_t saved, PyObject **out) {
+static int make_outputs(const call_arguments *a, const int *asked, size_t saved, PyObject **out) {
     const smm_config *c = &a->config->config;
     const size_t B = a->dims.batch, N = a->dims.inputs, K = a->dims.slots, D = c->dim;
-    const int type = a->config->type, likelihood = c->kind != SMM_SLOT_MIXTURE_REFERENCE;
+    const size_t T = a->dims.iters;
+    const int type = a->config->type, mixture = a->mixture;
+    const int likelihood = mixture && c->kind != SMM_SLOT_MIXTURE_REFERENCE;
+    const int history = asked[ARG_history], state = asked[ARG_state];
 #define MAKE(name, wanted, array) (!(wanted) || (out[OUT_##name] = array))
     return MAKE(slots, 1, new_array(type, 3, B, K, smm_slot_width(c))) &&
-           MAKE(mean, a->mixture, new_array(type, 3, B, K, D)) &&
-           MAKE(variance, a->mixture, new_array(type, 3, B, K, D)) &&
-           MAKE(prior, a->mixture, new_array(type, 2, B, K, 0)) &&
-           MAKE(log_likelihood, a->mixture && likelihood, new_array(type, 1, B, 0, 0)) &&
-           MAKE(attention, attention, new_array(type, 3, B, N, K)) &&
+           MAKE(mean, mixture, new_array(type, 3, B, K, D)) &&
+           MAKE(variance, mixture, new_array(type, 3, B, K, D)) &&
+           MAKE(prior, mixture, new_array(type, 2, B, K, 0)) &&
+           MAKE(log_likelihood, likelihood, new_array(type, 1, B, 0, 0)) &&
+           MAKE(attention, asked[ARG_attention], new_array(type, 3, B, N, K)) &&
            MAKE(iterations, 1, new_array(NPY_INT64, 1, B, 0, 0)) &&
-           MAKE(saved, saved, new_saved(type, saved));
+           MAKE(state_mean, state, new_array(type, 3, B, K, D)) &&
+           MAKE(state_log_std, state && mixture, new_array(type, 3, B, K, D)) &&
+           MAKE(state_prior, state && mixture, new_array(type, 2, B, K, 0)) &&
+           MAKE(step_log_likelihood, history && likelihood, new_array(type, 2, B, T, 0)) &&
+           MAKE(step_prior, history && mixture, new_array(type, 3, B, T, K)) &&
+           MAKE(step_movement, history, new_array(type, 2, B, T, 0)) &&
+           MAKE(saved, asked[ARG_save], new_saved(type, saved));
 #undef MAKE
 }
 
@@ -282,18 +328,18 @@ PyObject *forward(PyObject *module, PyObject *const *args, Py_ssize_t count, PyO
     static const int own[2] = {COMMON, BACKWARD};
     call_arguments a;
     if (parse_call(module, args, count, keywords, own, &a) < 0) return NULL;
-    const int attention = PyObject_IsTrue(a.given[ARG_attention]),
-              save = PyObject_IsTrue(a.given[ARG_save]);
-    if (attention < 0 || save < 0) return NULL;
+    int asked[ARGS] = {0};
+    for (int i = COMMON; i < BACKWARD; i++)
+        if ((asked[i] = PyObject_IsTrue(a.given[i])) < 0) return NULL;
     const size_t saved = smm_saved_size(&a.config->config, &a.dims);
-    if (!saved) {
+    if (!saved && a.dims.batch) {
         raise_status(SMM_ERR_DIMS, 0);
         return NULL;
     }
     PyObject *out[OUTS] = {NULL};
     size_t image = 0;
     smm_status status = SMM_OK;
-    const int made = make_outputs(&a, attention, save ? saved : 0, out);
+    const int made = make_outputs(&a, asked, saved, out);
     if (made) {
         const int narrow = a.config->type == NPY_FLOAT32;
         Py_BEGIN_ALLOW_THREADS;
@@ -321,6 +367,26 @@ static PyObject *new_gradients(const config_object *c, void **to) {
     return tuple;
 }
 
+/* The saved state and the gradients of the outputs. */
+static int parse_gradients(const call_arguments *a, view *v) {
+    const smm_config *c = &a->config->config;
+    const npy_intp B = (npy_intp)a->dims.batch, N = (npy_intp)a->dims.inputs;
+    const npy_intp K = (npy_intp)a->dims.slots, D = (npy_intp)c->dim;
+    const npy_intp saved[1] = {(npy_intp)smm_saved_size(c, &a->dims)};
+    const npy_intp slots[3] = {B, K, (npy_intp)smm_slot_width(c)}, state[3] = {B, K, D};
+    const npy_intp attention[3] = {B, N, K};
+    const int type = a->config->type;
+#define VIEW(name, rank, shape) \
+    optional_view(a->given[ARG_##name], #name, type, rank, shape, &v[ARG_##name])
+    if (checked_view(a->given[ARG_saved], "saved", type, 1, saved, &v[ARG_saved]) < 0) return -1;
+    return VIEW(d_slots, 3, slots) < 0 || VIEW(d_mean, 3, state) < 0 ||
+                   VIEW(d_variance, 3, state) < 0 || VIEW(d_prior, 2, state) < 0 ||
+                   VIEW(d_log_likelihood, 1, state) < 0 || VIEW(d_attention, 3, attention) < 0
+               ? -1
+               : 0;
+#undef VIEW
+}
+
 PyObject *backward(PyObject *module, PyObject *const *args, Py_ssize_t count, PyObject *keywords) {
     static const int own[2] = {BACKWARD, ARGS};
     call_arguments a;
@@ -328,14 +394,8 @@ PyObject *backward(PyObject *module, PyObject *const *args, Py_ssize_t count, Py
     const smm_config *c = &a.config->config;
     const size_t B = a.dims.batch, N = a.dims.inputs, K = a.dims.slots, D = c->dim;
     const int type = a.config->type;
-    const npy_intp saved_shape[1] = {(npy_intp)smm_saved_size(c, &a.dims)};
-    const npy_intp slots_shape[3] = {(npy_intp)B, (npy_intp)K, (npy_intp)smm_slot_width(c)};
-    const npy_intp attention_shape[3] = {(npy_intp)B, (npy_intp)N, (npy_intp)K};
-    view v[3]; /* saved, d_slots, d_attention */
-    if (checked_view(a.given[ARG_saved], "saved", type, 1, saved_shape, &v[0]) < 0 ||
-        checked_view(a.given[ARG_d_slots], "d_slots", type, 3, slots_shape, &v[1]) < 0 ||
-        optional_view(a.given[ARG_d_attention], "d_attention", type, 3, attention_shape, &v[2]) < 0)
-        return NULL;
+    view v[ARGS];
+    if (parse_gradients(&a, v) < 0) return NULL;
 
     PyObject *out[GRADS] = {NULL};
     void *params[SMM_PARAMS] = {NULL};
@@ -344,6 +404,7 @@ PyObject *backward(PyObject *module, PyObject *const *args, Py_ssize_t count, Py
     const int made = (out[GRAD_x] = new_array(type, 3, B, N, c->input_dim)) &&
                      (!a.mean || (out[GRAD_mean] = new_array(type, 3, B, K, D))) &&
                      (!a.log_std || (out[GRAD_log_std] = new_array(type, 3, B, K, D))) &&
+                     (!a.prior || (out[GRAD_prior] = new_array(type, 2, B, K, 0))) &&
                      (out[GRAD_params] = new_gradients(a.config, params));
     if (made) {
         Py_BEGIN_ALLOW_THREADS;
