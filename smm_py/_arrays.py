@@ -76,6 +76,31 @@ def raise_index(index: int, at: Sequence[int], inputs: int, masked: bool) -> Non
     )
 
 
+def check_prior(prior: Array, slot_mask: Array | None) -> None:
+    if (prior < 0).any():
+        at = tuple(map(int, np.argwhere(prior < 0)[0]))
+        raise ValueError(f"init['prior'] must be at least 0, got {prior[at]} at index {at}")
+    empty = np.flatnonzero(~(prior > 0 if slot_mask is None else (prior > 0) & slot_mask).any(1))
+    if len(empty):
+        raise ValueError(
+            "init['prior'] must be above 0 for an active slot of every image, got none in image "
+            f"{empty[0]}"
+        )
+
+
+def real_array(name: str, value: Any) -> Array:
+    """float32 numbers as they are, other real ones, and lists of them, as float64."""
+    if isinstance(value, np.ma.MaskedArray):  # its mask would be lost
+        raise TypeError(f"{name} must be an array, got {type(value).__name__}")
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise TypeError(f"{name} must be an array of real numbers, got {error}") from error
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"{name} must be an array of real numbers, got one of {array.dtype}")
+    return array if array.dtype == np.float32 else array.astype(np.float64, copy=False)
+
+
 def check_seed(seed: object) -> int:
     if isinstance(seed, (bool, np.bool_)) or not isinstance(seed, (int, np.integer)):
         raise TypeError(f"seed must be an int, got {seed!r} ({type(seed).__name__})")

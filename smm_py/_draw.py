@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -18,8 +19,12 @@ def draw(
     slot_mask: Array | None,
     slots: int,
     rng: np.random.Generator,
+    floors: Array | None,
 ) -> tuple[dict[str, Array], dict[str, Array]]:
-    """An initial state, and the noise of those of its arrays that come from parameters."""
+    """An initial state, and the noise of those of its arrays that come from parameters.
+
+    floors (B, D): of a Gaussian mixture's variances, or None.
+    """
     shape = (x.shape[0], slots, spec.dim)
     state, noise = {}, {}
     if spec.start == "inputs":
@@ -34,8 +39,9 @@ def draw(
     if not spec.has_network and "indices" not in state:
         state[first] = rng.standard_normal(shape).astype(spec.dtype)
     if spec.kind == "gaussian_mixture":
-        x = from_bfloat16(x).astype(spec.dtype, copy=False) if spec.bfloat16_inputs else x
-        state["log_std"] = spread(x, mask, slots, spec.var_floor)
+        floor: Any = spec.var_floor if floors is None else floors
+        log_std = 0.5 * np.log(channel_variances(spec, x, mask) + floor)
+        state["log_std"] = np.repeat(log_std[:, None], slots, axis=1).astype(spec.dtype)
     return state, noise
 
 
@@ -88,14 +94,29 @@ def draw_indices(
     return indices
 
 
-def spread(x: Array, mask: Array | None, slots: int, floor: float) -> Array:
-    """Log standard deviation of each image's real inputs (B, K, D): where a mixture starts."""
-    variance = np.empty((x.shape[0], 1, x.shape[2]))
+def channel_variances(spec: Spec, x: Array, mask: Array | None) -> Array:
+    """Variance of every channel over each image's real inputs, (B, D) float64."""
+    x = from_bfloat16(x).astype(spec.dtype, copy=False) if spec.bfloat16_inputs else x
+    variance = np.empty((x.shape[0], x.shape[2]))
     for b, rows in enumerate(x):
         rows = rows if mask is None else rows[mask[b]]
         mean = rows.mean(0, dtype=float)
         # in parts, so that no copy is large
         parts = (np.square(rows[i : i + 4096] - mean).sum(0) for i in range(0, len(rows), 4096))
         variance[b] = sum(parts) / len(rows)
-    log_std = 0.5 * np.log(variance + floor)
-    return np.ascontiguousarray(np.repeat(log_std, slots, axis=1), x.dtype)
+    return variance
+
+
+def variance_floors(spec: Spec, x: Array, mask: Array | None) -> Array | None:
+    """What is added to the variances of each image (B, D), or None where the option says it.
+
+    1e-12 of the channel's variance, in whatever unit it is; of the image's largest where the
+    channel is constant; 1e-12 where all are.
+    """
+    if spec.kind != "gaussian_mixture" or spec.var_floor is not None:
+        return None
+    variance = channel_variances(spec, x, mask)
+    largest = variance.max(1, keepdims=True)
+    variance = np.where(variance > 0, variance, np.where(largest > 0, largest, 1.0))
+    least = np.finfo(spec.dtype).tiny
+    return np.maximum(1e-12 * variance, least).astype(spec.dtype)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping
-from dataclasses import InitVar, dataclass, field, fields
+from dataclasses import InitVar, dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,12 +17,14 @@ from ._arrays import (
     check_finite,
     check_indices,
     check_mask,
+    check_prior,
     check_seed,
     first_nonfinite,
     plain,
+    real_array,
     shaped,
 )
-from ._draw import draw, draw_gradients
+from ._draw import draw, draw_gradients, variance_floors
 from ._options import (
     Check,
     DType,
@@ -76,6 +78,14 @@ class Output:
         Responsibilities of the last step, where the call asked for them.
     iterations : (B,) int64
         Steps done: num_iters, or fewer with `tol`.
+    state : dict
+        The state that the call led to, as `init` takes it to go on: {"slots"}, or {"mean",
+        "log_std", "prior"}. The reference variant's is the one before its extra step.
+    history : dict or None
+        Of every step, where the call asked for it: "movement" (B, T), the largest movement of an
+        image's slots (root mean square over channels of the mean), and of mixtures "prior"
+        (B, T, K) and, but for the reference variant, "log_likelihood" (B, T). After the last step
+        of an image that stopped early, the latter two repeat and the movement is 0.
     """
 
     slots: Array
@@ -85,16 +95,27 @@ class Output:
     log_likelihood: Array | None
     attention: Array | None
     iterations: Array
+    state: dict[str, Array]
+    history: dict[str, Array] | None
     _call: dict[str, Any] = field(repr=False, compare=False)
 
     def __repr__(self) -> str:
-        shown = ((name, getattr(self, name)) for name in _OUTPUTS)
+        shown = ((name, getattr(self, name)) for name in (*_GRADED, "iterations"))
         parts = (f"{n}={a.dtype}{list(a.shape)}" for n, a in shown if a is not None)
         return f"Output({', '.join(parts)})"
 
 
-_OUTPUTS = tuple(f.name for f in fields(Output) if f.name != "_call")
+# the outputs that carry a gradient
+_GRADED = ("slots", "mean", "variance", "prior", "log_likelihood", "attention")
+_CORE_NAME = {"slots": "mean"}  # of a state's array
 _M = TypeVar("_M", bound="Module")
+
+
+def _first(results: Any) -> Any:
+    """Those of the only image."""
+    if isinstance(results, dict):
+        return {name: _first(value) for name, value in results.items()}
+    return None if results is None else results[0]
 
 
 class Module(Options):
@@ -152,6 +173,7 @@ class Module(Options):
         num_slots: int | None = None,
         seed: int | None = None,
         attention: bool = False,
+        history: bool = False,
         grad: bool = True,
     ) -> Output:
         """Slots of a batch.
@@ -162,8 +184,9 @@ class Module(Options):
             Of the module's dtype (see also `bfloat16_inputs`), finite; any strides, never modified.
         init : dict, optional
             The initial state: "slots" (B, K, D), or "mean" and "log_std"; or "indices" (B, K)
-            int64, rows of h where the means start (distinct or not), with "log_std" for mixtures.
-            Drawn as `start` says if not given.
+            int64, rows of h where the means start (distinct or not), with "log_std" for mixtures,
+            which take "prior" (B, K) too, at least 0 (uniform over the active slots if left out).
+            `out.state` of another call goes on from there. Drawn as `start` says if not given.
         mask : (B, N) bool array, optional
             True where an input is real.
         slot_mask : (B, K) bool array, optional
@@ -176,6 +199,8 @@ class Module(Options):
             Fixes the drawn state; else the module's generator goes on.
         attention : bool
             Return the responsibilities (B, N, K) too.
+        history : bool
+            Return what every step found too.
         grad : bool
             False: save nothing for `backward`, which then refuses the result.
 
@@ -188,41 +213,47 @@ class Module(Options):
         TypeError, ValueError, KeyError
             For a wrong type, dtype, shape or value, or wrong names in `init`, naming the argument.
         """
-        spec = self._spec
-        if spec.bfloat16_inputs and getattr(getattr(x, "dtype", None), "name", "") == "bfloat16":
-            x = x.view(np.dtype(np.uint16).newbyteorder(x.dtype.byteorder))
         rng = self._rng if seed is None else np.random.default_rng(check_seed(seed))
-        single = isinstance(x, np.ndarray) and x.ndim == 2 and not spec.has_network
+        spec, x = self._check_x(x)
+        single = x.ndim == 2
         x = x[None] if single else x
-        self._check_x(x)
         batch, inputs = x.shape[:2]
         mask = check_mask("mask", mask, (batch, inputs), single)
         iters = count("num_iters", spec.num_iters if num_iters is None else num_iters)
-        attention, grad = flag("attention", attention), flag("grad", grad)
+        asked: Any = {"attention": attention, "history": history, "save": grad}
+        for name, value in (("attention", attention), ("history", history), ("grad", grad)):
+            flag(name, value)
         slots = self._count_slots(init, num_slots, single)
         slot_mask = check_mask("slot_mask", slot_mask, (batch, slots), single)
+        floors = variance_floors(spec, x, mask)
         if init is None:
-            state, noise = draw(spec, self._parameters, x, mask, slot_mask, slots, rng)
+            state, noise = draw(spec, self._parameters, x, mask, slot_mask, slots, rng, floors)
         else:
-            state, noise = self._check_init(init, batch, slots, single), {}
+            state, noise = self._check_init(spec, init, batch, slots, single), {}
             if "indices" in state:
                 check_indices(state["indices"], mask, inputs)
+            if "prior" in state:
+                check_prior(state["prior"], slot_mask)
         arguments: dict[str, Any] = {
             "x": plain(x),
             "params": self._parameters.of_core(),
             "num_iters": iters,
             "mean": state.get(spec.state_names[0]),
             "log_std": state.get("log_std"),
+            "prior": state.get("prior"),
             "indices": state.get("indices"),
             "mask": mask,
             "slot_mask": slot_mask,
+            "var_floor": floors,
         }
-        found = _core.forward(spec.config, **arguments, attention=attention, save=grad)
-        results: dict[str, Any] = {name: getattr(found, name) for name in _OUTPUTS}
-        self._check_results(results)
-        if single:
-            results = {name: None if a is None else a[0] for name, a in results.items()}
+        found = _core.forward(spec.config, **arguments, state=True, **asked)
+        results: dict[str, Any] = {n: getattr(found, n) for n in (*_GRADED, "iterations")}
+        self._check_results(spec, results)
+        results["state"] = {n: getattr(found, f"state_{_CORE_NAME.get(n, n)}") for n in spec.state}
+        steps = {n: getattr(found, f"step_{n}") for n in ("log_likelihood", "prior", "movement")}
+        results["history"] = {n: a for n, a in steps.items() if a is not None} or None
         call = {
+            "module": self._spec,
             "spec": spec,
             "arguments": arguments,
             "saved": found.saved,
@@ -230,31 +261,51 @@ class Module(Options):
             "drawn": self._parameters.of_draw(),
             "single": single,
         }
-        return Output(**results, _call=call)
+        return Output(**(_first(results) if single else results), _call=call)
 
-    def backward(self, out: Output, d_slots: Array) -> dict[str, Array]:
-        """Gradients of sum(out.slots * d_slots).
+    def backward(
+        self,
+        out: Output,
+        d_slots: Array | None = None,
+        d_mean: Array | None = None,
+        d_variance: Array | None = None,
+        d_prior: Array | None = None,
+        d_log_likelihood: Array | None = None,
+        d_attention: Array | None = None,
+    ) -> dict[str, Array]:
+        """Gradients of the sum of outputs times d_outputs, of which at least one is given.
 
         Parameters
         ----------
         out : Output
             What a call of this module returned.
-        d_slots : array
-            Of the shape and dtype of out.slots.
+        d_slots : array, optional
+            Of the shape and dtype of out.slots; so the others of theirs.
+        d_mean : array, optional
+            Mixtures only.
+        d_variance : array, optional
+            Mixtures only.
+        d_prior : array, optional
+            Mixtures only.
+        d_log_likelihood : array, optional
+            Mixtures only; not of the reference variant.
+        d_attention : (B, N, K) array, optional
+            Whether the call asked for the attention or not. Masked inputs get nothing from it.
 
         Returns
         -------
         dict
             Every parameter's name, "x", and the initial state's arrays ("slots", or "mean" and
-            "log_std"). Where the state was drawn, the parameters it was drawn from get their
-            gradient through it; where it was given, zeros. With `gradient="implicit"` the initial
-            state gets zeros (only the last step is differentiated); with "straight-through" it gets
-            the final state's gradient.
+            "log_std", and "prior" where it was given). Where the state was drawn, the parameters it
+            was drawn from get their gradient through it; where it was given, zeros. With
+            `gradient="implicit"` the initial state gets zeros (only the last step is
+            differentiated); with "straight-through" it gets the final state's gradient.
         """
         if not isinstance(out, Output):
             raise TypeError(f"out must be an Output of this module, got {type(out).__name__}")
-        spec, call = self._spec, out._call
-        if call["spec"] != spec:
+        call = out._call
+        spec, single, arguments = call["spec"], call["single"], call["arguments"]
+        if call["module"] != self._spec:
             raise ValueError(
                 "out must be of a call of this module, got one of a module with other options"
             )
@@ -263,22 +314,26 @@ class Module(Options):
                 "out must be of a call with grad=True, got one with grad=False, which saves "
                 "nothing for gradients"
             )
-        check_array("d_slots", d_slots, spec.dtype)
-        if d_slots.shape != out.slots.shape:
-            raise ValueError(f"d_slots must have shape {out.slots.shape}, got {d_slots.shape}")
-        check_finite("d_slots", d_slots)
-        single = call["single"]
-        d_slots = plain(d_slots[None] if single else d_slots)
-        found = _core.backward(
-            spec.config, **call["arguments"], saved=call["saved"], d_slots=d_slots
-        )
+        given = (d_slots, d_mean, d_variance, d_prior, d_log_likelihood, d_attention)
+        batch, inputs = arguments["x"].shape[:2]
+        slots = out.slots.shape[-2]
+        shapes = {name: getattr(out, name) for name in _GRADED[:-1]}
+        shapes = {name: None if a is None else a.shape for name, a in shapes.items()}
+        shapes["attention"] = (inputs, slots) if single else (batch, inputs, slots)
+        d: Any = {f"d_{n}": self._check_d(spec, n, a, shapes[n]) for n, a in zip(_GRADED, given)}
+        if all(a is None for a in given):
+            raise TypeError(f"backward needs at least one of {', '.join(d)}, got none")
+        d = {n: a[None] if single and a is not None else a for n, a in d.items()}
+        found = _core.backward(spec.config, **arguments, saved=call["saved"], **d)
         state: dict[str, Any] = dict(zip(spec.state_names, (found.mean, found.log_std)))
         grads = dict(zip(self._parameters.core_names, found.params))
         grads.update(draw_gradients(spec, call["drawn"], call["noise"], state))
         if found.mean is None:
-            state[spec.state_names[0]] = np.zeros((*d_slots.shape[:2], spec.dim), spec.dtype)
+            state[spec.state_names[0]] = np.zeros((batch, slots, spec.dim), spec.dtype)
+        if found.prior is not None:
+            state["prior"] = found.prior
         of_call = {"x": found.x, **state}
-        grads.update({n: a[0] for n, a in of_call.items()} if single else of_call)
+        grads.update(_first(of_call) if single else of_call)
         for name, value in grads.items():
             if first_nonfinite(value) is not None:
                 raise ValueError(
@@ -289,15 +344,39 @@ class Module(Options):
 
     # -- checks --------------------------------------------------------------------------------
 
-    def _check_x(self, x: Array) -> None:
-        check_array("x", x, "uint16" if self._spec.bfloat16_inputs else self._spec.dtype)
-        if x.ndim != 3 or x.shape[2] != self._spec.input_dim:
-            raise ValueError(f"x must have shape (B, N, {self._spec.input_dim}), got {x.shape}")
-        if 0 in x.shape:
-            raise ValueError(
-                f"x must hold at least one image of at least one input, got shape {x.shape}"
-            )
+    def _check_x(self, x: Any) -> tuple[Spec, Array]:
+        """The Spec of a call, and x (B, N, I), or (N, I) where the kind takes that."""
+        spec = self._spec
+        if spec.dtype is None and not spec.bfloat16_inputs:
+            x = real_array("x", x)
+            spec = spec.of("float32" if x.dtype == np.float32 else "float64")
+        spec = spec.of("float32")
+        if spec.bfloat16_inputs and getattr(getattr(x, "dtype", None), "name", "") == "bfloat16":
+            x = x.view(np.dtype(np.uint16).newbyteorder(x.dtype.byteorder))
+        check_array("x", x, "uint16" if spec.bfloat16_inputs else spec.dtype)
+        ranks = (3,) if spec.has_network else (2, 3)
+        if x.ndim not in ranks or x.shape[-1] != spec.input_dim:
+            raise ValueError(f"x must have shape (B, N, {spec.input_dim}), got {x.shape}")
+        if x.shape[-2] == 0:
+            raise ValueError(f"x must hold at least one input of each image, got shape {x.shape}")
         check_finite("x", x)
+        return spec, x
+
+    def _real(self, name: str, value: Any, spec: Spec) -> Any:
+        """Where the module takes its dtype from the inputs, other real numbers as of that dtype."""
+        return real_array(name, value).astype(spec.dtype) if self._spec.dtype is None else value
+
+    def _check_d(self, spec: Spec, name: str, value: Any, shape: Any) -> Array | None:
+        if value is None:
+            return None
+        if shape is None:
+            raise ValueError(f"d_{name} must be None: this module has no {name}")
+        value = self._real(f"d_{name}", value, spec)
+        check_array(f"d_{name}", value, spec.dtype)
+        if value.shape != shape:
+            raise ValueError(f"d_{name} must have shape {shape}, got {value.shape}")
+        check_finite(f"d_{name}", value)
+        return plain(value)
 
     def _count_slots(
         self, init: Mapping[str, Array] | None, num_slots: int | None, single: bool
@@ -308,9 +387,10 @@ class Module(Options):
             return self._spec.num_slots if num_slots is None else num_slots
         if not isinstance(init, Mapping):
             raise TypeError(f"init must be a dict of arrays, got {type(init).__name__}")
-        names = self._spec.state_names
+        spec = self._spec
+        names = spec.state_names
         wanted = [set(names), {"indices", *names[1:]}]
-        if set(init) not in wanted:
+        if set(init) - set(spec.state[2:]) not in wanted:
             raise KeyError(
                 f"init must hold {' or '.join(str(sorted(w)) for w in wanted)}, "
                 f"got {sorted(map(str, init))}"
@@ -320,7 +400,7 @@ class Module(Options):
         if not isinstance(init[name], np.ndarray):
             raise TypeError(f"init[{name!r}] must be an array, got {type(init[name]).__name__}")
         shape = init[name].shape
-        if len(shape) not in (rank, rank - single) or 0 in shape:
+        if len(shape) not in (rank, rank - single) or 0 in shape[-(rank - 1) :]:
             raise ValueError(
                 f"init[{name!r}] must have {rank} dimensions, none empty, got shape {shape}"
             )
@@ -332,26 +412,29 @@ class Module(Options):
         return slots
 
     def _check_init(
-        self, init: Mapping[str, Array], batch: int, slots: int, single: bool
+        self, spec: Spec, init: Mapping[str, Array], batch: int, slots: int, single: bool
     ) -> dict[str, Array]:
         state = {}
         for name, value in init.items():
             indices = name == "indices"
-            check_array(f"init[{name!r}]", value, "int64" if indices else self._spec.dtype)
-            shape = (batch, slots) if indices else (batch, slots, self._spec.dim)
+            value = value if indices else self._real(f"init[{name!r}]", value, spec)
+            check_array(f"init[{name!r}]", value, "int64" if indices else spec.dtype)
+            shape: tuple[int, ...] = (batch, slots)
+            if name not in ("indices", "prior"):
+                shape = (*shape, spec.dim)
             value = shaped(f"init[{name!r}]", value, shape, single)
             if not indices:
                 check_finite(f"init[{name!r}]", value)
             state[name] = plain(value)
         return state
 
-    def _check_results(self, results: Mapping[str, Array | None]) -> None:
+    def _check_results(self, spec: Spec, results: Mapping[str, Array | None]) -> None:
         for name in ("slots", "mean", "variance", "prior", "log_likelihood"):
             value = results[name]
             if value is not None and first_nonfinite(value) is not None:
                 raise ValueError(
                     f"{name} of the output is not finite: x, init, the options or the parameters "
-                    f"hold numbers too large for {self._spec.dtype}"
+                    f"hold numbers too large for {spec.dtype}"
                 )
 
     # -- files ---------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ DType = Literal["float32", "float64"]
 Gradient = Literal["full", "implicit", "straight-through"]
 Prior = Literal["learned", "uniform"]
 Start = Literal["gaussian", "inputs"]
-Variant = Literal["paper", "reference"]
+Variant = Literal["stable", "paper", "reference"]
 WeightInit = Literal["em", "default"]
 
 MOST_OF = {"num_slots": 2**20, "num_iters": 2**20 - 1}  # others: the core's most of a width
@@ -249,7 +249,7 @@ class Options(Table):
     num_iters: int = option(
         COUNT, "T, number of steps; a call may use another.", default=3, kw_only=False
     )
-    start: Start = option(
+    start: Start | None = option(
         one_of(Start),
         "Where slots start: drawn from a learned Gaussian, or at distinct random inputs.",
         default="gaussian",
@@ -314,23 +314,23 @@ class MixtureOptions(Options):
     """Of the kinds whose slots have a variance."""
 
     num_slots: int = option(default=10, kw_only=False)
-    prior: Prior = option(
+    prior: Prior | None = option(
         one_of(Prior),
         "Prior of the slots: their mean responsibility, or 1/K.",
         default="learned",
         core="uniform_prior",
         number=lambda value: value == "uniform",
     )
-    temperature: float = option(
+    temperature: float | None = option(
         POSITIVE,
         "Factor of the log density in the responsibilities; dim^-1/2 is a useful setting.",
         default=1.0,
     )
-    var_floor: float = option(
+    var_floor: float | None = option(
         FLOOR,
-        "Added to every variance; with 0, inputs of a slot must not coincide. The reference\n"
-        "variant adds eps instead.",
+        "Added to every variance. The reference variant adds eps instead.",
         default=1e-4,
+        number=lambda value: value or 0.0,  # None: floors of each image, see clustering.floors
     )
 
 
@@ -338,11 +338,23 @@ class ClusteringOptions(Options):
     """Of the kinds without learned weights."""
 
     num_iters: int = option(default=10, kw_only=False)
-    start: Start = option(
+    start: Start | None = option(
         doc="Where slots start: at standard normal numbers, or at distinct random inputs.",
         default="inputs",
     )
     gradient: Gradient = option(default="full")
+    eps: float = option(
+        check=FLOOR,
+        doc="Added to the responsibilities before they are normalised over inputs. With 0 a slot\n"
+        "that no input is assigned to keeps its state.",
+        default=0.0,
+    )
+    if not TYPE_CHECKING:
+        dtype = option(
+            doc="Of inputs and outputs. None: float32 data stay float32; other real numbers, and\n"
+            "lists of them, are taken as float64.",
+            default=None,
+        )
 
 
 class SlotAttentionOptions(NetworkOptions):
@@ -369,16 +381,24 @@ class SlotMixtureOptions(NetworkOptions, MixtureOptions):
     )
     variant: Variant = option(
         one_of(Variant),
-        "Algorithm 1 of the paper, or the code that its authors released, to which slot_norm,\n"
-        "norm_kv, prior and temperature do not apply.",
-        default="paper",
+        'A set of defaults, over which options given by hand win. "stable": norm_kv=True,\n'
+        'prior="uniform", temperature=dim^-1/2, start="inputs", which learns. "paper",\n'
+        'Algorithm 1 as printed: norm_kv=False, prior="learned", temperature=1,\n'
+        'start="gaussian". "reference": the code that the authors released, to which\n'
+        "slot_norm, norm_kv, prior and temperature do not apply.",
+        default="stable",
     )
+    start: Start | None = option(default=None)
+    prior: Prior | None = option(default=None)
+    temperature: float | None = option(default=None)
     slot_norm: bool = option(
         FLAG,
         "Query and log standard deviation are computed from LayerNorm([mean, log_std]).",
         default=False,
     )
-    norm_kv: bool = option(FLAG, "Keys and values are computed from LayerNorm(h).", default=False)
+    norm_kv: bool | None = option(
+        FLAG, "Keys and values are computed from LayerNorm(h).", default=None
+    )
     input_mlp: bool = option(FLAG, "h = MLP(LayerNorm(x)); without it h = x.", default=True)
     reduce: bool = option(
         FLAG,
@@ -406,6 +426,20 @@ class KMeansOptions(ClusteringOptions, ScaledOptions):
 
 class GaussianMixtureOptions(ClusteringOptions, MixtureOptions):
     _kind = "gaussian_mixture"
+
+    var_floor: float | None = option(
+        doc="Added to every variance. None: 1e-12 of the variance of each image's channel, so\n"
+        "that the clusters found do not depend on the unit of the data.",
+        default=None,
+    )
+
+
+# what a variant gives the options that are left to it; the temperature None is dim^-1/2
+VARIANTS: dict[str, dict[str, Any]] = {
+    "stable": dict(norm_kv=True, prior="uniform", temperature=None, start="inputs"),
+    "paper": dict(norm_kv=False, prior="learned", temperature=1.0, start="gaussian"),
+    "reference": dict(norm_kv=False, prior="learned", temperature=1.0, start="gaussian"),
+}
 
 
 def checked(rows: Mapping[str, Row], options: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,11 +15,16 @@ import numpy as np
 
 from . import _core
 from ._options import (
+    FLOOR,
+    POSITIVE,
+    VARIANTS,
     DType,
     GaussianMixtureOptions,
     KMeansOptions,
+    Prior,
     SlotAttentionOptions,
     SlotMixtureOptions,
+    Start,
     checked,
     option,
 )
@@ -32,15 +37,25 @@ class Spec(SlotAttentionOptions, SlotMixtureOptions, KMeansOptions, GaussianMixt
     """
 
     kind: str
-    dtype: DType = option(default="float32")
+    dtype: DType = option(default=cast(DType, None))  # None: of each input, see `of`
     input_dim: int = option(default=cast(int, None), kw_only=False)  # resolved, no longer None
     scale: float = option(default=cast(float, None))
+    start: Start = option(default=cast(Start, None))
+    norm_kv: bool = option(default=cast(bool, None))
+    prior: Prior = option(default=cast(Prior, None))
+    temperature: float = option(default=cast(float, None))
+    eps: float = option(check=FLOOR, default=1e-8)
 
     def __init__(self, kind: str, **options: Any) -> None:
         if kind not in KINDS:
             raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
         values = vars(self)
         values.update(kind=kind, **checked(self._rows, options))
+        if self.has_network:
+            POSITIVE.function("eps", self.eps)
+        for name, value in VARIANTS[self.variant].items():
+            if values[name] is None:
+                values[name] = self.dim**-0.5 if value is None else value
         if self.dim % self.heads:
             raise ValueError(f"heads must divide dim={self.dim}, got {self.heads}")
         if self.input_dim is None:
@@ -60,7 +75,7 @@ class Spec(SlotAttentionOptions, SlotMixtureOptions, KMeansOptions, GaussianMixt
             )
 
     def _check_numbers(self) -> None:
-        least, most = limits(self.dtype)
+        least, most = limits(self.dtype or "float64")
         for name, value in self._precise():
             if value < least:
                 raise ValueError(
@@ -115,10 +130,20 @@ class Spec(SlotAttentionOptions, SlotMixtureOptions, KMeansOptions, GaussianMixt
     def state_names(self) -> tuple[str, ...]:
         return ("mean", "log_std") if self.is_mixture else ("slots",)
 
+    @property
+    def state(self) -> tuple[str, ...]:
+        """All arrays of a state; `init` need not have the prior."""
+        return (*self.state_names, "prior") if self.is_mixture else self.state_names
+
     def suits(self, dtype: DType) -> bool:
         """Whether its options are numbers of that precision too."""
         least, most = limits(dtype)
         return all(least <= value <= most for _, value in self._precise())
+
+    @functools.lru_cache(maxsize=256)  # noqa: B019 (a Spec is small)
+    def of(self, dtype: DType) -> Spec:
+        """The Spec of a call: this, but where its dtype is that of the inputs."""
+        return self if self.dtype else self.but(dtype=dtype)
 
     def but(self, **changes: Any) -> Spec:
         """A copy with other options (checked again)."""
