@@ -20,6 +20,7 @@ CASES = {
         dict(dim=4, hidden_dim=9, input_dim=40),
     ),  # W_k and W_v stay with the inputs
     "smm": (smm_py.SlotMixture, dict(dim=7, hidden_dim=9, input_dim=5)),
+    "smm-default": (smm_py.SlotMixture, dict(dim=7, hidden_dim=9, variant="stable")),
     "smm-stable": (
         smm_py.SlotMixture,
         dict(
@@ -76,6 +77,8 @@ CASES = {
 
 def build(name, **changes):
     kind, options = CASES[name]
+    if kind is smm_py.SlotMixture:
+        options = {"variant": "paper", **options}
     module = kind(num_slots=3, **{**BASE, **options, **changes})
     rng = np.random.default_rng(11)
     for key, value in module.parameters.items():  # no parameter at 0 or 1, where errors hide
@@ -96,6 +99,7 @@ def inputs(module, batch=2, count=37, slots=3, masks=False, indices=False, seed=
     }
     if "log_std" in call["init"]:
         call["init"]["log_std"] *= np.asarray(0.2, spec.dtype)
+        call["init"]["prior"] = rng.uniform(0.2, 1, (batch, slots)).astype(spec.dtype)
     if masks:
         call["mask"] = rng.random((batch, count)) < 0.7
         call["slot_mask"] = np.arange(slots) != (np.arange(batch)[:, None] + 1) % slots
@@ -104,6 +108,24 @@ def inputs(module, batch=2, count=37, slots=3, masks=False, indices=False, seed=
         real = call.get("mask", np.ones((batch, count), bool))
         call["init"]["indices"] = np.stack([rng.choice(np.flatnonzero(r), slots) for r in real])
     return x, call
+
+
+GRADED = ("slots", "mean", "variance", "prior", "log_likelihood", "attention")
+
+
+def output_gradients(out, rng):
+    """A gradient of every output that the call has, as `backward` takes them."""
+    there = {name: getattr(out, name) for name in GRADED}
+    return {
+        f"d_{name}": rng.standard_normal(value.shape).astype(value.dtype)
+        for name, value in there.items()
+        if value is not None
+    }
+
+
+def weighted(out, d):
+    """Sum of the outputs times their gradients."""
+    return float(sum((getattr(out, name[2:]) * value).sum() for name, value in d.items()))
 
 
 def everything(module, x, call, seed=1):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from cases import CASES, build, inputs
+from cases import CASES, build, inputs, output_gradients, weighted
 
 STEP = 1e-5
 
@@ -30,16 +30,19 @@ def compare(function, array, gradient, rng, name, scale, most=12):
 @pytest.mark.parametrize("masks", [False, True], ids=["", "masks"])
 @pytest.mark.parametrize("name", CASES)
 def test_full(name, masks):
+    """Of every output, with masks of inputs and slots too."""
     module = build(name)
     x, call = inputs(module, masks=masks)
     rng = np.random.default_rng(5)
-    out = module(x, **call)
-    d_slots = rng.standard_normal(out.slots.shape)
-    grads = module.backward(out, d_slots)
+    out = module(x, **call, attention=True)
+    d = output_gradients(out, rng)
+    if masks:  # masked inputs get nothing from their attention
+        d["d_attention"] *= call["mask"][..., None]
+    grads = module.backward(out, **d)
     scale = max(np.abs(g).max() for g in grads.values())
 
     def loss():
-        return float((module(x, **call).slots * d_slots).sum())
+        return weighted(module(x, **call, attention=True), d)
 
     for key, array in call["init"].items():
         compare(loss, array, grads[key], rng, key, scale)
@@ -56,27 +59,23 @@ def one_step(name, call, x):
     return module, last, before
 
 
-@pytest.mark.parametrize("name", ["sa", "smm-stable", "kmeans", "gmm-uniform"])
+@pytest.mark.parametrize("name", [name for name in CASES if not name.startswith("reference")])
 def test_implicit_is_the_last_step_alone(name):
     """With the state before the last step held fixed, differences of that step are the gradient.
 
-    (Variants whose step needs more than [mean, variance] of the state before are in test_vectors.)
+    (The reference variant takes an extra step: it is in test_vectors.)
     """
     x, call = inputs(build(name))
     module, last, before = one_step(name, call, x)
-    spec = module._spec
-    if spec.is_mixture:
-        state = {"mean": before.mean, "log_std": 0.5 * np.log(before.variance)}
-    else:
-        state = {"slots": before.slots}
+    state = before.state
     out = module(x, **call)
-    d_slots = np.random.default_rng(5).standard_normal(out.slots.shape)
+    d = output_gradients(out, np.random.default_rng(5))
     assert np.abs(last(x, init=state).slots - out.slots).max() < 1e-12
-    grads = module.backward(out, d_slots)
+    grads = module.backward(out, **d)
     scale = max(np.abs(g).max() for g in grads.values())
 
     def loss():
-        return float((last(x, init=state).slots * d_slots).sum())
+        return weighted(last(x, init=state), d)
 
     rng = np.random.default_rng(6)
     compare(loss, x, grads["x"], rng, "x", scale, 20)
@@ -93,13 +92,17 @@ def test_straight_through(name):
     x, call = inputs(module)
     out, other = module(x, **call), implicit(x, **call)
     d_slots = np.random.default_rng(5).standard_normal(out.slots.shape)
-    grads, theirs = module.backward(out, d_slots), implicit.backward(other, d_slots)
+    d_prior = {} if out.prior is None else {"d_prior": np.random.default_rng(6).random((2, 3))}
+    grads = module.backward(out, d_slots, **d_prior)
+    theirs = implicit.backward(other, d_slots, **d_prior)
     assert np.array_equal(out.slots, other.slots)
     for key in theirs:
         if key not in call["init"]:
             assert np.array_equal(grads[key], theirs[key]), key
         else:
             assert not theirs[key].any() and grads[key].any()
+    if d_prior:
+        assert np.array_equal(grads["prior"], d_prior["d_prior"])
     if name in ("sa", "kmeans"):  # the slots are the state
         assert np.array_equal(grads["slots"], d_slots)
     if name == "gmm":  # the slots are [mean, variance] of the state
