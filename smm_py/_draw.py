@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ._arrays import Array, from_bfloat16
-from ._spec import Spec, drawn_from
+from ._spec import Spec
 
 
 def draw(
@@ -30,7 +30,7 @@ def draw(
     if spec.start == "inputs":
         state["indices"] = draw_indices(rng, x.shape, mask, slot_mask, slots)
     first = spec.state_names[0]
-    for name, (mu, logsigma) in drawn_from(spec).items():
+    for name, (mu, logsigma) in spec.drawn_from.items():
         if name == first and "indices" in state:
             continue
         noise[name] = rng.standard_normal(shape).astype(spec.dtype)
@@ -53,7 +53,7 @@ def draw_gradients(
 ) -> dict[str, Array]:
     """Through mu + exp(logsigma) noise to the parameters that the state was drawn from."""
     grads = {name: np.zeros_like(value) for name, value in parameters.items()}
-    for name, (mu, logsigma) in drawn_from(spec).items():
+    for name, (mu, logsigma) in spec.drawn_from.items():
         if name in noise:
             d = d_state[name]
             scaled = d * np.exp(parameters[logsigma]) * noise[name]

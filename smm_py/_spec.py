@@ -37,6 +37,10 @@ class Spec(SlotAttentionOptions, SlotMixtureOptions, KMeansOptions, GaussianMixt
     """
 
     kind: str
+    drawn_from: dict[
+        str, tuple[str, str]
+    ]  # array of the initial state -> its Gaussian's parameters
+    drawn_names: tuple[str, ...]
     dtype: DType = option(default=cast(DType, None))  # None: of each input, see `of`
     input_dim: int = option(default=cast(int, None), kw_only=False)  # resolved, no longer None
     scale: float = option(default=cast(float, None))
@@ -64,6 +68,10 @@ class Spec(SlotAttentionOptions, SlotMixtureOptions, KMeansOptions, GaussianMixt
             values["scale"] = (self.dim // self.heads) ** -0.5
         self._check_numbers()
         values["_hash"] = hash(tuple(self.options.values()))
+        prefixes = {"slots": "slots", "mean": "mean", "log_std": "logstd"}
+        names = self.state_names if self.has_network else ()
+        drawn = {n: (f"{prefixes[n]}_mu", f"{prefixes[n]}_logsigma") for n in names}
+        values.update(drawn_from=drawn, drawn_names=tuple(sum(drawn.values(), ())))
         if self.input_dim == self.dim:
             return
         if not self.has_network:
@@ -178,15 +186,7 @@ def parameter_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
 
 def initial_state_names(spec: Spec) -> tuple[str, ...]:
     """Parameters that the initial state is drawn from, which the core never sees."""
-    return tuple(name for pair in drawn_from(spec).values() for name in pair)
-
-
-def drawn_from(spec: Spec) -> dict[str, tuple[str, str]]:
-    """Array of the initial state -> the parameters of the Gaussian that it is drawn from."""
-    if not spec.has_network:
-        return {}
-    prefixes = {"slots": "slots", "mean": "mean", "log_std": "logstd"}
-    return {n: (f"{prefixes[n]}_mu", f"{prefixes[n]}_logsigma") for n in spec.state_names}
+    return spec.drawn_names
 
 
 def initial_parameters(spec: Spec, rng: np.random.Generator) -> dict[str, np.ndarray]:

@@ -8,6 +8,18 @@
 
 #define SMM_BLOCK 64 /* inputs that are worked on together: lanes of channel-major arrays */
 
+/* How a parameter's inputs and outputs lie in rows of slots, and so in its gradient while that is
+ * summed: in equal parts (gates; mean and log standard deviation), each padded. */
+typedef struct {
+    int rank;       /* 0: the module has no such parameter; 1: `out` numbers; 2: (out, in) */
+    int of_slots;   /* it is applied to slots, not to inputs */
+    int recomputed; /* backward recomputes what it gives */
+    size_t out, in; /* in: 1 of a vector */
+    size_t out_parts, in_parts;
+    size_t outp, inp; /* width of a row: parts times the padded part */
+    size_t size;      /* elements of the gradient: (out,inp) or (outp); 0 of rank 0 */
+} smm_layout;
+
 /* Everything that follows from a configuration and the sizes of a call. Names are those of smm.h; a
  * trailing p means padded to SMM_LANES. */
 typedef struct {
@@ -40,6 +52,8 @@ typedef struct {
                              of steps, updates */
     size_t saved_block;   /* elements saved of a block: layers of the inputs' MLP and keys, or 0 */
     size_t saved_image;   /* elements saved of an image */
+
+    smm_layout layout[SMM_PARAMS];
 } smm_sizes;
 
 /* Fill *s. SMM_OK, or SMM_ERR_NULL, SMM_ERR_CONFIG or SMM_ERR_DIMS. */
@@ -63,20 +77,6 @@ static inline int smm_too_big(size_t a, size_t b) { return b && a > ((size_t)-1 
 /* Leading dimension of the inputs' matrices: rows a multiple of 1 KiB apart would share a few sets
  * of the L1 cache. */
 static inline size_t smm_spaced(size_t cols) { return cols % 256 ? cols : cols + SMM_LANES; }
-
-/* How a parameter's inputs and outputs lie in rows of slots, and so in its gradient while that is
- * summed: in equal parts (gates; mean and log standard deviation), each padded. */
-typedef struct {
-    int rank;       /* 0: the module has no such parameter; 1: `out` numbers; 2: (out, in) */
-    int of_slots;   /* it is applied to slots, not to inputs */
-    int recomputed; /* backward recomputes what it gives */
-    size_t out, in; /* in: 1 of a vector */
-    size_t out_parts, in_parts;
-    size_t outp, inp; /* width of a row: parts times the padded part */
-    size_t size;      /* elements of the gradient: (out,inp) or (outp); 0 of rank 0 */
-} smm_layout;
-
-smm_layout smm_layout_of(const smm_sizes *s, size_t param);
 
 /* An arena measures when base is NULL and hands out aligned pieces when it is not: the same layout
  * function does both. */

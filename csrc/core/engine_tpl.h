@@ -84,7 +84,7 @@ static void layout_sets(call_memory *call, const smm_sizes *s, smm_arena *arena)
     call->sets = smm_carve(arena, s->groups, sizeof *call->sets);
     for (size_t g = 0; g < s->groups; g++)
         for (size_t i = 0; i < SMM_PARAMS; i++) {
-            const smm_layout l = smm_layout_of(s, i);
+            const smm_layout l = s->layout[i];
             const size_t size = g % s->segments && l.of_slots ? 0 : l.size;
             real *at = size ? CARVE(size) : NULL;
             if (call->sets) call->sets[g].at[i] = at;
@@ -209,7 +209,6 @@ static smm_status run_forward(const smm_config *config, const smm_dims *dims,
 
 /* The sums of parameter gradients are shared out as tasks of a few rows, side by side in a set. */
 typedef struct {
-    smm_layout layout[SMM_PARAMS];
     size_t first[SMM_PARAMS + 1]; /* each parameter's first task */
 } set_tasks;
 
@@ -220,7 +219,7 @@ static void add_set_rows(const smm_sizes *s, const set_tasks *tasks, const grad_
                          const call_grads *grads, size_t task) {
     size_t i = 0;
     while (tasks->first[i + 1] <= task) i++;
-    const smm_layout *l = &tasks->layout[i];
+    const smm_layout *l = &s->layout[i];
     const int matrix = l->rank == 2;
     const size_t begin = (task - tasks->first[i]) * SET_ROWS;
     const size_t end = matrix ? smm_min(begin + SET_ROWS, l->out) : 1;
@@ -241,8 +240,7 @@ static void add_sets(const smm_sizes *s, const grad_set *sets, const call_grads 
     set_tasks tasks;
     size_t count = 0;
     for (size_t i = 0; i < SMM_PARAMS; i++) {
-        const smm_layout *l = &tasks.layout[i];
-        tasks.layout[i] = smm_layout_of(s, i);
+        const smm_layout *l = &s->layout[i];
         tasks.first[i] = count;
         if (!l->rank || !grads->params[i]) continue;
         count += l->rank == 2 ? (l->out + SET_ROWS - 1) / SET_ROWS : 1;
@@ -265,7 +263,7 @@ static void unit_backward(const call_memory *call, const smm_sizes *s, image_sta
 /* Of no image: zeros. */
 static void clear_grads(const smm_sizes *s, const call_grads *grads) {
     for (size_t i = 0; i < SMM_PARAMS; i++) {
-        const smm_layout l = smm_layout_of(s, i);
+        const smm_layout l = s->layout[i];
         if (l.rank && grads->params[i]) memset(grads->params[i], 0, l.out * l.in * sizeof(real));
     }
 }

@@ -92,7 +92,7 @@ static void pack_row(const smm_layout *l, const real *vector, real *to) {
 /* Zeros in a set; but not in matrices of slots, which are overwritten before they are added to. */
 static void clear_set(const smm_sizes *s, const grad_set *set) {
     for (size_t i = 0; i < SMM_PARAMS; i++) {
-        const smm_layout l = smm_layout_of(s, i);
+        const smm_layout l = s->layout[i];
         const int overwritten = l.rank == 2 && l.of_slots;
         if (set->at[i] && !overwritten) memset(set->at[i], 0, l.size * sizeof(real));
     }
@@ -102,7 +102,7 @@ static void clear_set(const smm_sizes *s, const grad_set *set) {
  * is applied the other way round. A folded W_v is applied to inputs too, where means start at
  * those. */
 static packed_param layout_param(const smm_sizes *s, size_t i, int backward, smm_arena *arena) {
-    const smm_layout l = smm_layout_of(s, i);
+    const smm_layout l = s->layout[i];
     const int matrix = l.rank == 2, of_inputs = !l.of_slots || i == SMM_TO_V_WEIGHT;
     packed_param w = {l, NULL, NULL, NULL, NULL};
     if (matrix && l.of_slots) {

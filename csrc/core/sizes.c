@@ -46,7 +46,7 @@ static void place(smm_layout *l, const smm_sizes *s, size_t param) {
     }
 }
 
-smm_layout smm_layout_of(const smm_sizes *s, size_t param) {
+static smm_layout layout_of(const smm_sizes *s, size_t param) {
     size_t shape[2] = {0, 1};
     const int rank = smm_param_shape(s->cfg, param, shape);
     smm_layout l = {.rank = rank, .out = shape[0], .in = rank == 2 ? shape[1] : 1};
@@ -62,7 +62,7 @@ smm_layout smm_layout_of(const smm_sizes *s, size_t param) {
  * bits of the sums over them. */
 static void split_work(smm_sizes *s) {
     size_t each = 1; /* elements of all parameter gradients of a group, roughly */
-    for (size_t i = 0; i < SMM_PARAMS; i++) each += smm_layout_of(s, i).size;
+    for (size_t i = 0; i < SMM_PARAMS; i++) each += s->layout[i].size;
     const size_t budget = (size_t)1 << 22, most = smm_max(1, budget / each);
     s->blocks = (s->N + SMM_BLOCK - 1) / SMM_BLOCK;
     s->chunk_blocks = smm_max(2, (s->blocks + 31) / 32);
@@ -150,6 +150,7 @@ smm_status smm_sizes_init(smm_sizes *s, const smm_config *c, const smm_dims *dim
     if (overflows(s)) return SMM_ERR_DIMS;
     s->steps_back = c->gradient == SMM_GRADIENT_FULL ? s->T : 1;
     s->pending_rows = smm_max(128, 2 * s->K);
+    for (size_t i = 0; i < SMM_PARAMS; i++) s->layout[i] = layout_of(s, i);
     split_work(s);
     choose_caches(s);
     lay_out_saved(s);

@@ -213,7 +213,7 @@ static void layout_backward(backward_work *b, const smm_sizes *s, smm_arena *are
 static void layout_pending(slots_side *side, const smm_sizes *s, smm_arena *arena) {
     side->pending = smm_carve(arena, SMM_PARAMS, sizeof *side->pending);
     for (size_t i = 0; i < SMM_PARAMS; i++) {
-        const smm_layout l = smm_layout_of(s, i);
+        const smm_layout l = s->layout[i];
         pending_product q = {NULL, NULL, 0, 0, 0};
         if (l.rank == 2 && l.of_slots)
             q.x = CARVE(s->pending_rows * l.inp), q.dy = CARVE(s->pending_rows * l.outp);

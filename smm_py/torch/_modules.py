@@ -24,7 +24,7 @@ from .._options import (
     flag,
     option,
 )
-from .._spec import Spec, drawn_from, initial_parameters, initial_state_names, parameter_shapes
+from .._spec import Spec, initial_parameters, initial_state_names, parameter_shapes
 from . import _ops
 from .lean import DTYPES, Formulas, Output
 
@@ -365,7 +365,7 @@ class _Twin(Options, nn.Module):
             init["indices"] = _draw_indices(x, mask, slot_mask, slots, generator)
         elif not spec.has_network:
             init[first] = normal()
-        for name, (mu, logsigma) in drawn_from(spec).items():
+        for name, (mu, logsigma) in spec.drawn_from.items():
             if name != first or spec.start != "inputs":
                 mean, log_std = (_for_slots(n, params[n], slots, spec) for n in (mu, logsigma))
                 init[name] = mean + log_std.exp() * normal()
