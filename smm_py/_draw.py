@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ._arrays import Array, from_bfloat16
-from ._spec import Spec
+from ._spec import Spec, limits
 
 
 def draw(
@@ -118,5 +118,5 @@ def variance_floors(spec: Spec, x: Array, mask: Array | None) -> Array | None:
     variance = channel_variances(spec, x, mask)
     largest = variance.max(1, keepdims=True)
     variance = np.where(variance > 0, variance, np.where(largest > 0, largest, 1.0))
-    least = np.finfo(spec.dtype).tiny
-    return np.maximum(1e-12 * variance, least).astype(spec.dtype)
+    least, most = limits(spec.dtype)
+    return np.clip(1e-12 * variance, least, most).astype(spec.dtype)

@@ -107,7 +107,6 @@ class Output:
 
 # the outputs that carry a gradient
 _GRADED = ("slots", "mean", "variance", "prior", "log_likelihood", "attention")
-_CORE_NAME = {"slots": "mean"}  # of a state's array
 _M = TypeVar("_M", bound="Module")
 
 
@@ -249,9 +248,8 @@ class Module(Options):
         found = _core.forward(spec.config, **arguments, state=True, **asked)
         results: dict[str, Any] = {n: getattr(found, n) for n in (*_GRADED, "iterations")}
         self._check_results(spec, results)
-        results["state"] = {n: getattr(found, f"state_{_CORE_NAME.get(n, n)}") for n in spec.state}
-        steps = {n: getattr(found, f"step_{n}") for n in ("log_likelihood", "prior", "movement")}
-        results["history"] = {n: a for n, a in steps.items() if a is not None} or None
+        results["state"] = self._state(found)
+        results["history"] = self._history(found) if history else None
         call = {
             "module": self._spec,
             "spec": spec,
@@ -341,6 +339,19 @@ class Module(Options):
                     f"for {spec.dtype}"
                 )
         return grads
+
+    def _state(self, found: _core.Outputs) -> dict[str, Any]:
+        if not self._spec.is_mixture:
+            return {"slots": found.slots}
+        if self._spec.is_reference:
+            mean, prior = found.state_mean, found.state_prior
+        else:
+            mean, prior = found.mean, found.prior
+        return {"mean": mean, "log_std": found.state_log_std, "prior": prior}
+
+    def _history(self, found: _core.Outputs) -> dict[str, Any]:
+        steps = {n: getattr(found, f"step_{n}") for n in ("log_likelihood", "prior", "movement")}
+        return {name: array for name, array in steps.items() if array is not None}
 
     # -- checks --------------------------------------------------------------------------------
 

@@ -31,8 +31,7 @@ def f32(shape=(2, 37, 5)):
         ),
         (np.zeros((37, 5)), ValueError, r"x must have shape \(B, N, 5\), got \(37, 5\)"),
         (np.zeros((2, 37, 6)), ValueError, r"x must have shape \(B, N, 5\), got \(2, 37, 6\)"),
-        (np.zeros((2, 0, 5)), ValueError, "x must hold at least one image of at least one input"),
-        (np.zeros((0, 3, 5)), ValueError, "x must hold at least one image of at least one input"),
+        (np.zeros((2, 0, 5)), ValueError, "x must hold at least one input of each image"),
         (np.full((1, 3, 5), np.nan), ValueError, r"x must be finite, got nan at index \(0, 0, 0\)"),
         (np.full((1, 3, 5), np.inf), ValueError, "x must be finite, got inf"),
     ],
@@ -132,7 +131,7 @@ def test_call(smm, change, error, match):
             smm_py.SlotMixture,
             dict(variant="papers"),
             ValueError,
-            "variant must be one of 'paper', 'reference', got 'papers'",
+            "variant must be one of 'stable', 'paper', 'reference', got 'papers'",
         ),
         (
             smm_py.SlotMixture,
@@ -157,7 +156,8 @@ def test_call(smm, change, error, match):
         (smm_py.SlotMixture, dict(gradient=None), TypeError, "gradient must be one of"),
         (smm_py.SlotMixture, dict(weight_init="xavier"), ValueError, "weight_init must be one of"),
         (smm_py.SlotAttention, dict(heads=3), ValueError, "heads must divide dim=64, got 3"),
-        (smm_py.SlotAttention, dict(eps=-1.0), ValueError, "eps must be finite and greater than 0"),
+        (smm_py.SlotAttention, dict(eps=-1.0), ValueError, "eps must be finite and at least 0"),
+        (smm_py.SlotMixture, dict(eps=0.0), ValueError, "eps must be finite and greater than 0"),
         (smm_py.SlotAttention, dict(seed=1.5), TypeError, "seed must be an int"),
         (smm_py.SlotAttention, dict(dim=4, heads=8), ValueError, "heads must divide dim=4, got 8"),
         (
@@ -233,9 +233,15 @@ def test_numbers_of_numpy_are_options(tmp_path):
 
 @pytest.mark.parametrize("x", [[[1.0]], None, {"a": 1}])
 def test_inputs_that_are_no_arrays(x):
-    for module in (smm_py.KMeans(dim=1), smm_py.SlotAttention(dim=1)):
+    for module in (smm_py.KMeans(dim=1, dtype="float32"), smm_py.SlotAttention(dim=1)):
         with pytest.raises(TypeError, match="x must be a float32 array, got"):
             module(x)
+
+
+@pytest.mark.parametrize("x", [None, {"a": 1}, ["a"], [[1j]], [[1.0], [1.0, 2.0]]])
+def test_inputs_that_are_no_numbers(x):
+    with pytest.raises(TypeError, match="x must be an array of real numbers, got"):
+        smm_py.KMeans(dim=1)(x)
 
 
 def test_unaligned_arrays_are_taken(smm):

@@ -33,7 +33,7 @@ def test_one_step_is_scikit_learns():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # one step does not converge
         theirs.fit(x)
-    module = smm_py.GaussianMixture(dim=3, num_slots=3, num_iters=1, dtype="float64", eps=1e-300)
+    module = smm_py.GaussianMixture(dim=3, num_slots=3, num_iters=1, var_floor=1e-4)
     out = module(x, init={"mean": mean, "log_std": 0.5 * np.log(variance)})
     assert np.allclose(out.mean, theirs.means_, rtol=1e-10)
     assert np.allclose(out.variance, theirs.covariances_, rtol=1e-8)
@@ -86,7 +86,7 @@ def test_variance_far_from_zero(offset, spread, slots):
         x[None].astype(float), init=exact_init
     )
     if slots == 1:  # the truth does not depend on any responsibility
-        assert np.allclose(exact.variance[0, 0], x.astype(float).var(0) + 1e-4, rtol=1e-6)
+        assert np.allclose(exact.variance[0, 0], x.astype(float).var(0), rtol=1e-6)
         assert np.allclose(out.variance, exact.variance, rtol=2e-5)
     assert np.allclose(out.variance, exact.variance, rtol=2e-2)  # float32 responsibilities
 
@@ -150,13 +150,67 @@ def test_a_slot_without_any_input_recovers_the_mean_of_all():
     """Responsibilities of exactly 0: eps alone weights the inputs, prior 0, no NaN gradient."""
     x = clusters(dtype="float32")
     mean = np.array([[[0, 0, 0], [1e3, 1e3, 1e3]]], "float32")
-    module = smm_py.GaussianMixture(dim=3, num_slots=2, num_iters=3, gradient="full")
+    module = smm_py.GaussianMixture(dim=3, num_slots=2, num_iters=3, eps=1e-8)
     out = module(
         x[None], init={"mean": mean, "log_std": np.zeros((1, 2, 3), "float32")}, attention=True
     )
     assert (out.attention[0, :, 1] == 0).all() and out.prior[0, 1] == 0
     assert np.allclose(out.mean[0, 1], x.mean(0), atol=1e-4)
     assert all(np.isfinite(g).all() for g in module.backward(out, np.ones_like(out.slots)).values())
+
+
+def test_plain_em_has_no_eps_and_no_unit():
+    """x, x / 100 and 10,000 x give the same clusters; as many slots as points are the points."""
+    x = clusters()
+    module = smm_py.GaussianMixture(dim=3, num_slots=3, num_iters=30)
+    once = module(x, seed=0)
+    for unit in (1e-2, 1e4, 1e-6):
+        other = module(x * unit, seed=0)
+        assert np.allclose(other.mean / unit, once.mean, rtol=1e-6, atol=1e-9)
+        assert np.allclose(other.variance / unit**2, once.variance, rtol=1e-6)
+        assert np.allclose(other.prior, once.prior, rtol=1e-6)
+    pair = smm_py.GaussianMixture(dim=1, num_slots=2)([[9999.0], [0.0]], seed=0)
+    assert sorted(pair.mean.ravel()) == [0, 9999] and pair.variance.max() < 1e-4
+    points = np.random.default_rng(0).standard_normal((7, 2))
+    start = {"indices": np.arange(7), "log_std": np.full((7, 2), -4.0)}
+    own = smm_py.GaussianMixture(dim=2, num_slots=7)(points, init=start)
+    assert own.variance.max() < 1e-11
+    assert np.allclose(np.sort(own.mean, 0), np.sort(points, 0), atol=1e-12)
+    centres = smm_py.KMeans(dim=1, num_slots=2, scale=50.0)([[9999.0], [0.0]], seed=0)
+    assert sorted(centres.slots.ravel()) == [0, 9999]
+
+
+def test_an_empty_slot_keeps_its_state():
+    """Without eps, a slot that no input is assigned to stays; its gradient passes through."""
+    x = clusters()
+    far = {"mean": np.array([[0.0, 0, 0], [1e3, 1e3, 1e3]]), "log_std": np.full((2, 3), -0.5)}
+    for kind, init in ((smm_py.GaussianMixture, far), (smm_py.KMeans, {"slots": far["mean"]})):
+        options = {} if kind is smm_py.GaussianMixture else {"scale": 1.0}
+        module = kind(dim=3, num_slots=2, num_iters=4, **options)
+        out = module(x, init=init)
+        assert np.allclose(out.slots[1, :3], 1e3) and np.allclose(out.slots[0, :3], x.mean(0))
+        grads = module.backward(out, np.ones_like(out.slots))
+        assert (grads[module._spec.state_names[0]] == [[0, 0, 0], [1, 1, 1]]).all()
+        assert np.allclose(grads["x"].sum(0)[:3], 1, atol=0.2)
+    out = smm_py.GaussianMixture(dim=3, num_slots=2, num_iters=4)(x, init=far)
+    assert np.allclose(out.variance[1], np.exp(-1)) and out.prior[1] == 0
+
+
+def test_dtypes_of_clustering():
+    """float32 data stay float32; other real numbers, and lists, are taken as float64."""
+    x = clusters()
+    for kind in (smm_py.KMeans, smm_py.GaussianMixture):
+        module = kind(dim=3, num_slots=2)
+        assert module.dtype is None and "dtype=None" in repr(module)
+        assert module(x.astype("float32"), seed=0).slots.dtype == np.float32
+        whole = (x * 100).round()
+        wanted = module(whole, seed=0)
+        for same in (whole.astype(int), whole.astype("float16"), whole.tolist()):
+            out = module(same, seed=0)
+            assert out.slots.dtype == np.float64
+            if not hasattr(same, "dtype") or same.dtype != np.float16:
+                assert np.array_equal(out.slots, wanted.slots)
+        assert module.backward(wanted, np.ones_like(wanted.slots))["x"].dtype == np.float64
 
 
 def test_float64_reaches_far():

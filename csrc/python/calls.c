@@ -306,6 +306,8 @@ static int make_outputs(const call_arguments *a, const int *asked, size_t saved,
     const int type = a->config->type, mixture = a->mixture;
     const int likelihood = mixture && c->kind != SMM_SLOT_MIXTURE_REFERENCE;
     const int history = asked[ARG_history], state = asked[ARG_state];
+    const int same =
+        c->kind != SMM_SLOT_MIXTURE_REFERENCE; /* the state's mean and prior as mean, prior */
 #define MAKE(name, wanted, array) (!(wanted) || (out[OUT_##name] = array))
     return MAKE(slots, 1, new_array(type, 3, B, K, smm_slot_width(c))) &&
            MAKE(mean, mixture, new_array(type, 3, B, K, D)) &&
@@ -314,9 +316,9 @@ static int make_outputs(const call_arguments *a, const int *asked, size_t saved,
            MAKE(log_likelihood, likelihood, new_array(type, 1, B, 0, 0)) &&
            MAKE(attention, asked[ARG_attention], new_array(type, 3, B, N, K)) &&
            MAKE(iterations, 1, new_array(NPY_INT64, 1, B, 0, 0)) &&
-           MAKE(state_mean, state, new_array(type, 3, B, K, D)) &&
+           MAKE(state_mean, state && !same, new_array(type, 3, B, K, D)) &&
            MAKE(state_log_std, state && mixture, new_array(type, 3, B, K, D)) &&
-           MAKE(state_prior, state && mixture, new_array(type, 2, B, K, 0)) &&
+           MAKE(state_prior, state && !same, new_array(type, 2, B, K, 0)) &&
            MAKE(step_log_likelihood, history && likelihood, new_array(type, 2, B, T, 0)) &&
            MAKE(step_prior, history && mixture, new_array(type, 3, B, T, K)) &&
            MAKE(step_movement, history, new_array(type, 2, B, T, 0)) &&
