@@ -127,10 +127,11 @@ static void steps_forward(image_state *im, const call_outputs *out, size_t b, fo
         step_forward(im, &r, &next, pass);
         if (watched) moved = movement(im, &r, &next);
         settled = s->cfg->tol > 0 && moved <= s->cfg->tol;
-        write_history(im, out, b, im->steps, &next, pass->likelihood, moved);
+        if (!pass->last || !s->reference) /* whose extra step is left out */
+            write_history(im, out, b, im->steps, &next, pass->likelihood, moved);
     }
     const slot_state last = state_before(im, im->steps);
-    for (size_t t = im->steps; t < s->T; t++)
+    for (size_t t = im->steps - (size_t)s->reference; t < s->T; t++)
         write_history(im, out, b, t, &last, pass->likelihood, 0);
 }
 

@@ -122,10 +122,16 @@ static void flush_pending(const slots_side *c, const grad_set *g) {
     }
 }
 
-/* The same at the end of a set, after which another begins. */
+/* The same at the end of a set, after which another begins. A matrix that nothing was pending of, as
+ * the output's without a gradient of the slots, gets zeros. */
 static void finish_pending(const slots_side *c, const grad_set *g) {
     flush_pending(c, g);
-    for (size_t i = 0; i < SMM_PARAMS; i++) c->pending[i].summed = 0;
+    for (size_t i = 0; i < SMM_PARAMS; i++) {
+        const smm_layout *l = &c->w[i].layout;
+        if (g->at[i] && l->rank == 2 && l->of_slots && !c->pending[i].summed)
+            memset(g->at[i], 0, l->size * sizeof(real));
+        c->pending[i].summed = 0;
+    }
 }
 
 /* Make room for what a step of `slots` slots leaves pending: at most twice as many rows of a

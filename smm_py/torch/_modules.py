@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import InitVar
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
+import torch.distributed
+import torch.onnx
 from torch import Generator, Tensor, nn
 
 from .._arrays import check_seed, raise_index
@@ -26,16 +29,27 @@ from .._options import (
 )
 from .._spec import Spec, initial_parameters, initial_state_names, parameter_shapes
 from . import _ops
-from .lean import DTYPES, Formulas, Output
+from .lean import (
+    DTYPES,
+    Formulas,
+    Output,
+    channel_variances,
+    least_variance,
+    variance_floors,
+)
 
 Generators = Generator | Sequence[Generator]
-State = tuple[Tensor | None, Tensor | None, Tensor | None]  # mean (or slots), log_std, indices
+# mean (or slots), log_std, prior, indices
+State = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 _force_lean = False
 
 
 @contextlib.contextmanager
 def force_lean() -> Iterator[None]:
-    """Run CPU tensors in PyTorch operations too, as tensors on other devices; for tests."""
+    """Run CPU tensors in PyTorch operations too, as tensors on other devices.
+
+    For checks, and for exporters that know no operators of ours (those to ONNX need not ask).
+    """
     global _force_lean
     before, _force_lean = _force_lean, True
     try:
@@ -46,6 +60,49 @@ def force_lean() -> Iterator[None]:
 
 # what autocast passes from one layer to the next
 AUTOCAST = (torch.float16, torch.bfloat16, torch.float32)
+
+
+class _Arguments(NamedTuple):
+    """A call's arguments, checked, with a batch axis; the spec and parameters it uses."""
+
+    spec: Spec
+    params: dict[str, Tensor]
+    x: Tensor
+    init: dict[str, Tensor] | None
+    mask: Tensor | None
+    slot_mask: Tensor | None
+    single: bool  # they came without the batch axis
+    autocast: bool
+
+    def without_autocast(self) -> contextlib.AbstractContextManager[object]:
+        if not self.autocast:
+            return contextlib.nullcontext()
+        return torch.autocast(self.x.device.type, enabled=False)
+
+
+class _WithZeros(torch.autograd.Function):
+    """Slots that give parameters which they do not depend on a gradient of zeros.
+
+    Wrappers such as DistributedDataParallel wait for the gradient of every parameter.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, slots: Tensor, *unused: Tensor) -> Tensor:
+        ctx.save_for_backward(*unused)
+        return slots.view_as(slots)
+
+    @staticmethod
+    def backward(ctx: Any, d_slots: Tensor) -> tuple[Tensor, ...]:
+        return d_slots, *map(torch.zeros_like, ctx.saved_tensors)
+
+
+def _first(results: Any) -> Any:
+    """Those of the only image."""
+    if isinstance(results, dict):
+        return {name: _first(value) for name, value in results.items()}
+    if isinstance(results, Output):
+        return Output(*map(_first, results))
+    return None if results is None else results[0]
 
 
 def _check(
@@ -84,6 +141,7 @@ class _Twin(Options, nn.Module):
         # for .double() and .float(); made here, as graphs cannot make them
         names: tuple[DType, ...] = ("float32", "float64")
         self._specs = {DTYPES[n]: spec.but(dtype=n) for n in names if spec.suits(n)}
+        self._warned = False  # of gradients that do not reach `init`
         self._configs = {dtype: _ops.config_text(other) for dtype, other in self._specs.items()}
         check_seed(seed)
         values = initial_parameters(spec, np.random.default_rng(int(seed)))
@@ -125,6 +183,8 @@ class _Twin(Options, nn.Module):
                 owner = owner._modules[part]
             there = owner._parameters
             for name, leaf in leaves:
+                if leaf not in there and leaf in vars(owner):
+                    _run_hooks(owner, leaf)
                 named[name] = there[leaf] if leaf in there else getattr(owner, leaf)
         return named
 
@@ -167,10 +227,13 @@ class _Twin(Options, nn.Module):
         ----------
         x : (B, N, input_dim)
             Of the module's dtype, or bfloat16 with `bfloat16_inputs`. Under autocast float16,
-            bfloat16 and float32 are converted to it, in `init` too.
+            bfloat16 and float32 are converted to it, in `init` too. Modules without parameters take
+            (N, input_dim) too, with other arguments and results without the batch axis.
         init : dict, optional
             "slots", or "mean" and "log_std", (B, K, D); or "indices" (B, K) int64, rows of h where
-            the means start, with "log_std" for mixtures. Drawn if not given.
+            the means start, with "log_std" for mixtures, which take "prior" (B, K) too, at least 0
+            (uniform over the active slots if left out). The `state` that `run` returns goes on from
+            there. Drawn if not given.
         mask : (B, N) bool, optional
             True where an input is real.
         slot_mask : (B, K) bool, optional
@@ -196,12 +259,16 @@ class _Twin(Options, nn.Module):
         ------
         TypeError, ValueError, KeyError
             For a wrong type, dtype, shape, device or value, or wrong names in `init`, naming the
-            argument. In compiled graphs the contents of masks and indices are not checked: slots
-            that find no input of their own share the first.
+            argument. In compiled graphs the contents of masks, indices and priors are not checked:
+            slots that find no input of their own share the first.
+
+        Warns
+        -----
+        UserWarning
+            Once, where an array of `init` requires a gradient that gradient="implicit" cannot give.
         """
-        found = self.run(
-            x, init, mask, slot_mask, num_iters, num_slots, generator, return_attention
-        )
+        wanted = _ops.Wanted(attention=flag("return_attention", return_attention))
+        found = self._run(x, init, mask, slot_mask, num_iters, num_slots, generator, wanted)
         return (found.slots, found.attention) if return_attention else found.slots
 
     def run(
@@ -214,68 +281,117 @@ class _Twin(Options, nn.Module):
         num_slots: int | None = None,
         generator: Generators | None = None,
         return_attention: bool = False,
+        history: bool = False,
     ) -> Output:
-        """As `forward`, with all outputs.
+        """As `forward`, with all outputs; those of every step too with history=True.
 
-        On the CPU gradients flow through slots and attention alone (with `reduce=False` slots are
-        [mean, variance]).
+        Gradients flow through slots, mean, variance, prior, log_likelihood, attention and, but for
+        the reference variant, state.
         """
-        spec, params, dtype, autocast, x, init = self._prepare(x, init)
-        return_attention = flag("return_attention", return_attention)
+        attention, history = flag("return_attention", return_attention), flag("history", history)
+        wanted = _ops.Wanted(attention, every=True, history=history)
+        return self._run(x, init, mask, slot_mask, num_iters, num_slots, generator, wanted)
+
+    def _run(
+        self,
+        x: Tensor,
+        init: dict[str, Tensor] | None,
+        mask: Tensor | None,
+        slot_mask: Tensor | None,
+        num_iters: int | None,
+        num_slots: int | None,
+        generator: Generators | None,
+        wanted: _ops.Wanted,
+    ) -> Output:
+        call = self._prepare(x, init, mask, slot_mask)
+        spec, params, x, init, mask, slot_mask, single, _ = call
         iters = spec.num_iters if num_iters is None else num_iters
         count("num_iters", iters)
-        with torch.autocast(x.device.type, enabled=False) if autocast else contextlib.nullcontext():
+        with call.without_autocast():
             if init is None:
                 slots = spec.num_slots if num_slots is None else num_slots
                 count("num_slots", slots)
                 _check_masks(x, mask, slot_mask, slots)
                 init = self._draw(spec, params, x, mask, slot_mask, slots, generator)
-                state = self._state(spec, init, x, dtype, num_slots)
+                state = self._state(spec, init, x, num_slots)
             else:
                 if num_slots is not None:
                     count("num_slots", num_slots)
                 if generator is not None:
                     _check_generator(generator, x.shape[0])
-                state = self._state(spec, init, x, dtype, num_slots)
-                first = next(s for s in (state[2], state[0]) if s is not None)
-                _check_masks(x, mask, slot_mask, first.shape[1], state[2])
-            if self.formulas is None and x.device.type == "cpu" and not _force_lean:
+                state = self._state(spec, init, x, num_slots)
+                first = next(s for s in (state[3], state[0]) if s is not None)
+                _check_masks(x, mask, slot_mask, first.shape[1], state[3])
+                _check_prior(state[2], slot_mask)
+                self._warn_of_zeros(spec, init)
+            if self._uses_core(x):
                 drawn = initial_state_names(spec)
                 arrays = tuple(p for name, p in params.items() if name not in drawn)
-                config = self._configs[dtype]
-                inputs = _ops.Inputs(x, arrays, *state, mask, slot_mask, config, iters)
-                return _ops.run(spec, inputs, return_attention)
-            call = (self.formulas or Formulas)(spec, x, params, mask)
-            return call.run(*state, slot_mask, iters, return_attention)
+                config = self._configs[DTYPES[spec.dtype]]
+                floors = variance_floors(spec, x, mask)
+                inputs = _ops.Inputs(x, arrays, *state, mask, slot_mask, floors, config, iters)
+                result = _output(spec, _ops.run(spec, inputs, wanted), wanted)
+            else:
+                formulas = (self.formulas or Formulas)(spec, x, params, mask)
+                result = formulas.run(*state, slot_mask, iters, wanted.attention, wanted.history)
+        result = self._with_zeros(result, spec, params)
+        return _first(result) if single else result
+
+    def _uses_core(self, x: Tensor) -> bool:
+        lean = self.formulas is not None or _force_lean
+        return not lean and x.device.type == "cpu" and not torch.onnx.is_in_onnx_export()
+
+    def _with_zeros(self, result: Output, spec: Spec, params: dict[str, Tensor]) -> Output:
+        """Gradients for what the state is drawn from, where `init` was given, in a process group.
+
+        Elsewhere nobody waits for them, and optimizers leave alone what has none.
+        """
+        there = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if not there or not torch.is_grad_enabled():
+            return result
+        unused = [params[n] for n in initial_state_names(spec) if params[n].requires_grad]
+        return result._replace(slots=_WithZeros.apply(result.slots, *unused)) if unused else result
+
+    def _warn_of_zeros(self, spec: Spec, init: dict[str, Tensor]) -> None:
+        """The gradient of a given state, asked for where there is none, is no silent zero."""
+        if self._warned or spec.gradient != "implicit" or torch.compiler.is_compiling():
+            return
+        lost = [f"init[{name!r}]" for name, value in init.items() if value.requires_grad]
+        if lost and torch.is_grad_enabled():
+            self._warned = True
+            warnings.warn(
+                f'{" and ".join(lost)} requires a gradient, which is zero with gradient="implicit";'
+                ' gradient="full" or gradient="straight-through" reaches it',
+                UserWarning,
+                stacklevel=4,
+            )
 
     def _prepare(
-        self, x: Tensor, init: dict[str, Tensor] | None = None
-    ) -> tuple[Spec, dict[str, Tensor], torch.dtype, bool, Tensor, dict[str, Tensor] | None]:
-        """A call's spec, parameters, their dtype, whether autocast is on, x and init, checked."""
-        spec = self._spec
+        self,
+        x: Tensor,
+        init: dict[str, Tensor] | None = None,
+        mask: Tensor | None = None,
+        slot_mask: Tensor | None = None,
+    ) -> _Arguments:
         params = self._named()
-        dtype = next(iter(params.values())).dtype if params else DTYPES[spec.dtype]
-        if dtype not in self._specs:
-            allowed = " or ".join(str(d).removeprefix("torch.") for d in self._specs)
-            raise TypeError(f"the module must be of {allowed}, its parameters are {dtype}")
-        spec = self._specs[dtype]
-        of_x = torch.bfloat16 if spec.bfloat16_inputs else dtype
         autocast = isinstance(x, Tensor) and _autocasts(x.device.type)
-        if autocast:
-            x = x.to(of_x) if x.dtype in AUTOCAST else x
-            if isinstance(init, dict):
-                init = {
-                    name: value.to(dtype)
-                    if isinstance(value, Tensor) and value.dtype in AUTOCAST
-                    else value
-                    for name, value in init.items()
-                }
+        spec = self._spec_of(x, params, autocast)
+        dtype = DTYPES[spec.dtype]
+        of_x = torch.bfloat16 if spec.bfloat16_inputs else dtype
+        of_inputs = self._spec.dtype is None  # the dtype is taken from x
+        if isinstance(x, Tensor) and not x.dtype.is_complex:
+            if (autocast and x.dtype in AUTOCAST) or (of_inputs and not spec.bfloat16_inputs):
+                x = x.to(of_x)
+        if (autocast or of_inputs) and isinstance(init, dict):
+            allowed = AUTOCAST if autocast and not of_inputs else None
+            init = {name: _converted(name, v, dtype, allowed) for name, v in init.items()}
         _check("x", x, of_x)
-        if x.dim() != 3 or x.shape[2] != spec.input_dim:
+        single = x.dim() == 2 and not spec.has_network
+        if x.dim() != 3 - single or x.shape[-1] != spec.input_dim:
             raise ValueError(f"x must have shape (B, N, {spec.input_dim}), got {tuple(x.shape)}")
-        if 0 in x.shape:
+        if x.shape[-2] == 0:
             raise ValueError(
-                f"x must hold at least one image of at least one input, got shape {tuple(x.shape)}"
+                f"x must hold at least one input of each image, got shape {tuple(x.shape)}"
             )
         for name, value in params.items():
             if value.device != x.device:
@@ -287,7 +403,31 @@ class _Twin(Options, nn.Module):
                     f"the parameter {name} must be a {dtype} tensor as the others are, "
                     f"got {value.dtype}"
                 )
-        return spec, params, dtype, autocast, x, init
+        if single:
+            x, mask, slot_mask = x[None], _batched(mask, 1), _batched(slot_mask, 1)
+            if isinstance(init, dict):
+                ranks = {"indices": 1, "prior": 1}
+                init = {name: _batched(v, ranks.get(name, 2)) for name, v in init.items()}
+        return _Arguments(spec, params, x, init, mask, slot_mask, single, autocast)
+
+    def _spec_of(self, x: Tensor, params: dict[str, Tensor], autocast: bool) -> Spec:
+        """The Spec of a call: of the parameters' dtype, of the module's, or of x's."""
+        spec = self._spec
+        if not params and spec.dtype:
+            return spec
+        if params:
+            dtype = next(iter(params.values())).dtype
+        elif not isinstance(x, Tensor):
+            raise TypeError(f"x must be a tensor, got {type(x).__name__}")
+        elif x.dtype == torch.float32 or spec.bfloat16_inputs:
+            dtype = torch.float32
+        else:
+            dtype = torch.float32 if autocast and x.dtype in AUTOCAST else torch.float64
+        if dtype not in self._specs:
+            allowed = " or ".join(str(d).removeprefix("torch.") for d in self._specs)
+            what = "its parameters are" if params else "x is"
+            raise TypeError(f"the module must be of {allowed}, {what} {dtype}")
+        return self._specs[dtype]
 
     def initial_state(
         self,
@@ -297,27 +437,28 @@ class _Twin(Options, nn.Module):
         num_slots: int | None = None,
         generator: Generators | None = None,
     ) -> dict[str, Tensor]:
-        """An initial state for x, as a call without `init` draws it: the dict that `init` takes."""
-        spec, params, _, autocast, x, _ = self._prepare(x)
+        """An initial state for x, as a call without `init` draws it: the dict that `init` takes.
+
+        Without gradients where gradient="implicit", as none reach it.
+        """
+        call = self._prepare(x, None, mask, slot_mask)
+        spec, params, x, _, mask, slot_mask, single, _ = call
         slots = spec.num_slots if num_slots is None else num_slots
         count("num_slots", slots)
         _check_masks(x, mask, slot_mask, slots)
-        with torch.autocast(x.device.type, enabled=False) if autocast else contextlib.nullcontext():
-            return self._draw(spec, params, x, mask, slot_mask, slots, generator)
+        reached = torch.is_grad_enabled() and spec.gradient != "implicit"
+        with call.without_autocast(), torch.set_grad_enabled(reached):
+            init = self._draw(spec, params, x, mask, slot_mask, slots, generator)
+            return _first(init) if single else init
 
     def _state(
-        self,
-        spec: Spec,
-        init: dict[str, Tensor],
-        x: Tensor,
-        dtype: torch.dtype,
-        num_slots: int | None,
+        self, spec: Spec, init: dict[str, Tensor], x: Tensor, num_slots: int | None
     ) -> State:
-        """(mean or slots, log_std, indices) of an `init` dict, checked."""
+        """An `init` dict, checked."""
         if not isinstance(init, dict):
             raise TypeError(f"init must be a dict of tensors, got {type(init).__name__}")
         names = spec.state_names
-        if set(init) not in ({*names}, {"indices", *names[1:]}):
+        if set(init) - set(spec.state[2:]) not in ({*names}, {"indices", *names[1:]}):
             raise KeyError(
                 f"init must hold {list(names)} or {['indices', *names[1:]]}, "
                 f"got {sorted(map(str, init))}"
@@ -335,12 +476,11 @@ class _Twin(Options, nn.Module):
             raise ValueError(
                 f"num_slots must agree with init, which has {slots} slots, got {num_slots}"
             )
-        for name in init:
-            if name == "indices":
-                _check("init['indices']", indices, torch.int64, (batch, slots), x.device)
-            else:
-                _check(f"init[{name!r}]", init[name], dtype, (batch, slots, spec.dim), x.device)
-        return init.get(names[0]), init.get("log_std"), indices
+        for name, value in init.items():
+            dtype = torch.int64 if name == "indices" else DTYPES[spec.dtype]
+            shape = (batch, slots) if name in ("indices", "prior") else (batch, slots, spec.dim)
+            _check(f"init[{name!r}]", value, dtype, shape, x.device)
+        return init.get(names[0]), init.get("log_std"), init.get("prior"), indices
 
     def _draw(
         self,
@@ -370,7 +510,10 @@ class _Twin(Options, nn.Module):
                 mean, log_std = (_for_slots(n, params[n], slots, spec) for n in (mu, logsigma))
                 init[name] = mean + log_std.exp() * normal()
         if spec.kind == "gaussian_mixture":
-            init["log_std"] = _spread(x, mask, spec.var_floor).expand(shape).contiguous()
+            floors = variance_floors(spec, x, mask)
+            variance = channel_variances(x, mask) + (spec.var_floor if floors is None else floors)
+            log_std = 0.5 * variance.clamp_min(least_variance(x.dtype)).log()
+            init["log_std"] = log_std[:, None].expand(shape).contiguous()
         return init
 
 
@@ -382,6 +525,41 @@ class _Network(_Twin):
         check=Check("int", lambda name, value: value),
         doc="Of the initial weights; PyTorch's generator (torch.manual_seed) if not given.",
     )
+
+
+def _run_hooks(owner: nn.Module, leaf: str) -> None:
+    """Compute a weight that pruning or the old weight_norm and spectral_norm have put in the place
+    of a parameter: by a hook before the call of its submodule, which nobody calls here."""
+    for hook in owner._forward_pre_hooks.values():
+        if leaf in (getattr(hook, "_tensor_name", None), getattr(hook, "name", None)):
+            hook(owner, ())
+
+
+def _converted(
+    name: str, value: Any, dtype: torch.dtype, allowed: Sequence[torch.dtype] | None
+) -> Any:
+    """An array of `init` as of that dtype, if it is real and of an allowed dtype (None: of any)."""
+    if name == "indices" or not isinstance(value, Tensor) or value.dtype.is_complex:
+        return value
+    return value.to(dtype) if allowed is None or value.dtype in allowed else value
+
+
+def _batched(value: Any, rank: int) -> Any:
+    """With a batch axis, if it is a tensor of the rank of one image's."""
+    return value[None] if isinstance(value, Tensor) and value.dim() == rank else value
+
+
+def _output(spec: Spec, found: dict[str, Tensor], wanted: _ops.Wanted) -> Output:
+    """The core's results by the names of an Output."""
+    state = history = None
+    if wanted.every and spec.is_mixture:
+        state = {n: found.pop(f"state_{n}", found[n] if n in found else None) for n in spec.state}
+    elif wanted.every:
+        state = {"slots": found["slots"]}
+    if wanted.history:
+        names = [name for name in found if name.startswith("step_")]
+        history = {name.removeprefix("step_"): found.pop(name) for name in names}
+    return Output(**found, state=state, history=history)
 
 
 def _for_slots(name: str, value: Tensor, slots: int, spec: Spec) -> Tensor:
@@ -409,6 +587,8 @@ def _random(
     if isinstance(generator, Generator):
         return draw(shape, dtype=dtype, device=generator.device, generator=generator).to(device)
     _check_generator(generator, shape[0])
+    if not generator:
+        return torch.empty(shape, dtype=dtype, device=device)
     return torch.stack(
         [draw(shape[1:], dtype=dtype, device=g.device, generator=g) for g in generator]
     ).to(device)
@@ -437,6 +617,27 @@ def _autocasts(device_type: str) -> bool:
     return there and torch.is_autocast_enabled(device_type)
 
 
+def _looks(x: Tensor) -> bool:
+    """Whether contents are checked: not where a graph is made, whose checks would see one call."""
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return not traced and x.device.type != "meta"
+
+
+def _check_prior(prior: Tensor | None, slot_mask: Tensor | None) -> None:
+    """A given prior; NaN passes."""
+    if prior is None or not _looks(prior):
+        return
+    if (prior < 0).any():
+        at = tuple((prior < 0).nonzero()[0].tolist())
+        raise ValueError(f"init['prior'] must be at least 0, got {float(prior[at])} at index {at}")
+    empty = prior == 0 if slot_mask is None else (prior == 0) | ~slot_mask
+    if empty.all(1).any():
+        raise ValueError(
+            "init['prior'] must be above 0 for an active slot of every image, got none in image "
+            f"{int(empty.all(1).nonzero()[0])}"
+        )
+
+
 def _check_masks(
     x: Tensor,
     mask: Tensor | None,
@@ -445,7 +646,7 @@ def _check_masks(
     indices: Tensor | None = None,
 ) -> None:
     """Masks and indices; their contents are not checked in graphs or on the device "meta"."""
-    looks = not torch.compiler.is_compiling() and x.device.type != "meta"
+    looks = _looks(x)
     for name, value, size, what in (
         ("mask", mask, x.shape[1], "a real input"),
         ("slot_mask", slot_mask, slots, "an active slot"),
@@ -491,7 +692,7 @@ def _draw_indices(
     there = rank.clamp(max=most - 1)
     drawn = indices.gather(1, there)
     real = (chosen.gather(1, there) >= 0) & (rank < most)
-    if not torch.compiler.is_compiling():
+    if _looks(x):
         short = ~real if slot_mask is None else ~real & slot_mask
         if short.any():
             image = int(short.any(1).nonzero()[0])
@@ -500,20 +701,6 @@ def _draw_indices(
                 f"image {image}"
             )
     return torch.where(real, drawn, indices[:, :1])
-
-
-def _spread(x: Tensor, mask: Tensor | None, floor: float) -> Tensor:
-    """Log standard deviation of each image's real inputs, (B, 1, D)."""
-    weights = (
-        torch.ones(x.shape[:2], dtype=x.dtype, device=x.device)
-        if mask is None
-        else mask.to(x.dtype)
-    )
-    weights = (weights / weights.sum(1, keepdim=True))[..., None]
-    x = x if mask is None else torch.where(mask[..., None], x, 0)  # what is masked may be NaN
-    mean = (weights * x).sum(1, keepdim=True)
-    variance = (weights * (x - mean) ** 2).sum(1, keepdim=True)
-    return 0.5 * torch.log(variance + floor).detach()
 
 
 def _dtype_name(dtype: object) -> object:

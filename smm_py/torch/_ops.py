@@ -17,7 +17,7 @@ from torch.autograd import forward_ad
 
 from .. import _core
 from .._spec import Spec
-from .lean import DTYPES, Output
+from .lean import DTYPES
 
 
 class Inputs(NamedTuple):
@@ -27,36 +27,55 @@ class Inputs(NamedTuple):
     params: Sequence[Tensor]
     mean: Tensor | None
     log_std: Tensor | None
+    prior: Tensor | None
     indices: Tensor | None
     mask: Tensor | None
     slot_mask: Tensor | None
+    var_floor: Tensor | None
     config: str
     num_iters: int
 
 
-class Results(NamedTuple):
-    """What the operator `forward` returns; what was not computed is an empty tensor."""
+class Wanted(NamedTuple):
+    """What a call is asked for beyond slots: attention, all other outputs, every step's."""
 
-    slots: Tensor
-    mean: Tensor
-    variance: Tensor
-    prior: Tensor
-    log_likelihood: Tensor
-    attention: Tensor
-    iterations: Tensor
-    saved: Tensor
+    attention: bool = False
+    every: bool = False
+    history: bool = False
 
+
+# outputs that carry a gradient: the arguments of the operator `backward`
+GRADED = ("slots", "mean", "variance", "prior", "log_likelihood", "attention")
 
 _INPUTS = (
-    "Tensor x, Tensor[] params, Tensor? mean, Tensor? log_std, Tensor? indices, Tensor? mask, "
-    "Tensor? slot_mask, str config, int num_iters"
+    "Tensor x, Tensor[] params, Tensor? mean, Tensor? log_std, Tensor? prior, Tensor? indices, "
+    "Tensor? mask, Tensor? slot_mask, Tensor? var_floor, str config, int num_iters"
 )
 _LIBRARY = torch.library.Library("smm_py", "DEF")
-# a list, as the dispatcher takes 5 us longer over eight results; `Results` names them
-_LIBRARY.define(f"forward({_INPUTS}, bool attention, bool save) -> Tensor[]")
 _LIBRARY.define(
-    f"backward({_INPUTS}, Tensor saved, Tensor d_slots, Tensor? d_attention) -> Tensor[]"
+    f"forward({_INPUTS}, bool attention, bool every, bool history, bool save) -> Tensor[]"
 )
+_LIBRARY.define(
+    f"backward({_INPUTS}, Tensor saved, {', '.join(f'Tensor? d_{n}' for n in GRADED)}) -> Tensor[]"
+)
+
+
+@functools.lru_cache(maxsize=256)
+def result_names(spec: Spec, wanted: Wanted) -> tuple[str, ...]:
+    """The results of the operator `forward`, by their names in the core, but for `saved`."""
+    names = ["slots"]
+    if wanted.attention:
+        names += ["attention"]
+    if wanted.every and spec.is_mixture:
+        names += ["mean", "variance", "prior", "state_log_std"]
+        names += ["state_mean", "state_prior"] if spec.is_reference else ["log_likelihood"]
+    if wanted.every:
+        names += ["iterations"]
+    if wanted.history:
+        names += ["step_movement"]
+        names += ["step_prior"] if spec.is_mixture else []
+        names += ["step_log_likelihood"] if spec.is_mixture and not spec.is_reference else []
+    return tuple(names)
 
 
 def config_text(spec: Spec) -> str:
@@ -99,64 +118,80 @@ def _arguments(inputs: Inputs, spec: Spec, copies: list[Tensor]) -> dict[str, An
         "num_iters": inputs.num_iters,
         "mean": _memory(inputs.mean, dtype, copies),
         "log_std": _memory(inputs.log_std, dtype, copies),
+        "prior": _memory(inputs.prior, dtype, copies),
         "indices": _memory(inputs.indices, torch.int64, copies),
         "mask": _memory(inputs.mask, torch.bool, copies),
         "slot_mask": _memory(inputs.slot_mask, torch.bool, copies),
+        "var_floor": _memory(inputs.var_floor, dtype, copies),
     }
-
-
-def _tensors(arrays: Sequence[Any], dtype: torch.dtype) -> list[Tensor]:
-    return [torch.empty(0, dtype=dtype) if a is None else torch.from_numpy(a) for a in arrays]
 
 
 def _forward_cpu(*arguments: Any) -> list[Tensor]:
-    *given, attention, save = arguments
+    *given, attention, every, history, save = arguments
     inputs = Inputs(*given)
-    spec = _spec(inputs.config)
-    copies: list[Tensor] = []
-    found = _core.forward(**_arguments(inputs, spec, copies), attention=attention, save=save)
-    return _tensors(found, DTYPES[spec.dtype])
+    spec, copies = _spec(inputs.config), list[Tensor]()
+    found = _core.forward(
+        **_arguments(inputs, spec, copies),
+        attention=attention,
+        history=history,
+        state=every,
+        save=save,
+    )
+    names = result_names(spec, Wanted(attention, every, history))
+    arrays = [getattr(found, name) for name in (*names, *(("saved",) if save else ()))]
+    return [torch.from_numpy(a) for a in arrays]
 
 
 def _backward_cpu(*arguments: Any) -> list[Tensor]:
-    *given, saved, d_slots, d_attention = arguments
+    given, saved, d_outputs = arguments[:-7], arguments[-7], arguments[-6:]
     inputs = Inputs(*given)
-    spec = _spec(inputs.config)
-    copies: list[Tensor] = []
+    if not inputs.x.shape[0]:  # empty tensors have no address
+        return [torch.zeros_like(t) for t in _sources(inputs)]
+    spec, copies = _spec(inputs.config), list[Tensor]()
     dtype = DTYPES[spec.dtype]
-    own: dict[str, Any] = {
-        "saved": _memory(saved, dtype, copies),
-        "d_slots": _memory(d_slots, dtype, copies),
-        "d_attention": _memory(d_attention, dtype, copies),
-    }
+    own: dict[str, Any] = {f"d_{n}": _memory(d, dtype, copies) for n, d in zip(GRADED, d_outputs)}
+    own["saved"] = _memory(saved, dtype, copies)
     found = _core.backward(**_arguments(inputs, spec, copies), **own)
-    dx, *rest = _tensors((found.x, found.mean, found.log_std, *found.params), dtype)
+    arrays = (found.mean, found.log_std, found.prior, *found.params)
+    dx, *rest = [torch.from_numpy(a) for a in (found.x, *arrays) if a is not None]
     return [dx.to(inputs.x.dtype), *rest]
 
 
+def _sources(inputs: Inputs) -> list[Tensor]:
+    """What the operator `backward` returns gradients of."""
+    sources = (inputs.x, inputs.mean, inputs.log_std, inputs.prior, *inputs.params)
+    return [t for t in sources if t is not None]
+
+
 def _forward_fake(*arguments: Any) -> list[Tensor]:
-    *given, attention, save = arguments
+    *given, attention, every, history, save = arguments
     inputs = Inputs(*given)
-    x, spec = inputs.x, _spec(inputs.config)
+    x, spec, steps = inputs.x, _spec(inputs.config), inputs.num_iters
     start = inputs.indices if inputs.mean is None else inputs.mean
     assert start is not None
     batch, count, slots = *x.shape[:2], start.shape[1]
-
-    def made(wanted: bool, *shape: int) -> Tensor:
-        return x.new_empty(shape if wanted else (0,), dtype=DTYPES[spec.dtype])
-
-    mixture = spec.is_mixture
-    found = Results(
-        slots=made(True, batch, slots, spec.slot_dim),
-        mean=made(mixture, batch, slots, spec.dim),
-        variance=made(mixture, batch, slots, spec.dim),
-        prior=made(mixture, batch, slots),
-        log_likelihood=made(mixture and not spec.is_reference, batch),
-        attention=made(attention, batch, count, slots),
-        iterations=x.new_empty(batch, dtype=torch.int64),
-        saved=made(save, _saved_size(spec, batch, count, slots, inputs.num_iters) if save else 0),
-    )
-    return list(found)
+    shapes: dict[str, tuple[int, ...]] = {
+        "slots": (batch, slots, spec.slot_dim),
+        "prior": (batch, slots),
+        "state_prior": (batch, slots),
+        "log_likelihood": (batch,),
+        "attention": (batch, count, slots),
+        "iterations": (batch,),
+        "step_movement": (batch, steps),
+        "step_log_likelihood": (batch, steps),
+        "step_prior": (batch, steps, slots),
+    }
+    results = [
+        x.new_empty(
+            shapes.get(name, (batch, slots, spec.dim)),
+            dtype=torch.int64 if name == "iterations" else DTYPES[spec.dtype],
+        )
+        for name in result_names(spec, Wanted(attention, every, history))
+    ]
+    if save:
+        size = _saved_size(spec, batch, count, slots, steps)
+        results.append(x.new_empty(size, dtype=DTYPES[spec.dtype]))
+    return results
 
 
 def _saved_size(spec: Spec, batch: int, count: int, slots: int, num_iters: int) -> int:
@@ -168,12 +203,8 @@ def _saved_size(spec: Spec, batch: int, count: int, slots: int, num_iters: int) 
 
 
 def _backward_fake(*arguments: Any) -> list[Tensor]:
-    inputs = Inputs(*arguments[:-3])
-    x, dtype = inputs.x, DTYPES[_spec(inputs.config).dtype]
-    states = [
-        x.new_empty(0 if s is None else s.shape, dtype=dtype) for s in (inputs.mean, inputs.log_std)
-    ]
-    return [x.new_empty(x.shape), *states, *(p.new_empty(p.shape) for p in inputs.params)]
+    inputs = Inputs(*arguments[:-7])
+    return [t.new_empty(t.shape) for t in _sources(inputs)]
 
 
 _LIBRARY.impl("forward", _forward_cpu, "CPU")
@@ -197,49 +228,61 @@ class _Refuse(torch.autograd.Function):
 
 
 class _CoreFunction(torch.autograd.Function):
-    """Differentiable in x, the states and the parameters, through slots and attention."""
+    """Differentiable in x, the states and the parameters, through every output."""
 
     @staticmethod
     def forward(
-        ctx: Any, config: str, num_iters: int, attention: bool, x: Tensor, *tensors: Any
+        ctx: Any,
+        config: str,
+        num_iters: int,
+        names: tuple[str, ...],
+        wanted: Wanted,
+        x: Tensor,
+        *tensors: Any,
     ) -> tuple[Tensor, ...]:
-        states, params = tensors[:5], tensors[5:]
-        call = (x, params, *states, config, num_iters, attention, True)
-        found = Results(*torch.ops.smm_py.forward(*call))
-        ctx.save_for_backward(found.saved, x, *tensors)
-        ctx.config, ctx.num_iters, ctx.attention = config, num_iters, attention
-        ctx.shape = found.slots.shape
+        states, params = tensors[:7], tensors[7:]
+        *results, saved = torch.ops.smm_py.forward(
+            x, params, *states, config, num_iters, *wanted, True
+        )
+        # the derivative of log_std, a result on which no other depends, needs the variance
+        variance = results[names.index("variance")] if "state_log_std" in names else None
+        ctx.save_for_backward(saved, variance, x, *tensors)
+        ctx.config, ctx.num_iters, ctx.names = config, num_iters, names
         if not torch.compiler.is_compiling():
-            # zeros for what carries no gradient, six tensors, would be made in each backward pass
+            # zeros for what carries no gradient would be made, and differentiated
             ctx.set_materialize_grads(False)
-        constant = (found.mean, found.variance, found.prior, found.log_likelihood, found.iterations)
-        ctx.mark_non_differentiable(*constant, *(() if attention else (found.attention,)))
-        return found[:-1]
+        differentiable = GRADED if "state_mean" in names else (*GRADED, "state_log_std")
+        constant = [r for name, r in zip(names, results) if name not in differentiable]
+        ctx.mark_non_differentiable(*constant)
+        return tuple(results)
 
     @staticmethod
     def backward(ctx: Any, *d_results: Tensor | None) -> tuple[Tensor | None, ...]:
         with torch.no_grad():
-            grads = _CoreFunction.gradients(ctx, *d_results)
+            grads = _CoreFunction.gradients(ctx, dict(zip(ctx.names, d_results)))
         if torch.is_grad_enabled():  # create_graph=True: whoever differentiates these is told
             source = next(t for t in ctx.saved_tensors if t is not None and t.requires_grad)
             grads = tuple(g if g is None else _Refuse.apply(g, source) for g in grads)
         return grads
 
     @staticmethod
-    def gradients(ctx: Any, *d_results: Tensor | None) -> tuple[Tensor | None, ...]:
-        d = Output(*d_results)  # type: ignore[arg-type]
-        d_slots, d_attention = d.slots, d.attention if ctx.attention else None
-        if d_slots is None:
-            if d_attention is None:
-                return (None,) * len(ctx.needs_input_grad)
-            d_slots = d_attention.new_zeros(ctx.shape)
-        saved, x, mean, log_std, indices, mask, slot_mask, *params = ctx.saved_tensors
-        states = (mean, log_std, indices, mask, slot_mask)
-        call = (x, params, *states, ctx.config, ctx.num_iters, saved, d_slots, d_attention)
-        dx, d_mean, d_log_std, *d_params = torch.ops.smm_py.backward(*call)
-        d_mean = None if mean is None else d_mean
-        d_log_std = None if log_std is None else d_log_std
-        return None, None, None, dx, d_mean, d_log_std, None, None, None, *d_params
+    def gradients(ctx: Any, d: dict[str, Tensor | None]) -> tuple[Tensor | None, ...]:
+        saved, variance, x, *tensors = ctx.saved_tensors
+        states, params = tensors[:7], tensors[7:]
+        d_log_std = d.get("state_log_std")
+        if d_log_std is not None and "state_mean" not in ctx.names:
+            # an inactive slot's variance may be 0 or infinite
+            d_log_std = d_log_std / (2 * variance.clamp_min(torch.finfo(x.dtype).tiny))
+            d_variance = d["variance"]
+            d["variance"] = d_log_std if d_variance is None else d_variance + d_log_std
+        d_outputs = [d.get(name) for name in GRADED]
+        if all(g is None for g in d_outputs):
+            return (None,) * len(ctx.needs_input_grad)
+        call = (x, params, *states, ctx.config, ctx.num_iters, saved, *d_outputs)
+        dx, *rest = torch.ops.smm_py.backward(*call)
+        left = iter(rest)
+        d_states = [None if state is None else next(left) for state in states[:3]]
+        return None, None, None, None, dx, *d_states, None, None, None, None, *left
 
 
 def _refuse_tangents(tensors: Sequence[Tensor | None]) -> None:
@@ -253,25 +296,14 @@ def _refuse_tangents(tensors: Sequence[Tensor | None]) -> None:
         )
 
 
-def run(spec: Spec, inputs: Inputs, attention: bool) -> Output:
-    """A call on CPU tensors in the C core.
-
-    mean, variance, prior and log_likelihood carry no gradient; slots and attention do.
-    """
+def run(spec: Spec, inputs: Inputs, wanted: Wanted) -> dict[str, Tensor]:
+    """A call on CPU tensors in the C core: `result_names`, those of `GRADED` with gradients."""
     x, params, *states, config, num_iters = inputs
-    tensors = (x, inputs.mean, inputs.log_std, *params)
+    names = result_names(spec, wanted)
+    tensors = (x, inputs.mean, inputs.log_std, inputs.prior, *params)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        found = Output(*_CoreFunction.apply(config, num_iters, attention, x, *states, *params))
+        found = _CoreFunction.apply(config, num_iters, names, wanted, x, *states, *params)
     else:
         _refuse_tangents(tensors)
-        found = Output(*torch.ops.smm_py.forward(*inputs, attention, False)[:-1])
-    mixture = spec.is_mixture
-    return Output(
-        slots=found.slots,
-        mean=found.mean if mixture else None,
-        variance=found.variance if mixture else None,
-        prior=found.prior if mixture else None,
-        log_likelihood=found.log_likelihood if mixture and not spec.is_reference else None,
-        attention=found.attention if attention else None,
-        iterations=found.iterations,
-    )
+        found = torch.ops.smm_py.forward(*inputs, *wanted, False)
+    return dict(zip(names, found))

@@ -3,7 +3,8 @@
 Formulas as in docs/math.md. Squared distances and variances are expanded into matrix products,
 centred at a point amid each image's data, so that nothing of size B x K x N x D is ever made.
 float32 cancels only where clusters lie more than some hundred of their standard deviations apart:
-variances and likelihoods then lose digits that the C core retains.
+variances and likelihoods then lose digits that the C core retains. The plain Gaussian mixture,
+whose variances may come close to 0, takes differences, slot by slot.
 
 To change a formula, derive from `Formulas`, override a method, and name the class in the module,
 whose calls then run on every device so:
@@ -21,13 +22,15 @@ torch.Size([2, 3, 8])
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from .._spec import Spec
 
@@ -37,7 +40,10 @@ State = tuple[Tensor, Tensor | None, Tensor]  # mean (or slots), log_std, prior
 
 
 class Output(NamedTuple):
-    """Outputs of a module: B images, N inputs, K slots of width D; see `smm_py.Output`."""
+    """Outputs of a module: B images, N inputs, K slots of width D; see `smm_py.Output`.
+
+    All but iterations and history carry gradients, and the reference variant's state does not.
+    """
 
     slots: Tensor
     mean: Tensor | None = None
@@ -46,6 +52,8 @@ class Output(NamedTuple):
     log_likelihood: Tensor | None = None
     attention: Tensor | None = None
     iterations: Tensor | None = None
+    state: dict[str, Tensor] | None = None
+    history: dict[str, Tensor] | None = None
 
 
 def _linear(p: Parameters, name: str, x: Tensor) -> Tensor:
@@ -54,6 +62,60 @@ def _linear(p: Parameters, name: str, x: Tensor) -> Tensor:
 
 def _mlp(p: Parameters, name: str, x: Tensor) -> Tensor:
     return _linear(p, name + ".2", F.relu(_linear(p, name + ".0", x)))
+
+
+def least_variance(dtype: torch.dtype) -> float:
+    """No variance is taken to be smaller, as in the C core."""
+    return 1e-24 if dtype == torch.float32 else 1e-200
+
+
+@torch.no_grad()
+def channel_variances(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Variance of every channel over each image's real inputs, (B, D)."""
+    first, count = x[:, :1], cast("int | Tensor", x.shape[1])
+    if mask is not None:
+        at = mask.to(torch.uint8).argmax(1)[:, None, None]
+        first, count = x.gather(1, at.expand(-1, -1, x.shape[2])), mask.sum(1)[:, None]
+        x = torch.where(mask[..., None], x, first)
+    x = x - first  # exactly 0 in a constant channel, and where masked
+    deviation = (x - (x.sum(1) / count)[:, None]).square()
+    if mask is not None:
+        deviation = torch.where(mask[..., None], deviation, 0)
+    return deviation.sum(1) / count
+
+
+@torch.no_grad()
+def variance_floors(spec: Spec, x: Tensor, mask: Tensor | None) -> Tensor | None:
+    """What is added to the variances of each image (B, D), or None where the option says it.
+
+    As in the NumPy modules (`smm_py._draw`).
+    """
+    if spec.kind != "gaussian_mixture" or spec.var_floor is not None:
+        return None
+    variance = channel_variances(x, mask)
+    largest = variance.amax(1, keepdim=True)
+    variance = torch.where(variance > 0, variance, torch.where(largest > 0, largest, 1))
+    return (1e-12 * variance).clamp_min(torch.finfo(x.dtype).tiny)
+
+
+def _scaled_distance(a: Tensor, centre: Tensor, weight: Tensor) -> Tensor:
+    """sum_d (a - centre)^2 weight, (B,N), of one slot's centre and weight (B,D)."""
+    return ((a - centre[:, None]).square() * weight[:, None]).sum(-1)
+
+
+def _variance(a: Tensor, centre: Tensor, weight: Tensor) -> Tensor:
+    """sum_n weight (a - centre)^2, (B,D), of one slot's centre (B,D) and weight (B,N)."""
+    return ((a - centre[:, None]).square() * weight[..., None]).sum(1)
+
+
+def _of_each_slot(function: Callable[..., Tensor], a: Tensor, *rows: Tensor) -> list[Tensor]:
+    """function(a, row of each) for each slot; backward recomputes its (B,N,D) arrays."""
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    if torch.is_grad_enabled() and not traced and not torch._C._are_functorch_transforms_active():
+        function = functools.partial(
+            checkpoint, function, use_reentrant=False, preserve_rng_state=False
+        )
+    return [function(a, *slot) for slot in zip(*(r.unbind(1) for r in rows))]
 
 
 def _log(prior: Tensor) -> Tensor:
@@ -99,6 +161,9 @@ class Formulas:
     def __init__(self, spec: Spec, x: Tensor, p: Parameters, mask: Tensor | None) -> None:
         self.spec, self.p = spec, p
         x = x.to(DTYPES[spec.dtype]) if spec.bfloat16_inputs else x
+        floors = variance_floors(spec, x, mask)
+        floor = spec.eps if spec.is_reference else spec.var_floor
+        self.floor = floor if floors is None else floors[:, None]
         self.real = None if mask is None else mask[..., None]
         if self.real is not None:
             # masked rows keep their value for the attention alone: no gradient, and no NaN in a sum
@@ -132,48 +197,58 @@ class Formulas:
         self,
         mean: Tensor | None,
         log_std: Tensor | None,
+        prior: Tensor | None,
         indices: Tensor | None,
         slot_mask: Tensor | None,
         num_iters: int,
         attention: bool,
+        history: bool = False,
     ) -> Output:
         """All steps from an initial state (B, K, D), or from the inputs at indices (B, K)."""
         spec = self.spec
         if indices is not None:
             rows = indices[..., None].expand(-1, -1, spec.dim)
             mean = self.values.detach().gather(1, rows)
-        first, first_log_std = cast(Tensor, mean), log_std
+        first = cast(Tensor, mean)
         if slot_mask is None:
             slot_mask = torch.ones(first.shape[:2], dtype=torch.bool, device=first.device)
         self.active = slot_mask
-        uniform = self.active.to(self.keys.dtype) / self.active.sum(1, keepdim=True)
-        state: State = (first, log_std, uniform)
-        steps = num_iters + spec.is_reference
-        moving = torch.ones(len(uniform), dtype=torch.bool, device=uniform.device)
+        if prior is not None:
+            prior = torch.where(self.active, prior, 0)
+        self.uniform = self.active.to(self.keys.dtype) / self.active.sum(1, keepdim=True)
+        initial = (first, log_std, prior)
+        state: State = (first, log_std, self.uniform if prior is None else prior)
+        moving = torch.ones_like(self.active[:, 0])
         iterations = torch.full_like(moving, 1 - spec.is_reference, dtype=torch.int64)
+        steps: list[dict[str, Tensor]] = []
         with torch.set_grad_enabled(torch.is_grad_enabled() and spec.gradient == "full"):
-            for _ in range(steps - 1):
-                new, *_ = self.step(*state)
+            for _ in range(num_iters + spec.is_reference - 1):
+                new, _, density = self.step(*state)
                 iterations = iterations + moving
+                still = None
                 if spec.tol:
                     still = self.movement(new[0], state[0]) > spec.tol
                     new = cast(State, tuple(_where(moving, a, b) for a, b in zip(new, state)))
                     moving = moving & still
+                if history:
+                    steps.append(self.found(new, state, density))
                 state = new
         if spec.gradient != "full":
             state = cast(State, tuple(a if a is None else a.detach() for a in state))
-        (new_mean, log_std, prior), gamma, density = self.step(*state)
-        if spec.is_reference:
-            prior = uniform / (1 + spec.eps * uniform.amax(1, keepdim=True))
-        elif spec.prior == "uniform":
-            prior = uniform
+        new, gamma, density = self.step(*state)
+        if history and not spec.is_reference:
+            steps.append(self.found(new, state, density))
         if spec.gradient == "straight-through":
-            new_mean = new_mean + (first - first.detach())
-            if log_std is not None and first_log_std is not None:
-                log_std = log_std + (first_log_std - first_log_std.detach())
-        return self.result(
-            new_mean, log_std, prior, gamma if attention else None, density, iterations
-        )
+            new = cast(
+                State,
+                tuple(a if b is None else a + (b - b.detach()) for a, b in zip(new, initial)),
+            )
+        result = self.result(*new, gamma if attention else None, density, iterations)
+        if history:
+            result = result._replace(history=self.history(steps, iterations))
+        if spec.is_reference:  # the extra step leads to no further one
+            new = cast(State, tuple(a if a is None else a.detach() for a in state))
+        return result._replace(state=dict(zip(spec.state, (a for a in new if a is not None))))
 
     def step(
         self, mean: Tensor, log_std: Tensor | None, prior: Tensor
@@ -181,9 +256,35 @@ class Formulas:
         """The next state, and this step's responsibilities and log prior + log density."""
         gamma, hidden, density = self.e_step(mean, log_std, prior)
         mean, log_std = self.m_step(gamma, hidden, mean, log_std)
-        if self.spec.prior == "learned" and self.spec.is_mixture and not self.spec.is_reference:
+        if self.spec.is_reference:
+            prior = self.uniform / (1 + self.spec.eps * self.uniform.amax(1, keepdim=True))
+        elif self.spec.prior == "uniform":
+            prior = self.uniform
+        elif self.spec.is_mixture:
             prior = self.new_prior(gamma)
         return (mean, log_std, prior), gamma, density
+
+    def found(self, new: State, old: State, density: Tensor | None) -> dict[str, Tensor]:
+        """What a step has found: its entries of `history`."""
+        entries = {"movement": self.movement(new[0], old[0])}
+        if self.spec.is_mixture:
+            entries["prior"] = new[2].detach()
+        if density is not None:
+            entries["log_likelihood"] = self.log_likelihood(density.detach())
+        return entries
+
+    def history(self, steps: list[dict[str, Tensor]], iterations: Tensor) -> dict[str, Tensor]:
+        """The steps' entries (B, T, ...). An image that has stopped took its last step with all."""
+        found = {name: torch.stack([s[name] for s in steps], 1) for name in steps[0]}
+        if not self.spec.tol:
+            return found
+        step, last = torch.arange(1, len(steps) + 1, device=iterations.device), iterations[:, None]
+        late, later = step >= last, step > last
+        for name, value in found.items():
+            end = late.view(*late.shape, *[1] * (value.dim() - 2))
+            found[name] = torch.where(end, value[:, -1:], value)
+        found["movement"] = torch.where(later, 0, found["movement"])
+        return found
 
     def movement(self, new: Tensor, old: Tensor) -> Tensor:
         """The largest movement of an image's active slots, root mean square over channels: (B,)."""
@@ -193,6 +294,10 @@ class Formulas:
     def new_prior(self, gamma: Tensor) -> Tensor:
         """Mean responsibility of each slot (B,K)."""
         return self._real(gamma).sum(1) / self.count
+
+    def log_likelihood(self, density: Tensor) -> Tensor:
+        """Sum over real inputs of the log of the mixture's density, (B,)."""
+        return self._real(torch.logsumexp(density, -1, keepdim=True)).sum((1, 2))
 
     def _real(self, gamma: Tensor) -> Tensor:
         return gamma if self.real is None else torch.where(self.real, gamma, 0)
@@ -250,6 +355,9 @@ class Formulas:
 
     def distances(self, q: Tensor, log_std: Tensor | None) -> Tensor:
         """sum_d (k - q)^2 e^{-2 log_std}, (B,N,K), by three products."""
+        if self.spec.kind == "gaussian_mixture":
+            weight = torch.exp(-2 * cast(Tensor, log_std))
+            return torch.stack(_of_each_slot(_scaled_distance, self.keys, q, weight), -1)
         keys, q = self.keys - self.key_centre, q - self.key_centre
         if log_std is None:
             return (keys * keys).sum(-1, keepdim=True) - 2 * keys @ q.mT + (q * q).sum(-1)[:, None]
@@ -266,7 +374,7 @@ class Formulas:
         if self.real is not None:
             w = torch.where(self.real if w.dim() == 3 else self.real[:, None], w, 0)
         total = w.sum(-2, keepdim=True)
-        if self.spec.is_reference:
+        if self.spec.is_reference or self.spec.eps == 0:
             total = total + (total == 0)
         return w / total
 
@@ -284,16 +392,22 @@ class Formulas:
         first = w.mT @ values
         found = first + self.value_centre
         new = self.update(found, hidden) if spec.has_network else found
+        # a slot without any weight, as can be in clustering with eps = 0, retains its state
+        taken = None if spec.has_network or spec.eps else (w != 0).any(1)
         if not spec.is_mixture:
-            return self.keep(new, mean), None
-        variance = (w.mT @ (values * values) - first * first).clamp_min(0) + (found - new) ** 2
-        floor = spec.eps if spec.is_reference else spec.var_floor
-        new_log_std = 0.5 * torch.log(variance + floor)
-        return self.keep(new, mean), self.keep(new_log_std, cast(Tensor, log_std))
+            return self.keep(new, mean, taken), None
+        if spec.has_network:
+            variance = (w.mT @ (values * values) - first * first).clamp_min(0) + (found - new) ** 2
+        else:
+            variance = torch.stack(_of_each_slot(_variance, self.values, found, w.mT), 1)
+        least = least_variance(variance.dtype)
+        new_log_std = 0.5 * torch.log((variance + self.floor).clamp_min(least))
+        return self.keep(new, mean, taken), self.keep(new_log_std, cast(Tensor, log_std), taken)
 
-    def keep(self, new: Tensor, old: Tensor) -> Tensor:
-        """The new state of active slots, the old one of others."""
-        return torch.where(self.active[..., None], new, old)
+    def keep(self, new: Tensor, old: Tensor, taken: Tensor | None = None) -> Tensor:
+        """The new state of active slots (of those that are taken (B,K)), the old one of others."""
+        chosen = self.active if taken is None else self.active & taken
+        return torch.where(chosen[..., None], new, old)
 
     def update(self, m: Tensor, hidden: Tensor) -> Tensor:
         """GRU and residual MLP (PyTorch's GRUCell for any number of leading dimensions)."""
@@ -328,7 +442,5 @@ class Formulas:
                 if spec.is_reference
                 else _linear(p, "to_out", slots)
             )
-        if density is not None:
-            density = torch.logsumexp(density, -1, keepdim=True)
-            density = self._real(density).sum((1, 2))
-        return Output(slots, mean, variance, prior.to(mean.dtype), density, gamma, iterations)
+        likelihood = None if density is None else self.log_likelihood(density)
+        return Output(slots, mean, variance, prior, likelihood, gamma, iterations)
