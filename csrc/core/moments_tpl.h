@@ -114,7 +114,7 @@ static void variance_backward(image_state *im, const slot_state *r, const slot_s
     for (size_t j = share->begin; j < share->begin + share->count; j++) {
         if (is_empty(im, r->sums, j)) continue;
         for (size_t d = 0, i = j * s->Dp; d < s->Dp; d++, i++) { /* C is D here */
-            const real shift = r->m[i] - next->mean[i];
+            const real shift = mean_shift(im, r, next, i);
             const real sigma = r->variance[i] + shift * shift + im->moments.floor[d];
             const real A = sigma > VARIANCE_LEAST ? w->d_log_std[i] / (2 * sigma) : 0;
             w->d_variance[i] = A;
@@ -146,6 +146,7 @@ static real variance_constants(image_state *im, const slot_state *r, const slot_
                                size_t j, real S, int at_means, int *far) {
     const smm_sizes *s = im->s;
     const size_t at = j * s->Cp, D = s->D;
+    const int learned = s->learned;
     const real *restrict dm = im->back.dm + at, *restrict A = im->back.d_variance + at;
     const real *restrict centre = im->moments.centre, *restrict m = r->m + at;
     const real *restrict after = next->mean + at, *restrict variance = r->variance + at;
@@ -154,13 +155,14 @@ static real variance_constants(image_state *im, const slot_state *r, const slot_
                                                           im->back.value_const + at;
     real sum = 0;
     for (size_t d = 0; d < D; d++) {
-        mean[d] = after[d] - centre[d];
+        mean[d] = learned ? after[d] - centre[d] : m[d];
         linear[d] = at_means ? dm[d] : dm[d] - 2 * A[d] * mean[d];
         slope[d] = 2 * A[d] * S, constant[d] = linear[d] * S;
     }
     for (size_t d = 0; d < D; d++) {
-        const real own = m[d] - centre[d], shift = at_means ? m[d] - after[d] : own;
-        const real moved = own - mean[d];
+        const real own = learned ? m[d] - centre[d] : m[d];
+        const real moved = own - mean[d], about = learned ? m[d] - after[d] : 0;
+        const real shift = at_means ? about : own;
         sum += A[d] * (variance[d] + shift * shift) + linear[d] * shift;
         *far |= mean[d] * mean[d] + own * own > 16 * (variance[d] + moved * moved);
     }

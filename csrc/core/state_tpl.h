@@ -13,7 +13,7 @@
 typedef struct {
     real *mean, *log_std; /* (K,Dp) */
     real *prior;          /* K */
-    real *m;              /* (K,Cp): weighted mean */
+    real *m;              /* (K,Cp): weighted mean; of a Gaussian mixture minus the centre */
     real *variance;       /* (K,Dp): about m; of the last state: the module's output */
     real *sums;           /* (heads, slots): sums of the responsibilities */
 } slot_state;
@@ -291,6 +291,13 @@ static size_t image_chunks(const image_state *im) {
 }
 static size_t chunk_begin(const image_state *im, size_t chunk) {
     return smm_min(chunk * im->s->chunk_blocks, image_blocks(im));
+}
+
+/* Distance of the updated mean from the weighted one, at i of their rows. Of a Gaussian mixture they are
+ * the same, and r->m holds the digits that rounding at an offset would take from the mean. */
+static real mean_shift(const image_state *im, const slot_state *r, const slot_state *next,
+                       size_t i) {
+    return im->s->learned ? r->m[i] - next->mean[i] : 0;
 }
 
 /* Whether slot j has no weight at all, as can be in clustering with eps = 0: it keeps its state then. */

@@ -121,10 +121,11 @@ static void spreads_forward(image_state *im, const slot_state *r, const slot_sta
     const smm_sizes *s = im->s;
     const size_t D = s->D, Dp = s->Dp;
     for (size_t j = share->begin; j < share->begin + share->count; j++) {
-        const real *m = r->m + j * Dp, *mean = next->mean + j * Dp, *v = r->variance + j * Dp;
+        const real *v = r->variance + j * Dp;
         real *log_std = next->log_std + j * Dp, *variance = im->out.variance + j * Dp;
         for (size_t d = 0; d < Dp; d++) {
-            const real shift = m[d] - mean[d], sigma = v[d] + shift * shift + im->moments.floor[d];
+            const real shift = mean_shift(im, r, next, j * Dp + d);
+            const real sigma = v[d] + shift * shift + im->moments.floor[d];
             variance[d] = log_std[d] = sigma > VARIANCE_LEAST ? sigma : VARIANCE_LEAST;
         }
         im->k->log(Dp, log_std);
@@ -148,6 +149,8 @@ static void state_forward(image_state *im, const slot_state *r, const slot_state
                        next->mean + first);
     } else {
         memcpy(next->mean + first, r->m + first, share->count * s->Dp * sizeof(real));
+        if (s->variance) /* C is D here */
+            memcpy(r->m + first, im->moments.point + first, share->count * s->Dp * sizeof(real));
     }
     if (s->variance) spreads_forward(im, r, next, share);
 }
