@@ -92,7 +92,7 @@ class LearnedTemperature(SlotMixture):
         return tempered
 
 
-OPTIONS = {"norm_kv": True, "temperature": 64**-0.5}
+OPTIONS = {"variant": "paper", "norm_kv": True, "temperature": 64**-0.5}
 STABLE = {**OPTIONS, "prior": "uniform"}
 
 # name -> (changes of the configuration, what makes the slot module; None: the configuration)
