@@ -715,7 +715,7 @@ def test_a_plan_tells_when_the_end_moves_by_a_quarter():
     assert plan.look(10, 50.0 + 9.9) is None  # too short a time to judge by
     assert plan.look(100, 50.0 + 12) is None
     text = plan.look(130, 50.0 + 24)  # 0.4 seconds: 24 + 870 * 0.4 = 372
-    assert "about 6.2 minutes in all, not 1.7 as planned: a step takes longer" in text
+    assert "about 6.2 minutes in all, not 1.7 as planned: a step takes more time" in text
     assert plan.look(155, 50.0 + 34) is None  # as told
     assert "about 2 minutes in all" in plan.look(255, 50.0 + 44)
     resumed = Plan(1000, 100.0, step=500, spent=50.0, now=0.0)

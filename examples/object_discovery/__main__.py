@@ -12,7 +12,7 @@ from .train import OPTIONAL, build_model, figures, train
 
 MEANING = (
     "mse: of the pictures, lower is better. ari (all pixels), fg_ari (objects' alone): agreement "
-    "with the true masks, 0 by chance. mbo, miou: overlap of true objects with masks. 1 is perfect; "
+    "with the true masks, 0 by chance. mbo, miou: overlap of objects with masks. 1 is perfect; "
     "the tiny preset on built-in scenes ends near fg_ari 0.92."
 )
 

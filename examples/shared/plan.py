@@ -25,6 +25,6 @@ class Plan:
         self.told, slower = expected, expected > self.planned
         return (
             f"note: training will take about {expected / 60:.2g} minutes in all, not "
-            f"{self.planned / 60:.2g} as planned: a step takes {'longer' if slower else 'less'} "
+            f"{self.planned / 60:.2g} as planned: a step takes {'more' if slower else 'less'} time "
             "than when the first ones were timed"
         )
