@@ -14,6 +14,7 @@ import smm_py.torch as slots_torch
 from .files import first_line
 from .pictures import eval_seeds, to_input
 
+FLOOR = 1e-4  # of the variances; docs/math.md
 # parameters that the initial slots are drawn from: a vector for all, or a row for each
 INITIAL = "slots_mu", "slots_logsigma", "mean_mu", "mean_logsigma", "logstd_mu", "logstd_logsigma"
 
@@ -49,7 +50,7 @@ def make_slots(config):
     common = {"dim": config.dim, "num_slots": config.slots, "num_iters": config.train_iters}
     common |= {"gradient": "implicit", "eps": 1e-8, "dtype": "float32"}
     network = {"hidden_dim": config.hidden, "start": config.start}
-    mixture = {"temperature": low, "prior": "uniform" if stable else "learned"}
+    mixture = {"temperature": low, "prior": "uniform" if stable else "learned", "var_floor": FLOOR}
     if config.model == "sa":
         return slots_torch.SlotAttention(**common, **network)
     if config.model == "smm":
