@@ -75,6 +75,7 @@ def check_error(name, arguments, message, folder, capsys):
     """A user's mistake: status 2, and one line that says what."""
     pipeline = importlib.import_module(f"examples.{name}.__main__").PIPELINE
     out = () if "--out" in arguments else ("--out", folder / "x")
+    capsys.readouterr()
     assert main(pipeline, [*map(str, arguments), *map(str, out)]) == 2
     line = capsys.readouterr().err
     assert line.startswith("error: ") and message in line and line.count("\n") == 1, line

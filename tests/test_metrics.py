@@ -1,5 +1,6 @@
 """Metrics on cases worked out by hand, and against scikit-learn."""
 
+import tracemalloc
 import warnings
 from math import inf
 
@@ -345,3 +346,40 @@ def test_errors():
     ):
         with pytest.raises(error, match=match):
             call()
+
+
+def test_labels_need_not_be_small():
+    """Numbers of panoptic segments, of any integer type; the background is still 0."""
+    true = np.array([[0, 0, 1, 1, 1, 1, 2, 2], [1, 1, 0, 2, 2, 2, 0, 1]])
+    guess = np.array([[3, 1, 1, 1, 1, 0, 0, 0], [0, 0, 2, 2, 1, 1, 3, 0]])
+    for names, others, dtype in (
+        ([0, 16_777_215, 16_777_216], [5, 10**6, 10**7, 10**8], np.int64),
+        ([0, 2**63, 2**64 - 1], [0, 2**62, 2**63 + 1, 2**64 - 1], np.uint64),
+    ):
+        names, others = np.array(names, dtype), np.array(others, dtype)
+        for measure, options in (
+            (metrics.adjusted_rand_index, {}),
+            (metrics.adjusted_rand_index, {"foreground": True}),
+            (metrics.mean_best_overlap, {}),
+            (metrics.mean_iou, {}),
+        ):
+            found = measure(names[true], others[guess], **options)
+            assert np.array_equal(found, measure(true, guess, **options))
+
+
+@pytest.mark.parametrize("measure", ["adjusted_rand_index", "mean_best_overlap", "mean_iou"])
+def test_large_labels_take_no_table(measure):
+    """Bounded by what the pixels need, whatever their labels are."""
+    rng = np.random.default_rng(0)
+    names = np.sort(rng.choice(2**24, 40, replace=False))
+    true, guess = rng.integers(0, 5, (3, 4096)), rng.integers(0, 8, (3, 4096))
+    large = (names[true + 1], names[guess * 4])
+    many = (np.arange(1, 901)[None], rng.permutation(900)[None] + 2**24)  # each pixel its own group
+    tracemalloc.start()
+    try:
+        found = getattr(metrics, measure)(*large)
+        assert getattr(metrics, measure)(*many) == 1
+        assert tracemalloc.get_traced_memory()[1] < 64e6
+    finally:
+        tracemalloc.stop()
+    assert np.allclose(found, getattr(metrics, measure)(true + 1, guess + 1), rtol=1e-14, atol=0)

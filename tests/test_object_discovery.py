@@ -13,9 +13,10 @@ for name in ("scipy", "safetensors", "matplotlib", "tqdm", "PIL"):
 import miniature  # noqa: E402
 from pipelines import check_error, check_kill_and_resume, check_two_processes, result, run_well  # noqa: E402
 
+import examples  # noqa: E402
 from examples.object_discovery.__main__ import PIPELINE  # noqa: E402
 from examples.object_discovery.config import Config  # noqa: E402
-from examples.object_discovery.model import Scene  # noqa: E402
+from examples.object_discovery.model import ObjectDiscovery, Scene  # noqa: E402
 from examples.object_discovery.train import agreement, build_model, figures, iterations  # noqa: E402
 from examples.shared.command import run  # noqa: E402
 from examples.shared.diagnostics import collapse, diagnose  # noqa: E402
@@ -237,7 +238,7 @@ def test_figures_of_known_masks():
     }  # without true masks
 
 
-def test_pictures_without_masks(tmp_path):
+def test_pictures_without_masks(tmp_path, capsys):
     """A folder of one's own: trained on, and measured by the error alone."""
     for i in range(3):
         miniature.save(miniature.picture(i, 20, 30), tmp_path / "data" / f"{i}.png")
@@ -264,6 +265,14 @@ def test_pictures_without_masks(tmp_path):
         and not {"ari", "fg_ari", "mbo", "miou"} & set(found)
     )
     assert (tmp_path / "run" / "discovery.png").stat().st_size > 1000
+    note = "has no folder val/, so training pictures are evaluated"
+    assert capsys.readouterr().err.count(note) == 1
+    evaluate = ["eval", "--out", str(tmp_path / "run"), "--draws", "1"]
+    run(PIPELINE, evaluate)
+    assert capsys.readouterr().err.count(note) == 1
+    miniature.save(miniature.picture(9, 20, 30), tmp_path / "data/val/only.png")
+    run(PIPELINE, evaluate)
+    assert "note:" not in capsys.readouterr().err
     # what was trained on scenes of four objects reads all pictures of other data
     run(PIPELINE, ["train", "--out", str(tmp_path / "scenes"), "--pictures", "4", *short])
     miniature.clevr_mirror(tmp_path / "mirror")
@@ -387,6 +396,9 @@ def test_train_then_eval(tmp_path):
         assert (out / "seed-1" / name).stat().st_size > 0, name
     again = result(run_well(NAME, "eval", *options, "--threads", 1))
     assert again["seeds"] == first["seeds"]
+    assert isinstance(examples.load(out / "seed-1"), ObjectDiscovery)
+    more = run(PIPELINE, ["eval", "--out", str(out / "seed-1"), "--slots", "7", "--images", "4"])
+    assert more["protocol"]["slots"] == 7
 
 
 def test_kill_and_resume(tmp_path):

@@ -15,6 +15,7 @@ from PIL import Image  # noqa: E402
 
 from examples import data  # noqa: E402
 from examples.data import clevr_with_masks, tfrecord  # noqa: E402
+from examples.data.coco import _run_lengths  # noqa: E402
 from examples.data.reader import load_labels  # noqa: E402
 from examples.data.shapestacks import is_unstable  # noqa: E402
 
@@ -178,8 +179,17 @@ def test_clevr_with_masks_in_disorder(tmp_path):
         clevr_with_masks.decode(
             miniature.example({"image": miniature.ones(np.zeros(9, np.uint8))}), ("image",)
         )
+    with pytest.raises(ValueError, match="feature image must hold bytes, got float32"):
+        clevr_with_masks.decode(
+            miniature.example({"image": miniature.packed(np.zeros(240 * 320 * 3, "<f4"))}),
+            ("image",),
+        )
     with pytest.raises(ValueError, match="split must be one of train, val, test, all, got 'eval'"):
         data.open_dataset(tmp_path, split="eval")
+    length = (2**63).to_bytes(8, "little")
+    path.write_bytes(length + tfrecord.masked_crc(length).to_bytes(4, "little"))
+    with pytest.raises(ValueError, match="record 0: it should have 9223372036854775808 bytes"):
+        data.open_dataset(tmp_path)
 
 
 # -- the formats -------------------------------------------------------------------------------
@@ -196,7 +206,9 @@ def test_clevr_mirror(tmp_path):
     assert [int(item["target"][:, 18].sum()) for item in few] == [0, 1, 2]
     assert np.allclose(few[1]["target"][0, :5], [0.5, -0.25, 0.7 / 3, 0, 1])
     (tmp_path / "scenes/mirror_004.json").write_text('{"objects": [{}]}')
-    with pytest.raises(ValueError, match="mirror_004.json cannot be read: KeyError"):
+    with pytest.raises(
+        ValueError, match="scene .*mirror_004.json cannot be read: object 1 has no 3d_coords"
+    ):
         data.open_dataset(tmp_path)
     (tmp_path / "scenes/mirror_004.json").write_text('{"objec')
     with pytest.raises(ValueError, match="mirror_004.json cannot be read"):
@@ -224,6 +236,22 @@ def test_shapestacks(tmp_path):
     assert [is_unstable(path) for path in expected] == [False, False, True, True]
     with pytest.raises(FileNotFoundError, match="eval.txt is missing"):
         data.open_dataset(tmp_path, split="val")
+
+
+def test_shapestacks_lists_in_disorder(tmp_path):
+    miniature.shapestacks(tmp_path)
+    listed = tmp_path / "splits/default/train.txt"
+    listed.write_text("../recordings/env_blocks-hard-h=3-vcom=1-vpsf=0-v=1")
+    with pytest.raises(ValueError, match="a line of .*train.txt must name one folder, got '../rec"):
+        data.open_dataset(tmp_path)
+    listed.write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match="split file .*train.txt cannot be read: "):
+        data.open_dataset(tmp_path)
+    listed.write_text("odd")
+    miniature.save(miniature.picture(0, 224, 224), tmp_path / "recordings/odd/rgb-x-mono-0.png")
+    assert [item["id"] for item in data.open_dataset(tmp_path)] == [
+        "recordings/odd/rgb-x-mono-0.png"
+    ]
 
 
 def test_shapestacks_maps(tmp_path):
@@ -313,7 +341,7 @@ def test_coco(tmp_path):
     [
         (
             lambda c: c["annotations"][0].update(segmentation={"size": [1, 1], "counts": [1]}),
-            "annotation 5 .* must be 20 x 30, got",
+            r"annotation 5 .* must be 20 x 30, got \[1, 1\]",
         ),
         (
             lambda c: c["annotations"][0].update(segmentation=[]),
@@ -323,7 +351,49 @@ def test_coco(tmp_path):
             lambda c: c["images"][0].update(height=7),
             "000000000042.jpg must be 7 x 30 as .*instances_val2017.json says",
         ),
-        (lambda c: c["images"][0].pop("height"), "instances_val2017.json cannot be read: KeyError"),
+        (lambda c: c["images"][0].pop("height"), "^picture 42 of .*val2017.json has no height$"),
+        (
+            lambda c: c["images"][0].update(width="30"),
+            "^width of picture 42 .* an integer, got '30'",
+        ),
+        (lambda c: c["images"][0].update(id="42"), "^id of picture '42' .* an integer, got '42'"),
+        (lambda c: c["images"].append(3), "^picture at index 3 of .* must be an object, got 3"),
+        (lambda c: c.pop("images"), "^annotations .*val2017.json has no images"),
+        (lambda c: c.pop("annotations"), "^annotations .*val2017.json has no annotations"),
+        (lambda c: c["annotations"].append(None), "^annotation at index 3 .* an object, got None"),
+        (
+            lambda c: c["annotations"][0].update(image_id="42"),
+            "^image_id of annotation 5 of .* must be an integer, got '42'",
+        ),
+        (lambda c: c["annotations"][0].pop("image_id"), "^annotation 5 of .* has no image_id"),
+        (lambda c: c["annotations"][0].update(id="5"), "^id of annotation '5' .* got '5'"),
+        (lambda c: c["annotations"][1].pop("id"), "^annotation at index 1 of .* has no id"),
+        (lambda c: c["annotations"][0].pop("segmentation"), "^annotation 5 .* no segmentation"),
+        (
+            lambda c: c["annotations"][0].update(segmentation=None),
+            "^segmentation of annotation 5 of .* must be a list or an object, got None",
+        ),
+        *(
+            (
+                lambda c, outline=outline: c["annotations"][0].update(segmentation=outline),
+                f"^annotation 5 of .*val2017.json cannot be drawn: {message}",
+            )
+            for outline, message in (
+                ({"size": [20, 30], "counts": [1, 2]}, "counts must be of 600 pixels, got 3"),
+                ({"size": [20, 30], "counts": [601, -1]}, "counts must be run lengths"),
+                ({"size": [20, 30], "counts": ""}, "counts must be of 600 pixels, got 0"),
+                ({"size": [20, 30], "counts": "hb0o"}, "counts must be run lengths as text"),
+                ({"size": [20, 30], "counts": "é"}, "counts must be run lengths as text"),
+                ({"size": "20", "counts": ""}, "size of the outline must be a list, got '20'"),
+                ({"counts": [600]}, "the outline has no size"),
+                ({"size": [20, 30]}, "the outline has no counts"),
+                ([[1, 2, 3, 4, 5, "6"]], "a polygon must be a list of at least 4 numbers"),
+                ([[2, 3, 12, 3, 12, 13], []], "a polygon must be a list of at least 4 numbers"),
+                ([1, 2, 3, 4, 5, 6], "a polygon must be a list of at least 4 numbers"),
+                ([[2, 3, float("nan"), 3, 12, 13]], "a polygon must be .* of at most 1,000,000"),
+                ([[2, 3, 1e9, 3, 12, 13]], "a polygon must be .* of at most 1,000,000"),
+            )
+        ),
     ],
 )
 def test_coco_annotations_in_disorder(tmp_path, change, match):
@@ -335,6 +405,103 @@ def test_coco_annotations_in_disorder(tmp_path, change, match):
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=match):
         data.open_dataset(tmp_path, split="val")[0]
+
+
+def test_coco_annotations_of_pictures_that_are_not_listed(tmp_path):
+    """They are ignored, as by pycocotools, whatever they hold; as after a choice of pictures."""
+    pytest.importorskip("pycocotools")
+    expected = miniature.coco(tmp_path)
+    path = tmp_path / "annotations/instances_val2017.json"
+    content = json.loads(path.read_text())
+    content["annotations"] += [{"id": 6, "image_id": 99, "segmentation": []}, {"image_id": 98}]
+    gone = content["images"].pop()
+    path.write_text(json.dumps(content))
+    check(
+        data.open_dataset(tmp_path, split="val"),
+        {name: pair for name, pair in expected.items() if name != Path(gone["file_name"]).stem},
+    )
+
+
+def test_coco_run_lengths_as_text(tmp_path):
+    """Compressed by pycocotools itself, with many short and long runs."""
+    mask = pytest.importorskip("pycocotools.mask")
+    rng = np.random.default_rng(0)
+    for share in (0.5, 0.01):
+        drawn = np.asfortranarray(rng.random((90, 70)) < share, np.uint8)
+        counts = mask.encode(drawn)["counts"].decode()
+        flat = np.concatenate([[0], drawn.ravel("F"), [2]])
+        runs = np.diff(np.flatnonzero(np.diff(flat)), prepend=0).tolist()
+        assert _run_lengths(counts) == runs
+
+
+@pytest.mark.parametrize(
+    "change, match",
+    [
+        (lambda s: s.update(objects=None), "^objects of scene .* must be a list, got None"),
+        (lambda s: s.update(objects=[3]), "object 1 must be an object, got 3"),
+        *(
+            (
+                lambda s, name=name, value=value: s["objects"][0].update({name: value}),
+                f"^scene .* cannot be read: {message}",
+            )
+            for name, value, message in (
+                ("color", "pink", "object 1: color must be one of gray, .*, got 'pink'"),
+                ("color", ["red"], r"color of object 1 must be a text, got \['red'\]"),
+                ("3d_coords", [0, 1], r"object 1: 3d_coords must be three numbers .* \[0, 1\]"),
+                ("3d_coords", ["0", "1", "2"], "object 1: 3d_coords must be three numbers"),
+                ("3d_coords", [0, 1, float("nan")], "object 1: 3d_coords must be three numbers"),
+                ("3d_coords", [0, 1, 10**400], "object 1: 3d_coords must be three numbers"),
+                ("3d_coords", "012", "3d_coords of object 1 must be a list, got '012'"),
+            )
+        ),
+    ],
+)
+@pytest.mark.parametrize("layout", ["clevr", "clevr_mirror"])
+def test_scenes_in_disorder(tmp_path, layout, change, match):
+    miniature.clevr_mirror(tmp_path)
+    scene = {"image_filename": "a.png", "objects": [dict(miniature.OBJECT)]}
+    change(scene)
+    if layout == "clevr":
+        path = tmp_path / "scenes/CLEVR_train_scenes.json"
+        scene = {"scenes": [scene]}
+        (tmp_path / "images/train").mkdir()
+    else:
+        path = tmp_path / "scenes/mirror_003.json"
+    path.write_text(json.dumps(scene))
+    with pytest.raises(ValueError, match=match):
+        data.open_dataset(tmp_path, layout)
+
+
+@pytest.mark.parametrize(
+    "text, match",
+    [
+        ('{"scenes": [{"objects": []}]}', "^scene 0 of .*scenes.json has no image_filename"),
+        (
+            '{"scenes": [{"objects": [], "image_filename": 7}]}',
+            "^image_filename of scene 0 of .*scenes.json must be a text, got 7",
+        ),
+        ('{"scenes": {"a": 1}}', "^scenes of scenes .*scenes.json must be a list, got {'a': 1}"),
+        ("[]", r"^scenes .*scenes.json must be an object, got \[\]"),
+        ("[" * 100_000, "^scenes .*scenes.json cannot be read: its JSON is nested too deeply"),
+        ("\x00", "^scenes .*scenes.json cannot be read: "),
+    ],
+)
+def test_a_scenes_file_in_disorder(tmp_path, text, match):
+    for folder in ("images/train", "scenes"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "scenes/CLEVR_train_scenes.json").write_text(text)
+    with pytest.raises(ValueError, match=match):
+        data.open_dataset(tmp_path)
+
+
+def test_a_folder_in_a_files_place(tmp_path):
+    miniature.clevr_mirror(tmp_path / "mirror")
+    (tmp_path / "mirror/scenes/more.json").mkdir()
+    with pytest.raises(ValueError, match="scene .*more.json cannot be read: Is a directory"):
+        data.open_dataset(tmp_path / "mirror")
+    (tmp_path / "pictures/a.png").mkdir(parents=True)
+    with pytest.raises(ValueError, match="picture .*a.png cannot be read: it is a folder"):
+        data.open_dataset(tmp_path / "pictures")[0]
 
 
 def test_coco_without_pycocotools(tmp_path, monkeypatch):

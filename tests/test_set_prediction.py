@@ -1,8 +1,13 @@
 """The set prediction pipeline, small."""
 
+import errno
 import itertools
 import json
 import os
+import resource
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +17,7 @@ torch = pytest.importorskip("torch")
 for name in ("scipy", "safetensors", "matplotlib", "tqdm", "PIL"):
     pytest.importorskip(name)
 
+import processes  # noqa: E402
 from pipelines import (  # noqa: E402
     ROOT,
     check_error,
@@ -20,7 +26,10 @@ from pipelines import (  # noqa: E402
     result,
     run_well,
 )
+from processes import TORCHRUN  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
 
+import examples  # noqa: E402
 from examples.set_prediction.__main__ import PIPELINE  # noqa: E402
 from examples.set_prediction.config import Config  # noqa: E402
 from examples.set_prediction.matching import match, set_loss  # noqa: E402
@@ -28,9 +37,10 @@ from examples.set_prediction.model import SetPredictor, pairwise_huber, squash  
 from examples.set_prediction.train import build_model  # noqa: E402
 from examples.shared import training  # noqa: E402
 from examples.shared.command import configure, main, make_parser, run  # noqa: E402
-from examples.shared.files import write_atomically  # noqa: E402
+from examples.shared.files import append_line, locked, write_atomically  # noqa: E402
 from examples.shared.modules import load_weights, make_slots  # noqa: E402
 from examples.shared.pictures import Pictures, order  # noqa: E402
+from examples.shared.plan import Plan  # noqa: E402
 from examples.shared.training import Loop  # noqa: E402
 from smm_py.torch import SlotMixture  # noqa: E402
 
@@ -439,11 +449,48 @@ def test_weights_bring_their_settings(tmp_path, capsys):
     capsys.readouterr()
     check_error(
         NAME,
-        ("eval", "--weights", moved, "--slots", 4),
-        "slots differs from the run of",
+        ("eval", "--weights", moved, "--dim", 32),
+        "dim differs from the run of",
         tmp_path,
         capsys,
     )
+
+
+@pytest.mark.parametrize("options", [(), ("--model", "sa", "--start", "gaussian")])
+def test_more_or_fewer_slots_than_in_training(options, tmp_path, capsys):
+    """Where the initial slots come from one distribution; not where each has a row of its own."""
+    assert train(tmp_path / "run", "--steps", 1, *options) == 0
+    whole = ["eval", "--out", str(tmp_path / "run"), "--images", "5", "--draws", "1"]
+    for slots in (2, 6):
+        figures = run(PIPELINE, [*whole, "--slots", str(slots)])
+        assert figures["protocol"]["slots"] == slots
+    assert run(PIPELINE, whole)["protocol"]["slots"] == 3
+    file = tmp_path / "run" / "model.safetensors"
+    config, weights = Config.of_weights(file), load_file(file)
+    name = "slots.slots_mu" if options else "slots.logstd_mu"
+    weights[name] = weights[name].repeat(3, 1)
+    save_file(weights, tmp_path / "rows.safetensors", {"config": config.without_places()})
+    rows = ["eval", "--weights", str(tmp_path / "rows.safetensors"), *whole[3:]]
+    assert run(PIPELINE, rows)["protocol"]["slots"] == 3
+    message = f"slots must be 3, as {name} has a row for each slot, got 4"
+    check_error(NAME, (*rows, "--slots", 4), message, tmp_path, capsys)
+
+
+def test_load(tmp_path):
+    """The trained model of a run's folder, in one line."""
+    assert train(tmp_path / "run", "--steps", 2, "--temperature", 0.3) == 0
+    weights = load_file(tmp_path / "run" / "model.safetensors")
+    for path in (tmp_path / "run", str(tmp_path / "run" / "model.safetensors")):
+        model = examples.load(path)
+        assert isinstance(model, SetPredictor) and not model.training
+        assert model.config.temperature == 0.3
+        assert all(torch.equal(weights[name], own) for name, own in model.state_dict().items())
+    assert model(torch.zeros(1, 3, 32, 32), [0]).shape == (1, 3, 19)
+    with pytest.raises(FileNotFoundError, match="configuration .*nowhere/config.json is missing"):
+        examples.load(tmp_path / "nowhere" / "x")
+    (tmp_path / "run" / "config.json").write_text("[1]")
+    with pytest.raises(ValueError, match="config.json is not the configuration of a run of set_p"):
+        examples.load(tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -475,6 +522,10 @@ def test_weights_bring_their_settings(tmp_path, capsys):
             ("train", "--seeds", "2", "--seed", "2147483647"),
             "seeds must leave every seed at most 2147483647, got 2 from 2147483647 on",
         ),
+        (
+            ("eval", "--model", "reference", "--slots", "4"),
+            "slots must be 10 with the model 'reference', got 4",
+        ),
         (("train", "--clip-norm", "-1"), "clip_norm must be more than 0, got -1.0"),
     ],
 )
@@ -483,8 +534,6 @@ def test_errors_are_one_line(arguments, message, tmp_path, capsys):
 
 
 def test_weights_of_another_model(tmp_path):
-    from safetensors.torch import save_file
-
     model = build_model(Config.from_preset("tiny", model="sa"))
     save_file({"a": torch.zeros(1)}, tmp_path / "w.safetensors")
     with pytest.raises(ValueError, match="w.safetensors are of another model"):
@@ -492,6 +541,203 @@ def test_weights_of_another_model(tmp_path):
     (tmp_path / "w.safetensors").write_bytes(b"nonsense")
     with pytest.raises(ValueError, match="w.safetensors cannot be read"):
         load_weights(model, tmp_path / "w.safetensors")
+    (tmp_path / "folder.safetensors").mkdir()
+    with pytest.raises(ValueError, match="folder.safetensors cannot be read: it is a folder"):
+        load_weights(model, tmp_path / "folder.safetensors")
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda w: w.fill_(torch.nan), "head.0.weight must be finite"),
+        (lambda w: w[3].fill_(torch.inf), "head.0.weight must be finite"),
+        (lambda w: w.long(), "head.0.weight must hold torch.float32, got torch.int64"),
+        (lambda w: w.double(), "head.0.weight must hold torch.float32, got torch.float64"),
+        (lambda w: w.bfloat16(), "head.0.weight must hold torch.float32, got torch.bfloat16"),
+    ],
+)
+def test_weights_that_are_no_weights(change, message, tmp_path, capsys):
+    """Of a file, of a checkpoint, of the optimizer in it: the parameter is named."""
+    assert train(tmp_path / "run", "--steps", 2) == 0
+    file, checkpoint = (tmp_path / "run" / n for n in ("model.safetensors", "checkpoint.pt"))
+    before, weights = file.read_bytes(), load_file(file)
+    settings = {"config": Config.of_weights(file).without_places()}
+
+    def changed(weights, name):
+        new = weights[name].clone()
+        return {**weights, name: new if (other := change(new)).shape != new.shape else other}
+
+    save_file(changed(weights, "head.0.weight"), tmp_path / "w.safetensors", settings)
+    arguments = ("eval", "--weights", tmp_path / "w.safetensors")
+    check_error(NAME, arguments, f"w.safetensors are not usable: {message}", tmp_path, capsys)
+    state = torch.load(checkpoint, weights_only=True)
+    resume = ("train", "--resume", "--out", tmp_path / "run")
+    torch.save({**state, "model": changed(state["model"], "head.0.weight")}, checkpoint)
+    check_error(NAME, resume, f"run is not usable: {message}", tmp_path, capsys)
+    moments = state["optimizer"]["state"]
+    moments[0] = changed(moments[0], "exp_avg_sq")
+    torch.save(state, checkpoint)
+    first = message.replace("head.0.weight", "exp_avg_sq of encoder.0.weight")
+    check_error(NAME, resume, f"run is not usable: {first}", tmp_path, capsys)
+    assert file.read_bytes() == before
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    out = tmp_path_factory.mktemp("undisturbed")
+    run_well(NAME, *SIGNALLED, "--out", out)
+    return out
+
+
+SIGNALLED = ("train", "--steps", 60, "--log-every", 1, "--checkpoint-every", 10_000, *SMALL)
+
+
+@pytest.mark.parametrize(
+    "number, launcher", [("SIGTERM", ()), ("SIGINT", ()), ("SIGTERM", TORCHRUN)]
+)
+def test_a_signal_saves_the_state(number, launcher, undisturbed, tmp_path, capsys):
+    """And the resumed run ends as one that was not disturbed; a second run is refused meanwhile."""
+    out, metrics = tmp_path / "run", tmp_path / "run" / "metrics.jsonl"
+    command = (sys.executable, *launcher, "-m", f"examples.{NAME}", *SIGNALLED, "--out", out)
+    pipe = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    with processes.started(*command, cwd=ROOT, **pipe) as process:
+        processes.wait_until(lambda: metrics.exists() and metrics.stat().st_size, process)
+        if not launcher:
+            for more in ((), ("--resume",)):
+                again = (*SIGNALLED, "--out", out) if not more else ("train", "--out", out, *more)
+                check_error(NAME, again, f"another process is training in {out}", tmp_path, capsys)
+        process.send_signal(getattr(signal, number))
+        told = process.communicate(timeout=processes.HANG)[1]
+    if not launcher:
+        assert process.returncode == -getattr(signal, number)
+    assert f"{number}: saved after step" in told and f"--resume --out {out}" in told
+    step = torch.load(out / "checkpoint.pt", weights_only=True)["step"]
+    assert 0 < step < 60 and metrics.read_text().count("\n") == step
+    run_well(NAME, "train", "--resume", "--out", out)
+    if not launcher:
+        for name in ("model.safetensors", "metrics.jsonl"):
+            assert (out / name).read_bytes() == (undisturbed / name).read_bytes()
+
+
+def test_a_lock_does_not_outlive_its_process(tmp_path):
+    hold = "import pathlib, sys, time; from examples.shared.files import locked\n"
+    hold += "with locked(pathlib.Path(sys.argv[1])): print(flush=True); time.sleep(3600)"
+    with processes.started(
+        sys.executable, "-c", hold, tmp_path, cwd=ROOT, stdout=subprocess.PIPE
+    ) as process:
+        process.stdout.readline()
+        with pytest.raises(ValueError, match="another process is training in"), locked(tmp_path):
+            pass
+        process.kill()
+        process.wait()
+    with locked(tmp_path), pytest.raises(ValueError, match="another"), locked(tmp_path):
+        pass
+    with locked(tmp_path):
+        pass
+
+
+def test_a_full_disk(tmp_path, monkeypatch, capsys):
+    """It is said, and what is there is complete: the run goes on where there is room again."""
+    options = ("--steps", 4, "--checkpoint-every", 2)
+    assert train(tmp_path / "whole", *options) == 0
+    write, left, out = Path.write_bytes, [3], tmp_path / "run"
+
+    def full(path, content):
+        left[0] -= 1
+        if left[0] < 0:
+            write(path, bytes(content)[:100])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(path, content)
+
+    capsys.readouterr()
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", full)
+        assert train(out, *options) == 2
+    end = f"{out / 'checkpoint.pt'} cannot be written: No space left on device\n"
+    assert capsys.readouterr().err.endswith(f"error: [Errno {errno.ENOSPC}] {end}")
+    assert torch.load(out / "checkpoint.pt", weights_only=True)["step"] == 2
+    assert not [path for path in out.iterdir() if path.name.startswith(".c")]
+    assert train(out, "--resume") == 0
+    for name in ("model.safetensors", "metrics.jsonl"):
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_line_is_appended_whole_or_not(tmp_path):
+    path = tmp_path / "log"
+    append_line(path, "one")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (7, limits[1]))  # room for half of a line
+        with pytest.raises(OSError, match="log cannot be written: File too large"):
+            append_line(path, "second")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_text() == "one\n"
+    append_line(path, "two")
+    assert path.read_text() == "one\ntwo\n"
+    (tmp_path / "full").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="full cannot be written: No space left") as found:
+        append_line(tmp_path / "full", "x")
+    assert found.value.errno == errno.ENOSPC
+
+
+def test_files_that_are_folders_and_nested_json(tmp_path, capsys):
+    assert train(tmp_path / "run", "--steps", 1) == 0
+    resume = ("train", "--resume", "--out", tmp_path / "run")
+    for name, message in (
+        ("config.json", "config.json is not the configuration of a run: "),
+        ("metrics.jsonl", "metrics.jsonl "),
+        ("checkpoint.pt", "checkpoint.pt cannot be read: "),
+    ):
+        path = tmp_path / "run" / name
+        content = path.read_bytes()
+        path.write_text("[" * 100_000 + "\n")
+        check_error(NAME, resume, message, tmp_path, capsys)
+        path.unlink()
+        path.mkdir()
+        check_error(NAME, resume, message, tmp_path, capsys)
+        path.rmdir()
+        path.write_bytes(content)
+    (tmp_path / "file").write_text("")
+    for place in ("file", "file/below"):
+        arguments = ("train", "--steps", 1, *SMALL, "--out", tmp_path / place)
+        check_error(NAME, arguments, f"{place} must be a folder", tmp_path, capsys)
+    (tmp_path / "run" / "model.safetensors").unlink()
+    (tmp_path / "run" / "model.safetensors").mkdir()
+    arguments = ("eval", "--out", tmp_path / "run")
+    check_error(
+        NAME, arguments, "model.safetensors cannot be read: it is a folder", tmp_path, capsys
+    )
+
+
+def test_a_plan_tells_when_the_end_moves_by_a_quarter():
+    plan = Plan(1000, 100.0, step=0, spent=0.0, now=50.0)  # a tenth of a second for each step
+    assert plan.look(10, 50.0 + 9.9) is None  # too short a time to judge by
+    assert plan.look(100, 50.0 + 12) is None
+    text = plan.look(130, 50.0 + 24)  # 0.4 seconds: 24 + 870 * 0.4 = 372
+    assert "about 6.2 minutes in all, not 1.7 as planned: a step takes more time" in text
+    assert plan.look(155, 50.0 + 34) is None  # as told
+    assert "about 2 minutes in all" in plan.look(255, 50.0 + 44)
+    resumed = Plan(1000, 100.0, step=500, spent=50.0, now=0.0)
+    assert resumed.look(600, 10.0) is None
+
+
+def test_a_run_that_takes_longer_than_planned_says_so(tmp_path, monkeypatch, capsys):
+    def measure(loop):
+        loop.config.steps, loop.planned = 6, 1e-3
+
+    monkeypatch.setattr(Loop, "measure_steps", measure)
+    assert train(tmp_path, "--minutes", 1) == 0
+    assert "note: training will take about" in capsys.readouterr().err
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["planned"] == 1e-3
+
+
+def test_what_ap_means_stands_below_it(tmp_path, capsys):
+    assert train(tmp_path, "--steps", 1) == 0
+    assert main(PIPELINE, ["eval", "--out", str(tmp_path), "--images", "4", "--draws", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith("AP (%) at"))
+    assert lines[at + 2].startswith("AP at t: precision") and "100 is perfect" in lines[at + 2]
 
 
 def test_a_setting_is_declared_once():

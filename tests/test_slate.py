@@ -13,6 +13,7 @@ for name in ("scipy", "safetensors", "matplotlib", "tqdm", "PIL"):
 from pipelines import check_error, check_kill_and_resume, check_two_processes, result, run_well  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 
+import examples  # noqa: E402
 from examples.shared.command import run  # noqa: E402
 from examples.shared.pictures import Pictures  # noqa: E402
 from examples.shared.schedules import halved, one_cycle, warm_up_and_decay  # noqa: E402
@@ -424,6 +425,7 @@ def test_train_eval_sample(tmp_path):
     sample on their own."""
     out = tmp_path / "run"
     first = result(run_well(NAME, "--steps", 3, "--out", out, "--images", 20, "--draws", 2, *SMALL))
+    assert isinstance(examples.load(out), Slate)
     assert (
         first["images"] == 20
         and {"mse", "cross_entropy", "dvae_mse", "frechet_dvae"} <= set(first)

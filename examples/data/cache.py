@@ -24,6 +24,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from ..shared.files import cannot_be_written
+from .fields import load_json
+
 FORM = 1  # of the files and of the readers' results: a change makes every cache new
 
 
@@ -91,14 +94,14 @@ class Cached:
 
     def _open(self):
         try:
-            content = json.loads((self.place / "items.json").read_text())
+            content = load_json(self.place / "items.json")
             self.ids, self.skipped = content["ids"], content["skipped"]
             self.columns = {
                 key: np.load(self.place / f"{key}.npy", mmap_mode="r") for key in content["columns"]
             }
             if any(len(column) != len(self.ids) for column in self.columns.values()):
                 raise ValueError("its parts differ in length")
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             message = f"cache {self.place} cannot be read ({error}); remove it to have it rewritten"
             raise ValueError(message) from error
 
@@ -135,7 +138,7 @@ def write(reader, place):
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
         if isinstance(error, OSError):
-            raise OSError(f"cache {place} cannot be written: {error}") from error
+            raise cannot_be_written(f"cache {place}", error) from error
         raise
 
 

@@ -11,19 +11,11 @@ is not read here. Source: https://cs.stanford.edu/people/jcjohns/clevr.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+from .fields import load_json, take
 from .properties import encode
 from .reader import Reader, bilinear, load_image, load_labels, nearest, there_are
-
-
-def load_json(path):
-    """The content of a JSON file; an error names the file."""
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
 
 
 class Clevr(Reader):
@@ -43,13 +35,14 @@ class Clevr(Reader):
         if not self.scenes.is_file():
             have = [f"CLEVR_{s}_scenes.json" for s in self.splits(self.root)]
             raise FileNotFoundError(f"scenes {self.scenes} are missing{there_are(have)}")
-        content = load_json(self.scenes)
-        try:
-            scenes = [s for s in content["scenes"] if not self.too_many(len(s["objects"]))]
-            self.names = [scene["image_filename"] for scene in scenes]
-            self.targets = [encode(scene["objects"]) for scene in scenes]
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"scenes {self.scenes} cannot be read: {error!r}") from error
+        self.names, self.targets = [], []
+        scenes = take(load_json(self.scenes, "scenes"), "scenes", list, f"scenes {self.scenes}")
+        for number, scene in enumerate(scenes):
+            what = f"scene {number} of {self.scenes}"
+            name, target = take(scene, "image_filename", str, what), target_of(self, scene, what)
+            if target is not None:
+                self.names.append(name)
+                self.targets.append(target)
         self.images, self.masks = (self.root / name / self.split for name in ("images", "masks"))
         if not self.images.is_dir():
             raise FileNotFoundError(f"folder {self.images} is missing")
@@ -72,6 +65,15 @@ class Clevr(Reader):
         if self.has_masks:
             item["mask"] = load_labels(self.masks / self.names[index], image)
         return squash(item, self.size)
+
+
+def target_of(reader, scene, what):
+    """The properties of a scene's objects; None where there are too many. Errors name `what`."""
+    objects = take(scene, "objects", list, what)
+    try:
+        return None if reader.too_many(len(objects)) else encode(objects)
+    except ValueError as error:
+        raise ValueError(f"{what} cannot be read: {error}") from error
 
 
 def squash(item, size):

@@ -10,8 +10,8 @@ scenes are read as a `folder`.
 
 from __future__ import annotations
 
-from .clevr import load_json, squash
-from .properties import encode
+from .clevr import squash, target_of
+from .fields import load_json
 from .reader import Reader, load_image
 
 
@@ -35,7 +35,8 @@ class ClevrMirror(Reader):
             if not folder.is_dir():
                 raise FileNotFoundError(f"folder {folder} is missing")
         paths = sorted((self.root / "scenes").glob("*.json"))
-        scenes = [(path, target) for path in paths if (target := self._target(path)) is not None]
+        targets = (target_of(self, load_json(path, "scene"), f"scene {path}") for path in paths)
+        scenes = [pair for pair in zip(paths, targets) if pair[1] is not None]
         fifth = len(scenes) // 5
         scenes = {"val": scenes[:fifth], "train": scenes[fifth:], "all": scenes}[self.split]
         self.scenes = [path for path, _ in scenes]
@@ -52,12 +53,3 @@ class ClevrMirror(Reader):
     def read(self, index):
         image = load_image(self.images / f"{self.ids[index]}.png")
         return squash({"image": image, "target": self.targets[index]}, self.size)
-
-    def _target(self, path):
-        """The properties of a scene's objects; None where there are too many."""
-        scene = load_json(path)
-        try:
-            objects = scene["objects"]
-            return None if self.too_many(len(objects)) else encode(objects)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"scene {path} cannot be read: {error!r}") from error

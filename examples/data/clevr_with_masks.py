@@ -81,5 +81,7 @@ def decode(content, names=tuple(SHAPES)):
             raise ValueError(
                 f"feature {name} must have shape {SHAPES[name]}, got {array.size} numbers"
             )
+        if name in ("image", "mask") and array.dtype != np.uint8:
+            raise ValueError(f"feature {name} must hold bytes, got {array.dtype}")
         features[name] = array.reshape(SHAPES[name])
     return features

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from .clevr import load_json
+from .fields import load_json, shown, take
 from .folder import fit
 from .reader import Reader, bilinear, load_image, nearest, there_are
+
+FARTHEST = 1_000_000  # pixels; outlines may end a little outside of their picture
 
 
 class Coco(Reader):
@@ -40,18 +42,26 @@ class Coco(Reader):
         self.folder = next((f for f in folders if f.is_dir()), None)
         if self.folder is None:
             raise FileNotFoundError(f"folder {folders[0]} is missing")
-        content = load_json(self.annotations)
-        try:
-            self.pictures = {
-                p["id"]: (p["file_name"], p["height"], p["width"]) for p in content["images"]
-            }
-            self.outlines = {image: [] for image in self.pictures}
-            for one in content["annotations"]:
-                self.outlines[one["image_id"]].append((one["id"], one["segmentation"]))
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{self.annotations} cannot be read: {error!r}") from error
+        content = load_json(self.annotations, "annotations")
+        self.pictures, self.outlines = {}, {}
+        for one, what in self._records(content, "images", "picture"):
+            number, name = take(one, "id", int, what), take(one, "file_name", str, what)
+            self.pictures[number] = name, *(take(one, x, int, what) for x in ("height", "width"))
+            self.outlines[number] = []
+        for one, what in self._records(content, "annotations", "annotation"):
+            number = take(one, "image_id", int, what)
+            if number in self.outlines:  # others are ignored, as pycocotools does
+                outline = take(one, "segmentation", (list, dict), what)
+                self.outlines[number].append((take(one, "id", int, what), outline))
         self.numbers = list(self.pictures)
         self.ids = [Path(name).stem for name, _, _ in self.pictures.values()]
+
+    def _records(self, content, name, kind):
+        """(record, what it is) of a list in the annotation file."""
+        for index, one in enumerate(take(content, name, list, f"annotations {self.annotations}")):
+            own = one.get("id") if isinstance(one, dict) else None
+            which = f"at index {index}" if own is None else shown(own)
+            yield one, f"{kind} {which} of {self.annotations}"
 
     @staticmethod
     def splits(root):
@@ -84,16 +94,58 @@ class Coco(Reader):
         """(height, width) bool of an annotation: polygons, or run lengths, compressed or not."""
         coco, what = _pycocotools(), f"annotation {annotation} of {self.annotations}"
         try:
+            parts = outline if isinstance(outline, list) else [outline]
+            runs = [part for part in parts if isinstance(part, dict)]
+            for one in runs:
+                size = take(one, "size", list, "the outline")
+                if size != [height, width]:
+                    raise ValueError(f"its outline must be {height} x {width}, got {shown(size)}")
+                _check_counts(take(one, "counts", (list, str), "the outline"), height * width)
             if isinstance(outline, list):
+                if len(runs) < len(parts):
+                    _check_polygons(outline)
                 outline = coco.merge(coco.frPyObjects(outline, height, width))
             elif isinstance(outline["counts"], list):
                 outline = coco.frPyObjects(outline, height, width)
-            drawn = coco.decode(outline) > 0
+            return coco.decode(outline) > 0
         except Exception as error:  # pycocotools raises bare exceptions
             raise ValueError(f"{what} cannot be drawn: {error}") from error
-        if drawn.shape != (height, width):
-            raise ValueError(f"{what} must be {height} x {width}, got {drawn.shape}")
-        return drawn
+
+
+# pycocotools reads and writes memory that is not its own at outlines that these refuse
+
+
+def _check_polygons(polygons):
+    for one in polygons:
+        numbers = isinstance(one, list) and all(isinstance(x, (int, float)) for x in one)
+        if not numbers or len(one) < 4 or not all(abs(x) <= FARTHEST for x in one):
+            expected = f"a list of at least 4 numbers of at most {FARTHEST:,}"
+            raise ValueError(f"a polygon must be {expected}, got {shown(one)}")
+
+
+def _check_counts(counts, pixels):
+    """Run lengths, as a list or as pycocotools' text."""
+    counts = _run_lengths(counts) if isinstance(counts, str) else counts
+    if not isinstance(counts, list) or not all(isinstance(n, int) and n >= 0 for n in counts):
+        raise ValueError(f"counts must be run lengths, got {shown(counts)}")
+    if sum(counts) != pixels:
+        raise ValueError(f"counts must be of {pixels} pixels, got {sum(counts)}")
+
+
+def _run_lengths(text):
+    """Of a text: 5 bits a letter, lowest first, bit 6 says more; from the third on, differences."""
+    counts, value, bits = [], 0, 0
+    for letter in text:
+        code = ord(letter) - 48
+        value |= (code & 31) << bits
+        bits += 5
+        if not code & 32:
+            value -= (code & 16) << bits - 4
+            counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+            value = bits = 0
+    if bits or not all("0" <= letter <= "o" for letter in text):
+        raise ValueError(f"counts must be run lengths as text, got {shown(text)}")
+    return counts
 
 
 def _pycocotools():

@@ -20,14 +20,18 @@ class Folder(Reader):
     name = "folder"
 
     def open(self):
-        folder = self.root / self.split
-        if not folder.is_dir():
+        folder = self.folder(self.root, self.split)
+        if folder == self.root:
             one_of("split", self.split, SPLITS)
-            folder = self.root
         self.pictures = _pictures(folder)
         if not self.pictures:
             raise FileNotFoundError(f"{folder} has no picture ({', '.join(SUFFIXES)})")
         self.ids = [path.stem for path in self.pictures]
+
+    @staticmethod
+    def folder(root, split):
+        """Where the pictures of a split are."""
+        return root / split if (root / split).is_dir() else root
 
     @staticmethod
     def splits(root):

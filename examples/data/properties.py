@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from numbers import Real
+
 import numpy as np
+
+from .fields import shown, take
 
 SIZES = ("small", "large")
 MATERIALS = ("rubber", "metal")
@@ -21,6 +25,7 @@ REAL = 18
 WIDTH = 19
 MOST_OBJECTS = 10
 COORDINATE_SCALE = 3.0
+FARTHEST = 1_000_000  # coordinate; scenes are about 6 wide
 _NAMES = {"size": SIZES, "material": MATERIALS, "shape": SHAPES, "color": COLORS}
 
 
@@ -28,20 +33,32 @@ def encode(objects) -> np.ndarray:
     """Target (10, 19) float32 of a list of objects; rows beyond the objects are zeros.
 
     Each object is a dict with "3d_coords" (x, y, z), "size", "material", "shape" and "color", as in
-    CLEVR's scenes. Raises ValueError for more than 10 objects or an unknown property.
+    CLEVR's scenes. Raises ValueError for more than 10 objects, or naming the object (1 is the
+    first) and the property that is missing or cannot be.
     """
     if len(objects) > MOST_OBJECTS:
         raise ValueError(f"a scene may have {MOST_OBJECTS} objects, got {len(objects)}")
     target = np.zeros((MOST_OBJECTS, WIDTH), np.float32)
-    for row, thing in zip(target, objects):
-        row[COORDINATES] = np.asarray(thing["3d_coords"], float) / COORDINATE_SCALE
+    for number, (row, thing) in enumerate(zip(target, objects), 1):
+        what = f"object {number}"
+        row[COORDINATES] = _place(take(thing, "3d_coords", (list, tuple, np.ndarray), what), what)
         for group, columns in GROUPS.items():
             names = _NAMES[group]
-            if thing[group] not in names:
-                raise ValueError(f"{group} must be one of {', '.join(names)}, got {thing[group]!r}")
-            row[columns.start + names.index(thing[group])] = 1
+            value = take(thing, group, str, what)
+            if value not in names:
+                known = f"one of {', '.join(names)}"
+                raise ValueError(f"{what}: {group} must be {known}, got {shown(value)}")
+            row[columns.start + names.index(value)] = 1
         row[REAL] = 1
     return target
+
+
+def _place(coordinates, what):
+    numbers = [x for x in coordinates if isinstance(x, Real) and not isinstance(x, bool)]
+    if len(coordinates) != 3 or sum(abs(x) <= FARTHEST for x in numbers) != 3:
+        expected = f"three numbers of at most {FARTHEST:,}"
+        raise ValueError(f"{what}: 3d_coords must be {expected}, got {shown(coordinates)}")
+    return np.array(coordinates, float) / COORDINATE_SCALE
 
 
 def describe(row) -> str:

@@ -76,6 +76,8 @@ def one_of(name, value, known):
 
 def _decoded(path, kind, decode):
     path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{kind} {path} cannot be read: it is a folder")
     if not path.is_file():
         raise FileNotFoundError(f"{kind} {path} is missing")
     try:

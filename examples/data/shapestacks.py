@@ -37,7 +37,9 @@ class ShapeStacks(Reader):
         if not self.list.is_file():
             raise FileNotFoundError(f"split file {self.list} is missing")
         self.ids = []
-        for scenario in sorted(self.list.read_text().split()):
+        for scenario in sorted(self._scenarios()):
+            if "/" in scenario:
+                raise ValueError(f"a line of {self.list} must name one folder, got {scenario!r}")
             folder = self.root / "recordings" / scenario
             pictures = sorted(p.name for p in folder.glob("rgb-*-mono-0.png"))
             if not pictures:
@@ -47,13 +49,19 @@ class ShapeStacks(Reader):
         self.maps = [self._map(path) for path in self.ids]
         self.has_masks = any(path.is_file() for path in self.maps)
 
+    def _scenarios(self):
+        try:
+            return self.list.read_text().split()
+        except ValueError as error:
+            raise ValueError(f"split file {self.list} cannot be read: {error}") from error
+
     @staticmethod
     def fits(root):
         return (root / "recordings").is_dir()
 
     def _map(self, path):
         _, scenario, name = path.split("/")
-        camera = name.split("-")[5].removeprefix("cam_")
+        camera = name.rsplit("-", 3)[1].removeprefix("cam_")
         name = f"iseg-w=0-f=0-l=0-c=original-cam_{camera}-mono-0.map"
         apart = self.root / "iseg" / scenario / name
         return apart if apart.is_file() else self.root / "recordings" / scenario / name

@@ -15,6 +15,7 @@ from itertools import count
 
 import numpy as np
 
+MOST_BYTES = 2**30  # of a record
 _POLYNOMIAL = np.uint32(0x82F63B78)  # CRC-32C, bits in reverse
 _BITS = np.arange(32, dtype=np.uint32)
 
@@ -50,6 +51,8 @@ def _record(file, check):
         return None
     _check(header[:8], header[8:], "length")
     size = int.from_bytes(header[:8], "little")
+    if size > MOST_BYTES:
+        raise _Damaged(f"it should have {size} bytes, more than any record")
     content = file.read(size + 4)
     if len(content) < size + 4:
         raise _Damaged(f"it should have {size + 4} bytes, got {len(content)}")

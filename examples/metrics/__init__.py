@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from math import inf
+from math import inf, prod
+from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -110,15 +111,14 @@ def adjusted_rand_index(true, predicted, foreground=False) -> np.ndarray:
     -------
     (B,) float64; 1.0 where both labellings have one group each, or nothing is left to compare.
     """
-    true, predicted = _pair(true, predicted)
-    table = _contingency(true, predicted, foreground)
+    cells = _cells(*_pair(true, predicted), foreground)
 
     def pairs(count):
         return count * (count - 1) / 2
 
-    together = pairs(table).sum((1, 2))
-    rows, columns = pairs(table.sum(2)).sum(1), pairs(table.sum(1)).sum(1)
-    total = pairs(table.sum((1, 2)))
+    together = cells.sums(pairs(cells.count))
+    rows, columns = (pairs(cells.margin(axis)).sum(1) for axis in (cells.row, cells.column))
+    total = pairs(cells.sums(cells.count))
     expected = np.divide(rows * columns, total, out=np.zeros_like(rows), where=total > 0)
     scale = (rows + columns) / 2 - expected
     return np.divide(together - expected, scale, out=np.ones_like(scale), where=scale != 0)
@@ -132,17 +132,82 @@ def _labels(array, name):
         raise ValueError(f"{name} must have shape (B, P), got {array.shape}")
     if array.size and array.min() < 0:
         raise ValueError(f"{name} must be at least 0, got {array.min()}")
-    return array.astype(np.int64)
+    return array
 
 
-def _contingency(true, predicted, foreground):
-    """(B, groups of true, groups of predicted) pixel counts, float64."""
-    rows, columns = int(true.max(initial=0)) + 1, int(predicted.max(initial=0)) + 1
+class _Cells(NamedTuple):
+    """The cells that are not empty of the contingency table of each of `images`, in order."""
+
+    images: int
+    shape: tuple[int, int]  # groups of true, groups of predicted
+    image: np.ndarray
+    row: np.ndarray
+    column: np.ndarray
+    count: np.ndarray  # pixels, float64
+
+    def sums(self, values):
+        """(images,) sums of values that the cells have."""
+        return np.bincount(self.image, values, self.images)
+
+    def margin(self, axis):
+        """(images, groups) pixels of each group: `axis` is `row` or `column`."""
+        groups = self.shape[axis is self.column]
+        sums = np.bincount(self.image * groups + axis, self.count, self.images * groups)
+        return sums.reshape(-1, groups)
+
+    def overlap(self):
+        """The intersection over union of each cell's groups."""
+        union = self.margin(self.row)[self.image, self.row]
+        union = union + self.margin(self.column)[self.image, self.column] - self.count
+        return self.count / union
+
+    def tables(self, values):
+        """A table of each image, in turn: values that the cells have, else 0."""
+        at_once = max(1, 2**20 // prod(self.shape))
+        for first in range(0, self.images, at_once):
+            some = slice(*np.searchsorted(self.image, (first, first + at_once)))
+            tables = np.zeros((min(at_once, self.images - first), *self.shape))
+            tables[self.image[some] - first, self.row[some], self.column[some]] = values[some]
+            yield from tables
+
+
+def _cells(true, predicted, foreground=False):
+    """Labels may be of any size: those whose table would be much larger than the image are ranked.
+
+    What is left too large for a table (many groups on both sides) is sorted instead.
+    """
+    few, shape = 4 * true.shape[1] + 4096, _groups(true, predicted)
+    if prod(shape) > few:
+        true, predicted = _ranks(true), _ranks(predicted)
+        shape = _groups(true, predicted)
+    rows, columns = shape
     image = np.arange(len(true))[:, None]
-    cell = (image * rows + true) * columns + predicted
+    cell = image * (rows * columns) + true.astype(np.int64) * columns
+    cell += predicted.astype(np.int64)
     cell = cell[true > 0] if foreground else cell.ravel()
-    counts = np.bincount(cell, minlength=len(true) * rows * columns)
-    return counts.reshape(-1, rows, columns).astype(np.float64)
+    if prod(shape) > few:
+        cell, count = np.unique(cell, return_counts=True)
+    else:
+        counts = np.bincount(cell)
+        cell = np.flatnonzero(counts)
+        count = counts[cell]
+    row, column = np.divmod(cell, columns)
+    image, row = np.divmod(row, rows)
+    return _Cells(len(true), shape, image, row, column, count.astype(np.float64))
+
+
+def _groups(*labellings):
+    return tuple(int(labels.max(initial=0)) + 1 for labels in labellings)
+
+
+def _ranks(labels):
+    """Each image's labels as 1, 2, 3, ... in their order; 0 stays 0."""
+    order = np.argsort(labels, axis=1, kind="stable")
+    labels = np.take_along_axis(labels, order, 1)
+    first = np.concatenate([labels[:, :1] != 0, labels[:, 1:] != labels[:, :-1]], axis=1)
+    ranks = np.empty(labels.shape, np.int64)
+    np.put_along_axis(ranks, order, first.cumsum(1), 1)
+    return ranks
 
 
 def mean_best_overlap(true, predicted) -> np.ndarray:
@@ -151,7 +216,10 @@ def mean_best_overlap(true, predicted) -> np.ndarray:
     true, predicted : (B, P) integers of at least 0. Returns (B,) float64; NaN where an image has no
     object.
     """
-    return _mean_over_objects(true, predicted, lambda overlap: overlap.max(1).sum())
+    cells = _cells(*_pair(true, predicted))
+    best = np.zeros((cells.images, cells.shape[0]))
+    np.maximum.at(best, (cells.image, cells.row), cells.overlap())
+    return _mean_over_objects(cells, [one[1:].sum() for one in best])
 
 
 def mean_iou(true, predicted) -> np.ndarray:
@@ -161,26 +229,25 @@ def mean_iou(true, predicted) -> np.ndarray:
     object.
 
     Notes
-    ----- The matching (Hungarian) has the largest sum. It is of the true objects, without the
-    background 0, and of all predicted groups, as a model does not say which of its groups is the
-    background. The sum is divided by the number of true objects, so that one without a group counts
-    as 0 and a group without an object costs nothing (`clevrtex_eval.py` of ClevrTex calls this
-    denominator mIoU_gt, and has others).
+    -----
+    The matching (Hungarian) has the largest sum. It is of the true objects, without the background
+    0, and of all predicted groups, as a model does not say which of its groups is the background.
+    The sum is divided by the number of true objects, so that one without a group counts as 0 and a
+    group without an object costs nothing (`clevrtex_eval.py` of ClevrTex calls this denominator
+    mIoU_gt, and has others).
     """
 
-    def matched(overlap):
-        return overlap[linear_sum_assignment(overlap, maximize=True)].sum()
+    cells = _cells(*_pair(true, predicted))
+    totals = []
+    for table in cells.tables(cells.overlap()):
+        table = table[1:]
+        totals.append(table[linear_sum_assignment(table, maximize=True)].sum())
+    return _mean_over_objects(cells, totals)
 
-    return _mean_over_objects(true, predicted, matched)
 
-
-def _mean_over_objects(true, predicted, total):
-    """total(overlap of an image's objects with the groups) / its number of objects; (B,)."""
-    table = _contingency(*_pair(true, predicted), False)
-    union = table.sum(2, keepdims=True) + table.sum(1, keepdims=True) - table
-    overlap = np.divide(table, union, out=np.zeros_like(table), where=union > 0)[:, 1:]
-    count = (table.sum(2)[:, 1:] > 0).sum(1)
-    totals = np.array([total(one) if n else 0.0 for one, n in zip(overlap, count)])
+def _mean_over_objects(cells, totals):
+    """An image's total / its number of true objects; (images,), NaN without objects."""
+    count = (cells.margin(cells.row)[:, 1:] > 0).sum(1)
     return np.divide(totals, count, out=np.full(len(count), np.nan), where=count > 0)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from ..data import find_reader
+from ..data.fields import parse_json
 from ..shared.command import configure, make_parser, run
 from ..shared.config import Config
 from ..shared.files import write_atomically
@@ -173,7 +174,7 @@ def load(folder) -> Result:
     """The result in a folder; ValueError, naming its file, if that is damaged."""
     path = Path(folder) / RESULT
     try:
-        result = Result(**json.loads(path.read_text()), folder=Path(folder))
+        result = Result(**parse_json(path.read_text()), folder=Path(folder))
         result.config.check()
         if not isinstance(result.figures, dict) or "std" not in result.figures:
             raise ValueError("it has no figures")

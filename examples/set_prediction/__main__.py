@@ -9,10 +9,17 @@ from .config import Config
 from .plots import MEASURED, predictions, table
 from .train import FIELDS, average_precision, build_model, train
 
+MEANING = (
+    "AP at t: precision, averaged over recall, of the objects listed; one is right if its four "
+    "properties are and it is nearer than t (a scene is 6 wide; ∞: anywhere). 100 is perfect; the "
+    "tiny preset on built-in scenes ends near 89 at ∞ and 76 at 0.5."
+)
+
 
 def evaluate(model, pictures, config, options):
     mean, deviation = spread(average_precision(model, pictures, config, options.draws))
     print(table(mean, deviation))
+    print(MEANING)
     if options.out:
         predictions(model, pictures, config, options.out)
         print(f"pictures: {options.out / 'predictions.png'}, {options.out / 'attention.png'}")

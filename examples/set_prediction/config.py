@@ -28,14 +28,23 @@ class Config(shared.Config):
         },
     }
 
+    RELEASED_SLOTS: ClassVar = 10
+
     model: str = setting("smm", choices=("smm", "sa", "kmeans", "gmm", "reference"))
     strides: tuple[int, ...] = setting((2, 2, 1), least=1)
     empty_rows: str = setting(
         "presence", "what rows without object are compared in", choices=("presence", "all")
     )
 
+    def check(self):
+        super().check()
+        if self.model == "reference" and self.slots != self.RELEASED_SLOTS:
+            own = f"{self.RELEASED_SLOTS} with the model 'reference'"
+            raise ValueError(f"slots must be {own}, got {self.slots}")
+
     @classmethod
     def from_preset(cls, name, **changes):
         if changes.get("model") == "reference":  # the released model has one size
-            changes = {"image_size": 128, "max_objects": 10, **changes}
+            own = {"image_size": 128, "max_objects": 10, "slots": cls.RELEASED_SLOTS}
+            changes = own | {k: v for k, v in changes.items() if v is not None}
         return super().from_preset(name, **changes)

@@ -85,8 +85,10 @@ class ReleasedModule(nn.Module):
             nn.Sequential(nn.Linear(dim, 2 * dim), nn.ReLU(), nn.Linear(2 * dim, 2 * dim))
             for _ in range(2)
         )
-        options = {"hidden_dim": 2 * dim, "variant": "reference", "input_mlp": False}
-        self.mixture = SlotMixture(dim=dim, num_slots=slots, num_iters=num_iters, **options)
+        sizes = {"dim": dim, "num_slots": slots, "num_iters": num_iters, "hidden_dim": 2 * dim}
+        options = {"variant": "reference", "input_mlp": False, "norm_kv": False, "slot_norm": False}
+        prior = {"prior": "learned", "temperature": 1.0, "start": "gaussian"}
+        self.mixture = SlotMixture(**sizes, **options, **prior)
         for name in UNUSED:
             getattr(self.mixture, name).requires_grad_(False)  # it is always given
 

@@ -24,6 +24,7 @@ from smm_py.torch import Formulas, SlotMixture
 
 from ..shared import report
 from ..shared.command import folder, set_threads
+from ..shared.files import locked
 from ..shared.pictures import open_pictures
 from .config import Config
 from .train import FIELDS, average_precision, build_model, train
@@ -92,7 +93,7 @@ class LearnedTemperature(SlotMixture):
         return tempered
 
 
-OPTIONS = {"norm_kv": True, "temperature": 64**-0.5}
+OPTIONS = {"variant": "paper", "norm_kv": True, "temperature": 64**-0.5}
 STABLE = {**OPTIONS, "prior": "uniform"}
 
 # name -> (changes of the configuration, what makes the slot module; None: the configuration)
@@ -127,7 +128,8 @@ def run(name, seed, steps, out):
         torch.manual_seed(seed)
         sizes = {"dim": config.dim, "num_slots": config.slots, "hidden_dim": config.hidden}
         model.slots = module(num_iters=config.train_iters, start=config.start, **sizes, **late)
-    model = train(config, folder, torch.device("cpu"), model)
+    with locked(folder):
+        model = train(config, folder, torch.device("cpu"), model)
     draws = average_precision(model, open_pictures(config, "val", 500, fields=FIELDS), config, 3)
     ap = {f"{t:g}": float(np.mean([d[t] for d in draws])) for t in draws[0]}
     (folder / "ap.json").write_text(json.dumps(ap) + "\n")

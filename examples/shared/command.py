@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,13 +19,13 @@ import smm_py
 
 from ..data.reader import Reader
 from .config import MOST, Config, Setting
-from .files import first_line
-from .pictures import open_pictures
+from .files import first_line, locked, make_folder
+from .pictures import open_pictures, tell_held_out
 from .plots import curves
 from .training import rank_and_world, start_processes
 
 # what a trained model can be evaluated with, in place of what it was trained with
-FREE = {*Config.PLACES, "min_objects", "max_objects", "eval_iters", "precision", "threads"}
+FREE = {*Config.PLACES, "slots", "min_objects", "max_objects", "eval_iters", "precision", "threads"}
 FREE_TO_RESUME = {"cache"}  # what a run can go on with
 COUNTS = [
     Setting(name, int, True, help, least=1, most=MOST)
@@ -146,10 +146,11 @@ def run_training(pipeline, options, config, device):
         raise ValueError(
             f"{options.out} holds a run already; give --resume to go on with it, or another --out"
         )
-    options.out.mkdir(parents=True, exist_ok=True)
+    make_folder(options.out)
     if first:
         config.save(options.out / "config.json")
         print(f"training {config.model} in {options.out}", flush=True)
+        tell_held_out(config, "val")
     if dist.is_initialized():
         dist.barrier()
     if checkpoint.exists():  # it holds what became of the weights to start from
@@ -168,10 +169,11 @@ def run_command(pipeline, name, options, config, model, device):
             raise ValueError(
                 f"{name} needs --weights or a trained run in --out, got --out {options.out}"
             )
+        tell_held_out(config, options.split)
         config.weights = options.weights or str(trained)
         model = pipeline.build(config, device)
     if options.out:
-        options.out.mkdir(parents=True, exist_ok=True)
+        make_folder(options.out)
     usual = 8 if name != "eval" else 500 if config.data is None else None
     pictures = pipeline.open(config, options, options.images or usual)
     figures, protocol = pipeline.commands[name](model, pictures, config, options)
@@ -181,6 +183,7 @@ def run_command(pipeline, name, options, config, model, device):
         "data": config.data or "built-in scenes",
         "split": options.split,
         "image_size": config.image_size,
+        "slots": config.slots,
         "iterations": config.eval_iters,
     }
     return {**figures, "images": len(pictures), "protocol": {**usual_protocol, **protocol}}
@@ -196,7 +199,10 @@ def one_run(pipeline, options, device):
             # a mistake in what is evaluated shows before hours of training
             count = min(options.images or pipeline.least, pipeline.least)
             pipeline.open(config, options, count, quiet=True)
-        model = run_training(pipeline, options, config, device)
+        with locked(options.out) if first else nullcontext():
+            if options.resume:  # whoever had the lock before may have fixed the run's steps
+                config = configure(pipeline, options)
+            model = run_training(pipeline, options, config, device)
     if options.command != "train" and first:
         return run_command(pipeline, options.command or "eval", options, config, model, device)
     return None
@@ -301,6 +307,9 @@ def tell(work):
     """
     try:
         figures = work()
+    except KeyboardInterrupt:
+        sys.tracebacklimit = 0  # the program ends as by Ctrl-C, and says no more than that
+        raise
     except MISTAKES as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -13,6 +13,7 @@ from typing import ClassVar, get_args, get_origin, get_type_hints
 import torch
 from safetensors import safe_open
 
+from ..data.fields import parse_json
 from ..data.reader import one_of
 from ..data.scenes import check_objects
 from .files import write_atomically
@@ -185,7 +186,7 @@ class Config:
     def load(cls, path):
         """From a config.json; ValueError, naming the file, if it is none."""
         try:
-            config = cls.from_json(json.loads(Path(path).read_text()))
+            config = cls.from_json(parse_json(Path(path).read_text()))
             config.check()
             return config
         except (OSError, ValueError, AttributeError, TypeError) as error:

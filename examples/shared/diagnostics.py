@@ -7,10 +7,9 @@ import sys
 import torch
 from tqdm import tqdm
 
-from .modules import draw_states, evaluation
+from .modules import FLOOR, draw_states, evaluation
 from .pictures import eval_seeds, to_input
 
-FLOOR = 1e-4  # of the variances; docs/math.md
 CLOSE = 0.01  # two slots closer than this share of the spread over all slots are duplicates
 
 

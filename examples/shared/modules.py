@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 import smm_py.torch as slots_torch
 
+from .files import first_line
 from .pictures import eval_seeds, to_input
 
-# Algorithm 1 of the Slot Mixture Module as printed
-PAPER = {"norm_kv": False, "temperature": 1.0, "prior": "learned"}
+FLOOR = 1e-4  # of the variances; docs/math.md
+# parameters that the initial slots are drawn from: a vector for all, or a row for each
+INITIAL = "slots_mu", "slots_logsigma", "mean_mu", "mean_logsigma", "logstd_mu", "logstd_logsigma"
 
 
 class PositionEmbedding(nn.Module):
@@ -44,20 +46,20 @@ def make_slots(config):
     weights.
     """
     stable = config.variant == "stable"
-    mixture = {
-        "temperature": config.temperature or config.dim**-0.5,
-        "prior": "uniform" if stable else "learned",
-    }
+    low = config.temperature or config.dim**-0.5
     common = {"dim": config.dim, "num_slots": config.slots, "num_iters": config.train_iters}
+    common |= {"gradient": "implicit", "eps": 1e-8, "dtype": "float32"}
     network = {"hidden_dim": config.hidden, "start": config.start}
+    mixture = {"temperature": low, "prior": "uniform" if stable else "learned", "var_floor": FLOOR}
     if config.model == "sa":
         return slots_torch.SlotAttention(**common, **network)
     if config.model == "smm":
-        options = {"norm_kv": True, **mixture} if stable else PAPER
-        return slots_torch.SlotMixture(**common, **network, **options)
+        mixture["temperature"] = low if stable else 1.0
+        algorithm = {"variant": "paper", "norm_kv": stable, "slot_norm": False}
+        return slots_torch.SlotMixture(**common, **network, **mixture, **algorithm)
     if config.model == "kmeans":
-        return slots_torch.KMeans(**common, gradient="implicit")
-    return slots_torch.GaussianMixture(**common, **mixture, gradient="implicit")
+        return slots_torch.KMeans(**common)
+    return slots_torch.GaussianMixture(**common, **mixture)
 
 
 def last_norm(config):
@@ -150,22 +152,55 @@ def build(make, config, device="cpu"):
     torch.manual_seed(config.seed)
     model = make(config)
     if config.weights:
-        load_weights(model, config.weights)
+        load_weights(model, config.weights, config.slots)
     return model.to(device)
 
 
-def load_weights(model, path):
-    """Load a `.safetensors` file; ValueError, naming it, if it is damaged or of another model."""
-    if not Path(path).is_file():
+def load_weights(model, path, slots=None):
+    """Load a `.safetensors` file; ValueError, naming it, if it is damaged or of another model.
+
+    slots : their number, for weights whose initial slots have one row for each.
+    """
+    if not Path(path).exists():
         raise FileNotFoundError(f"weights {path} are missing")
     try:
         weights = load_file(path)
     except Exception as error:
-        raise ValueError(f"weights {path} cannot be read: {error}") from error
+        reason = "it is a folder" if Path(path).is_dir() else first_line(error)
+        raise ValueError(f"weights {path} cannot be read: {reason}") from error
     weights = model.rename(weights) if hasattr(model, "rename") else weights
-    own = model.state_dict()
-    wrong = [k for k in own if k not in weights or weights[k].shape != own[k].shape]
-    wrong = wrong or sorted(set(weights) - set(own))
-    if wrong:
-        raise ValueError(f"weights {path} are of another model; first difference: {wrong[0]}")
+    check_weights(weights, model.state_dict(), f"weights {path} are", slots)
     model.load_state_dict(weights)
+
+
+def check_weights(weights, own, what, slots=None):
+    """ValueError, naming the parameter, where tensors by name cannot stand in for `own` ones.
+
+    They are of other names, shapes or dtypes, or not finite; or of another number of `slots`.
+    what : the beginning of the message, such as "weights FILE are".
+    """
+
+    def differs(name):
+        new, old = weights.get(name), own.get(name)
+        if not isinstance(new, Tensor) or old is None:
+            return True
+        return new.shape != old.shape and not (of_each_slot(name) and new.shape[1:] == old.shape)
+
+    def of_each_slot(name):
+        return name.rpartition(".")[2] in INITIAL and weights[name].dim() == 2
+
+    if not isinstance(weights, dict):
+        raise ValueError(f"{what} not weights by name")
+    if wrong := [name for name in (*own, *sorted(set(weights) - set(own))) if differs(name)]:
+        raise ValueError(f"{what} of another model; first difference: {wrong[0]}")
+    for name, values in weights.items():
+        if values.dtype != own[name].dtype:
+            kinds = f"{own[name].dtype}, got {values.dtype}"
+            raise ValueError(f"{what} not usable: {name} must hold {kinds}")
+        if not torch.isfinite(values).all():
+            raise ValueError(f"{what} not usable: {name} must be finite")
+        if slots is not None and of_each_slot(name) and len(values) != slots:
+            raise ValueError(
+                f"slots must be {len(values)}, as {name} has a row for each slot, got {slots}: "
+                f"{what} of as many"
+            )

@@ -6,8 +6,10 @@ The processes that draw built-in scenes import this module, so PyTorch is not im
 from __future__ import annotations
 
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -125,6 +127,21 @@ def open_pictures(config, split, count=None, quiet=False, fields=("image",), opt
         raise ValueError(f"{config.data} has no {WHAT[missing[0]]}")
     fields = (*fields, *(name for name in optional if name in there))
     return Pictures(dataset, fields, quiet, count)
+
+
+def tell_held_out(config, split):
+    """A line on stderr where a split of the configuration's data set is what training reads."""
+    if config.data is None or split == "train":
+        return
+    reader = data.find_reader(config.data, config.dataset)
+    if reader is data.READERS["folder"]:
+        folders = {reader.folder(Path(config.data), name) for name in (split, "train")}
+        if len(folders) == 1:
+            print(
+                f"note: {config.data} has no folder {split}/, so training pictures are evaluated; "
+                f"hold some out in {split}/",
+                file=sys.stderr,
+            )
 
 
 def order(pictures, seed, indices):

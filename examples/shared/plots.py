@@ -11,6 +11,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 
+from .files import write_atomically  # noqa: E402
+
 
 def curves(out, labels, ylabel, ylim=None):
     """DIR/curves.png from DIR/metrics.jsonl: the loss, what `labels` names, how slots are used."""
@@ -95,5 +97,5 @@ def sheet(rows, path, names=(), titles=None):
 
 
 def save(figure, path):
-    figure.savefig(path, dpi=150)
+    write_atomically(path, lambda place: figure.savefig(place, format="png", dpi=150))
     plt.close(figure)

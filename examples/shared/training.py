@@ -7,21 +7,32 @@ each draws for its own share).
 
 from __future__ import annotations
 
+import io
 import json
+import math
 import os
+import signal
+import sys
 import time
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import save_file
+from safetensors.torch import save as safetensors_bytes
 from torch import nn
 from tqdm import tqdm
 
+from ..data.fields import parse_json
 from .config import MOST
-from .files import first_line, write_atomically
+from .files import append_line, first_line, write_atomically
+from .modules import check_weights
 from .pictures import open_pictures, seed_of, to_input
+from .plan import Plan
 from .schedules import RATES, UNKNOWN
+from .signals import Signals
+
+MOMENTS = "exp_avg", "exp_avg_sq"  # of Adam
+TOGETHER = 8  # steps after which processes ask each other for signals
 
 
 def rank_and_world():
@@ -55,6 +66,9 @@ def read_checkpoint(out):
         raise ValueError(f"checkpoint {path} cannot be read: {first_line(error)}") from error
     if not isinstance(state, dict) or not {"model", "optimizer", "step", "seconds"} <= set(state):
         raise ValueError(f"{path} is not the checkpoint of a run")
+    for name, kind in (("step", int), ("seconds", float)):
+        if not isinstance(state[name], kind) or not 0 <= state[name] < math.inf:
+            raise ValueError(f"{path}: {name} must be a number of at least 0, got {state[name]!r}")
     return state
 
 
@@ -89,7 +103,7 @@ class Loop:
         self.start()
 
     def start(self):
-        self.step, self.seconds = 0, 0.0
+        self.step, self.seconds, self.planned = 0, 0.0, None
         groups = [{"params": parameters} for parameters, _ in self.groups]
         self.optimizer = torch.optim.Adam(groups, lr=self.config.lr)
 
@@ -135,6 +149,7 @@ class Loop:
         self.config.steps = max(1, min(MOST, int(self.config.minutes * 60 / float(seconds))))
         self.model.load_state_dict(start)
         self.start()
+        self.planned = self.config.steps * float(seconds)
 
     # -- a run ---------------------------------------------------------------------------------
 
@@ -145,14 +160,30 @@ class Loop:
             self.measure_steps()
             if self.rank == 0:
                 self.config.save(self.out / "config.json")
-        self.shown, begin, since = {}, time.perf_counter(), self.step
+        signals = Signals()
+        try:
+            self.steps(signals)
+            if signals.came:
+                self.leave(signals)
+        finally:
+            signals.restore()
+
+    def steps(self, signals):
+        """Train until the end, or until a signal has come."""
+        self.shown, begin, since, plan = {}, time.perf_counter(), self.step, None
         total, quiet = self.config.steps, self.rank > 0
         with tqdm(total=total, initial=since, disable=quiet, unit="step", smoothing=0.05) as bar:
-            while self.step < total:
+            while self.step < total and not self.interrupted(signals):
                 before = time.perf_counter()
                 loss = self.one_step()
-                self.seconds += time.perf_counter() - before
+                now = time.perf_counter()
+                self.seconds += now - before
+                signals.watch()  # before a step is done there is nothing to save
                 bar.update()
+                if plan is None and self.planned:  # after the first pictures have been read
+                    plan = Plan(total, self.planned, self.step, self.seconds, now)
+                elif plan and not quiet and (text := plan.look(self.step, now)):
+                    tqdm.write(text, file=sys.stderr)
                 if self.due(self.config.log_every):
                     seen = (self.step - since) * self.config.batch_size
                     speed = f"{seen / (time.perf_counter() - begin):.0f}"
@@ -160,6 +191,28 @@ class Loop:
                     bar.set_postfix({"loss": f"{loss:.4f}", **self.shown, "pictures/s": speed})
                 if self.due(self.config.checkpoint_every):
                     self.save()
+
+    def interrupted(self, signals):
+        """Whether a signal has come to any process: all of them leave after the same step."""
+        if self.world == 1 or self.step % TOGETHER:
+            return self.world == 1 and signals.came
+        came = torch.tensor(signals.came or 0, device=next(self.model.parameters()).device)
+        dist.all_reduce(came, dist.ReduceOp.MAX)
+        signals.came = int(came) or None
+        return signals.came
+
+    def leave(self, signals):
+        """Save the state, then end as the signal ends a program."""
+        if not self.due(self.config.checkpoint_every):
+            self.save()
+        if self.rank == 0:
+            name, end = (
+                signal.Signals(signals.came).name,
+                f"step {self.step} of {self.config.steps}",
+            )
+            again = f"go on with --resume --out {self.out}"
+            print(f"{name}: saved after {end}; {again}", file=sys.stderr)
+        signals.act(signals.came)
 
     def due(self, every):
         return self.step % every == 0 or self.step == self.config.steps
@@ -178,8 +231,7 @@ class Loop:
                 result = self.evaluate(self.model, self.step)
                 line.update(result)
                 self.shown = {k: f"{v:.3g}" for k, v in result.items() if isinstance(v, float)}
-            with open(self.out / "metrics.jsonl", "a") as file:
-                file.write(json.dumps(line) + "\n")
+            append_line(self.out / "metrics.jsonl", json.dumps(line))
         return loss
 
     def save(self):
@@ -195,21 +247,39 @@ class Loop:
         weights = {k: v.contiguous() for k, v in model.items()}
         settings = {"config": self.config.without_places()}
         state = {"model": model, "optimizer": self.optimizer.state_dict()}
-        state |= {"step": self.step, "seconds": self.seconds}  # spent in steps
-        write_atomically(
-            self.out / "model.safetensors", lambda path: save_file(weights, path, settings)
-        )
-        write_atomically(self.out / "checkpoint.pt", lambda path: torch.save(state, path))
+        state |= {"step": self.step, "seconds": self.seconds, "planned": self.planned}  # of steps
+        buffer = io.BytesIO()  # as PyTorch's own writing does not say that the disk is full
+        torch.save(state, buffer)
+        files = {"model.safetensors": safetensors_bytes(weights, settings)}
+        files["checkpoint.pt"] = buffer.getbuffer()
+        for name, content in files.items():
+            write_atomically(self.out / name, lambda path, all=content: path.write_bytes(all))
 
     def check_finite(self, what, values):
         if not torch.isfinite(values).all():
             kept = "keeps the last" if (self.out / "checkpoint.pt").exists() else "has no"
             raise FloatingPointError(f"{what} step {self.step}; {self.out} {kept} checkpoint")
 
+    def check_state(self, state):
+        """ValueError, naming the parameter, for weights or moments that cannot be gone on with."""
+        what, slots = f"checkpoint in {self.out} is", self.config.slots
+        check_weights(state["model"], self.model.state_dict(), what, slots)
+        names = {id(p): name for name, p in self.model.named_parameters()}
+        learning = [p for group in self.optimizer.param_groups for p in group["params"]]
+        try:
+            for number, moments in state["optimizer"]["state"].items():
+                name = names[id(learning[number])]
+                own = dict.fromkeys((f"{key} of {name}" for key in MOMENTS), learning[number])
+                moments = {f"{key} of {name}": moments[key] for key in MOMENTS}
+                check_weights(moments, own, what)
+        except (KeyError, IndexError, TypeError, AttributeError) as error:
+            raise ValueError(f"{what} of another model: {error!r}") from error
+
     def load(self):
         """Go on from the checkpoint; metrics logged after it are dropped, as they come again."""
         state = read_checkpoint(self.out)
         if state:
+            self.check_state(state)
             try:
                 self.model.load_state_dict(state["model"])
                 self.optimizer.load_state_dict(state["optimizer"])
@@ -217,12 +287,15 @@ class Loop:
                 message = f"checkpoint in {self.out} is of another model: {first_line(error)}"
                 raise ValueError(message) from error
             self.step, self.seconds = state["step"], state["seconds"]
+            self.planned = state.get("planned")
         metrics = self.out / "metrics.jsonl"
         if metrics.exists() and self.rank == 0:
             try:
                 lines = metrics.read_text().splitlines(keepends=True)
                 whole = [line for line in lines if line.endswith("\n")]
-                lines = [line for line in whole if json.loads(line)["step"] <= self.step]
+                lines = [line for line in whole if parse_json(line)["step"] <= self.step]
+            except OSError as error:
+                raise ValueError(f"{metrics} cannot be read: {error.strerror}") from error
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(f"{metrics} has a damaged line: {error}") from error
             write_atomically(metrics, lambda path: Path(path).write_text("".join(lines)))
