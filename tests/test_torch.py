@@ -4,6 +4,7 @@ import contextlib
 import copy
 import doctest
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -469,6 +470,339 @@ def test_files_serve_both(name, tmp_path):
     assert np.array_equal(out.slots, module(x, init).detach().numpy())
     twin.save(path_)
     module.load_state_dict(safetensors.load_file(path_))
+
+GRADED = ("slots", "mean", "variance", "prior", "log_likelihood", "attention", "log_std")
+STARTS = ("given", "prior", "indices", "drawn")
+
+
+def outputs(module, leaves, start, masked):
+    """The outputs of one call that carry gradients, by name."""
+    x, *states = leaves
+    first, *rest = module._spec.state_names
+    init = dict(zip((first, *rest), states))
+    if start == "prior" and rest:
+        init["prior"] = states[2]
+    if start == "indices":
+        init[first] = None
+        init = {"indices": torch.tensor([[0, 1, 2], [4, 3, 1]]), **{n: init[n] for n in rest}}
+    generator = torch.Generator().manual_seed(3)
+    drawn = {"init": None, "generator": generator} if start == "drawn" else {"init": init}
+    found = module.run(x, **drawn, **masks_of(masked), return_attention=True)
+    everything = {**found._asdict(), "log_std": found.state.get("log_std")}
+    if module._spec.is_reference:
+        everything["log_std"] = everything["prior"] = None
+    return {n: everything[n] for n in GRADED if everything[n] is not None}
+
+
+def masks_of(masked):
+    if not masked:
+        return {}
+    mask = torch.rand(2, 20, generator=torch.Generator().manual_seed(1)) < 0.7
+    mask[:, :5] = True
+    return {"mask": mask, "slot_mask": torch.tensor([[True, False, True], [True, True, True]])}
+
+
+def leaves_of(module):
+    """x, the initial state and a prior, with gradients."""
+    x, init = inputs(module)
+    prior = torch.tensor([[0.2, 0.5, 0.3], [1.0, 0.25, 0.05]], dtype=x.dtype)
+    return [t.detach().clone().requires_grad_() for t in (x, *init.values(), prior)]
+
+
+def weights_of(found):
+    g = torch.Generator().manual_seed(8)
+    return {n: torch.randn(a.shape, dtype=a.dtype, generator=g) for n, a in found.items()}
+
+
+@pytest.mark.filterwarnings("ignore:init.*requires a gradient:UserWarning")
+@pytest.mark.parametrize("masked", [False, True], ids=["", "masked"])
+@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize("gradient", ["full", "implicit", "straight-through"])
+@pytest.mark.parametrize("name", KINDS)
+def test_a_gradient_for_every_output(name, gradient, start, masked):
+    """Each alone and all together: the core's values and gradients are the lean form's, to 1e-8."""
+    module = build(name, dtype="float64", gradient=gradient)
+    results = []
+    for lean in (False, True):
+        leaves, gradients = leaves_of(module), []
+        with path(lean):
+            found = outputs(module, leaves, start, masked)
+        weight = weights_of(found)
+        terms = [(found[n] * weight[n]).sum() for n in found]
+        parameters = [p for p in module.parameters() if p.requires_grad]
+        for loss in (*terms, sum(terms)):
+            own = [None] * (len(leaves) + len(parameters))  # of a constant, such as 1/K
+            if loss.requires_grad:
+                own = torch.autograd.grad(
+                    loss, [*leaves, *parameters], retain_graph=True, allow_unused=True
+                )
+            gradients += own
+        results.append([*(a.detach() for a in found.values()), *gradients])
+    assert len(results[0]) == len(results[1])
+    for a, b in zip(*results):
+        if a is None or b is None:  # no gradient is zeros
+            other = b if a is None else a
+            assert other is None or float(other.abs().max()) <= 1e-8
+            continue
+        assert float((a - b).abs().max()) <= 1e-8 * max(1.0, float(a.abs().max()))
+
+
+@pytest.mark.parametrize("lean", [False, True], ids=["core", "lean"])
+@pytest.mark.parametrize("name", KINDS)
+def test_gradients_of_every_output_are_finite_differences(name, lean):
+    module = build(name, dtype="float64", gradient="full")
+    leaves = leaves_of(module)
+    parameters = [p for p in module.parameters() if p.requires_grad]
+
+    def loss():
+        with path(lean):
+            found = outputs(module, leaves, "prior", masked=True)
+        weight = weights_of(found)
+        # by convention masked inputs get nothing from the attention
+        weight["attention"][~masks_of(True)["mask"]] = 0
+        return sum((found[n] * weight[n]).sum() for n in found)
+
+    directions = [torch.randn_like(t) for t in (*leaves, *parameters)]
+    grads = torch.autograd.grad(loss(), (*leaves, *parameters), allow_unused=True)
+    step = 1e-5
+    for tensor, direction, grad in zip((*leaves, *parameters), directions, grads):
+        difference = 0.0  # of fourth order
+        with torch.no_grad():
+            before = tensor.clone()
+            for steps, share in ((1, 8), (-1, -8), (2, -1), (-2, 1)):
+                tensor.copy_(before + steps * step * direction)
+                difference += share * float(loss()) / (12 * step)
+            tensor.copy_(before)
+        slope = 0.0 if grad is None else float((grad * direction).sum())
+        assert abs(slope - difference) <= 1e-6 * max(1.0, abs(difference))
+
+
+@pytest.mark.parametrize("lean", [False, True], ids=["core", "lean"])
+@pytest.mark.parametrize("name", KINDS)
+def test_going_on_from_a_state(name, lean):
+    """a steps and then b are a + b, with their gradients."""
+    module = build(name, dtype="float64", gradient="full")
+    masked = {"slot_mask": torch.tensor([[True, False, True], [True, True, True]])}
+    ends = []
+    for parts in ((5,), (2, 3)):
+        leaves = leaves_of(module)
+        state = dict(zip(module._spec.state_names, leaves[1:]))
+        with path(lean):
+            for iters in parts:
+                found = module.run(leaves[0], state, num_iters=iters, **masked)
+                state = found.state
+        assert set(state) == set(module._spec.state)
+        grads = [torch.zeros(())]
+        if name != "reference":  # whose state is a constant
+            loss = (found.slots**2).sum() + found.state[module._spec.state[-1]].sum()
+            grads = torch.autograd.grad(loss, leaves[:-1])
+        ends.append([found.slots, *found.state.values(), *grads])
+    for a, b in zip(*ends):
+        assert torch.allclose(a, b, rtol=1e-8, atol=1e-10)
+    carried = [state[n].requires_grad for n in module._spec.state_names]
+    assert all(carried) if name != "reference" else not any(carried)
+
+
+@pytest.mark.parametrize("stops", [False, True])
+@pytest.mark.parametrize("name", KINDS)
+def test_history(name, stops):
+    """Every step's likelihood, prior and movement, as from calls of 1, 2, ... steps."""
+    module = build(name, dtype="float64", gradient="full")
+    spec = module._spec
+    x, init = inputs(module, batch=3)
+    if stops:  # the first image after its fourth step, another one later or not
+        movement = module.run(x, init, num_iters=4, history=True).history["movement"]
+        module = build(name, dtype="float64", gradient="full", tol=1.01 * float(movement[0, 3]))
+    found = []
+    for lean in (False, True):
+        with path(lean):
+            found.append(module.run(x, init, num_iters=8, history=True))
+    core, lean = (f.history for f in found)
+    assert torch.equal(found[0].iterations, found[1].iterations)
+    assert (found[0].iterations.min() < 8) == stops
+    names = {"movement"} | ({"prior"} if spec.is_mixture else set())
+    names |= {"log_likelihood"} if spec.is_mixture and not spec.is_reference else set()
+    assert set(core) == set(lean) == names
+    for key in names:
+        assert core[key].shape[:2] == (3, 8) and not core[key].requires_grad
+        assert torch.allclose(core[key], lean[key], rtol=1e-8, atol=1e-9), key
+    state = init
+    for t in range(8):
+        before = state[spec.state_names[0]]
+        one = module.run(x, state, num_iters=1)
+        moved = (one.state[spec.state_names[0]] - before).square().mean(-1).sqrt().amax(1)
+        going = found[0].iterations > t
+        expected = torch.where(going, moved, 0)
+        assert torch.allclose(core["movement"][:, t], expected, rtol=1e-8, atol=1e-9)
+        if "log_likelihood" in names:
+            likelihood = torch.where(going, one.log_likelihood, core["log_likelihood"][:, t - 1])
+            assert torch.allclose(core["log_likelihood"][:, t], likelihood, rtol=1e-9)
+        state = one.state
+    with pytest.raises(TypeError, match="history must be True or False, got 1"):
+        module.run(x, init, history=1)
+
+
+def test_a_given_prior_is_checked():
+    module = build("smm")
+    x, init = inputs(module)
+    active = torch.tensor([[True, True, False]] * 2)
+    for lean in (False, True):
+        with path(lean):
+            for prior, error, match in (
+                (torch.ones(2, 2), ValueError, r"init\['prior'\] must have shape \(2, 3\)"),
+                (torch.ones(2, 3).double(), TypeError, r"init\['prior'\] must be a torch.float32"),
+                (torch.tensor([[1.0, 1, -1]] * 2), ValueError, "at least 0, got -1.0 at index .0"),
+                (torch.tensor([[1.0, 1, 1], [0, 0, 1]]), ValueError, "got none in image 1"),
+            ):
+                with pytest.raises(error, match=match):
+                    module(x, {**init, "prior": prior}, slot_mask=active)
+            # of an inactive slot it is not looked at
+            prior = torch.tensor([[0.5, 0.5, torch.nan]] * 2)
+            found = module.run(x, {**init, "prior": prior}, slot_mask=active)
+            assert found.slots.isfinite().all() and found.log_likelihood.isfinite().all()
+    with pytest.raises(KeyError, match="init must hold"):
+        build("sa")(*inputs(build("sa"))[:1], {"slots": torch.ones(2, 3, 8), "prior": prior})
+
+
+@pytest.mark.parametrize("lean", [False, True], ids=["core", "lean"])
+@pytest.mark.parametrize("name", KINDS)
+def test_an_empty_batch(name, lean):
+    module = build(name, gradient="full")
+    x = torch.zeros(0, 20, module._spec.input_dim, requires_grad=True)
+    with path(lean):
+        found = module.run(x, return_attention=True, history=True)
+        given = module.run(x, {n: v for n, v in found.state.items()})
+    assert found.slots.shape == (0, 3, module._spec.slot_dim) == given.slots.shape
+    assert found.attention.shape == (0, 20, 3) and found.history["movement"].shape == (0, 2)
+    (found.slots.sum() + found.attention.sum()).backward()
+    assert x.grad.shape == x.shape
+    assert all(p.grad is None or not p.grad.any() for p in module.parameters())
+
+
+@pytest.mark.parametrize("lean", [False, True], ids=["core", "lean"])
+def test_an_unreachable_state_is_told_once(lean, recwarn):
+    x, init = inputs(build("smm"))
+    for gradient in ("full", "straight-through", "implicit"):
+        module = build("smm", gradient=gradient)
+        own = {n: v.clone().requires_grad_() for n, v in init.items()}
+        with path(lean), warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            module(x, init)
+            module(x)
+            module(x, module.initial_state(x))
+            with torch.no_grad():
+                module(x, own)
+            unused = [str(w.message) for w in told]
+            assert not unused
+            slots = [module(x, own) for _ in range(2)]
+        grads = torch.autograd.grad(slots[0].square().sum(), list(own.values()), allow_unused=True)
+        reached = gradient != "implicit"
+        assert all((g is not None and bool(g.any())) == reached for g in grads)
+        assert len(told) == (not reached)
+    assert told[0].category is UserWarning and told[0].filename == __file__
+    assert str(told[0].message).startswith("init['mean'] and init['log_std'] requires a gradient")
+
+
+@pytest.mark.parametrize("lean", [False, True], ids=["core", "lean"])
+@pytest.mark.parametrize("kind", [st.KMeans, st.GaussianMixture])
+def test_clustering_takes_its_dtype_from_the_data(kind, lean):
+    module = kind(dim=5, num_slots=3)
+    x = torch.randn(2, 20, 5, generator=torch.Generator().manual_seed(0))
+    with path(lean):
+        for given, dtype in (
+            (x, torch.float32),
+            (x.double(), torch.float64),
+            (x.half(), torch.float64),
+            ((10 * x).long(), torch.float64),
+            (x > 0, torch.float64),
+        ):
+            found = module.run(given, generator=torch.Generator().manual_seed(0))
+            assert found.slots.dtype == dtype and found.slots.isfinite().all()
+            again = module(given, module.initial_state(given))
+            assert again.dtype == dtype
+        with pytest.raises(TypeError, match="x must be a torch.float64 tensor, got torch.complex"):
+            module(x.to(torch.complex64))
+        with pytest.raises(TypeError, match="x must be a torch.float32 tensor, got torch.float64"):
+            kind(dim=5, dtype="float32")(x.double())
+        with torch.autocast("cpu", torch.bfloat16):
+            assert module(x.bfloat16()).dtype == torch.float32
+        low = kind(dim=5, num_slots=3, bfloat16_inputs=True)
+        assert low(x.bfloat16()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("lean", [False, True], ids=["core", "lean"])
+@pytest.mark.parametrize("kind", [st.KMeans, st.GaussianMixture])
+def test_clustering_of_one_image(kind, lean):
+    x = torch.randn(20, 5)
+    module = kind(dim=5, num_slots=3, start="gaussian")
+    mask, active = torch.arange(20) < 15, torch.tensor([True, True, False])
+    with path(lean):
+        batch = module.initial_state(x[None])
+        init = {n: v[0] for n, v in batch.items()}
+        assert {n: v.shape for n, v in module.initial_state(x).items()} == {
+            n: v.shape for n, v in init.items()
+        }
+        one = module.run(x, init, mask, active, return_attention=True, history=True)
+        many = module.run(
+            x[None], batch, mask[None], active[None], return_attention=True, history=True
+        )
+    for a, b in zip(one, many):
+        pairs = [(a, b)] if torch.is_tensor(a) else [(a[n], b[n]) for n in b or ()]
+        assert all(torch.equal(a, b[0]) for a, b in pairs)
+    assert one.slots.shape == (3, module.slot_dim)
+    assert module(x, one.state).shape == one.slots.shape
+
+
+@pytest.mark.parametrize("lean", [False, True], ids=["core", "lean"])
+def test_clusters_do_not_depend_on_the_unit(lean):
+    """Two clusters, each of standard deviation 1e-3 of their distance; a channel is constant."""
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 60, 3, generator=g, dtype=torch.float64) * 1e-3
+    x[:, 30:] += 1
+    x[..., 2] = 7.0
+    init = {"indices": torch.tensor([[0, 45]]), "log_std": torch.zeros(1, 2, 3).double()}
+    found = []
+    for factor in (1.0, 1e-2, 1e4):
+        module = st.GaussianMixture(dim=3, num_slots=2, num_iters=10)
+        state = {**init, "log_std": init["log_std"] + np.log(factor)}
+        with path(lean):
+            found.append(module.run(x * factor, state, return_attention=True))
+        assert torch.allclose(found[-1].mean / factor, found[0].mean, rtol=1e-6)
+        assert torch.allclose(found[-1].attention, found[0].attention, atol=1e-6)
+    assert torch.allclose(found[0].variance[..., :2], torch.tensor(1e-6).double(), rtol=0.5)
+
+
+@pytest.mark.parametrize("lean", [False, True], ids=["core", "lean"])
+@pytest.mark.parametrize("kind", [st.KMeans, st.GaussianMixture])
+def test_an_empty_slot_retains_its_state(kind, lean):
+    """And its gradient passes to the state before."""
+    x = torch.randn(1, 20, 2, dtype=torch.float64, requires_grad=True)
+    far = torch.tensor([[[0.0, 0], [0.1, 0], [1e4, 1e4]]], dtype=torch.float64)
+    init = {"slots": far} if kind is st.KMeans else {"mean": far, "log_std": torch.zeros_like(far)}
+    init = {n: v.clone().requires_grad_() for n, v in init.items()}
+    with path(lean):
+        found = kind(dim=2, num_slots=3, num_iters=3).run(x, init)
+    assert torch.equal(found.slots[0, 2, :2], far[0, 2]) and found.slots.isfinite().all()
+    weight = torch.linspace(1, 2, found.slots.numel(), dtype=torch.float64).view_as(found.slots)
+    (found.slots * weight).sum().backward()
+    first, *rest = init.values()
+    assert torch.allclose(first.grad[0, 2], weight[0, 2, :2], rtol=1e-12)
+    if rest:
+        assert found.prior[0, 2] == 0 and torch.allclose(found.variance[0, 2], torch.ones(2).double())
+        assert torch.allclose(rest[0].grad[0, 2], 2 * weight[0, 2, 2:], rtol=1e-12)
+    assert all(t.grad.isfinite().all() for t in (x, first, *rest))
+
+
+@pytest.mark.parametrize("lean", [False, True], ids=["core", "lean"])
+def test_plain_em_of_two_points(lean):
+    """A slot for each point: responsibilities of 1 and variances of next to nothing."""
+    for dtype in (torch.float32, torch.float64):
+        x = torch.tensor([[[9999.0], [0.0]]], dtype=dtype)
+        init = {"indices": torch.tensor([[0, 1]]), "log_std": torch.zeros(1, 2, 1, dtype=dtype)}
+        with path(lean):
+            found = st.GaussianMixture(dim=1, num_slots=2).run(x, init, return_attention=True)
+        assert torch.equal(found.mean, x) and (found.variance < 1e-4).all()
+        assert torch.equal(found.attention, torch.eye(2, dtype=dtype)[None])
 
 
 def test_double_backward_is_refused():

@@ -363,7 +363,7 @@ class _Twin(Options, nn.Module):
                 f'{" and ".join(lost)} requires a gradient, which is zero with gradient="implicit";'
                 ' gradient="full" or gradient="straight-through" reaches it',
                 UserWarning,
-                stacklevel=4,
+                stacklevel=6,  # who called the module
             )
 
     def _prepare(

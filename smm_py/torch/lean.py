@@ -92,10 +92,10 @@ def variance_floors(spec: Spec, x: Tensor, mask: Tensor | None) -> Tensor | None
     """
     if spec.kind != "gaussian_mixture" or spec.var_floor is not None:
         return None
-    variance = channel_variances(x, mask)
+    variance = channel_variances(x.to(DTYPES[spec.dtype]), mask)
     largest = variance.amax(1, keepdim=True)
     variance = torch.where(variance > 0, variance, torch.where(largest > 0, largest, 1))
-    return (1e-12 * variance).clamp_min(torch.finfo(x.dtype).tiny)
+    return (1e-12 * variance).clamp_min(torch.finfo(variance.dtype).tiny)
 
 
 def _scaled_distance(a: Tensor, centre: Tensor, weight: Tensor) -> Tensor:
@@ -279,11 +279,11 @@ class Formulas:
         if not self.spec.tol:
             return found
         step, last = torch.arange(1, len(steps) + 1, device=iterations.device), iterations[:, None]
-        late, later = step >= last, step > last
         for name, value in found.items():
-            end = late.view(*late.shape, *[1] * (value.dim() - 2))
-            found[name] = torch.where(end, value[:, -1:], value)
-        found["movement"] = torch.where(later, 0, found["movement"])
+            late = (step >= last).view(*value.shape[:2], *[1] * (value.dim() - 2))
+            if not self.spec.is_reference:  # whose last one is left out
+                found[name] = torch.where(late, value[:, -1:], value)
+        found["movement"] = torch.where(step > last, 0, found["movement"])
         return found
 
     def movement(self, new: Tensor, old: Tensor) -> Tensor:
