@@ -287,3 +287,11 @@ def test_forced_simd():
 
     assert run("scalar").stdout.strip() == "scalar"
     assert "SMM_SIMD must name" in run("avx1024").stderr
+
+
+def test_many_slots_share_an_input():
+    """Responsibilities sum to one however many slots there are."""
+    module = smm_py.SlotAttention(dim=2, num_slots=2**16, num_iters=1, hidden_dim=2)
+    x = np.random.default_rng(0).standard_normal((1, 3, 2)).astype("float32")
+    attention = module(x, seed=0, attention=True).attention
+    assert np.abs(attention.sum(-1, dtype=float) - 1).max() < 1e-5

@@ -342,6 +342,15 @@ typedef union {  /* aligned for vectors */
     vec align[STRIP / VEC_WIDTH];
 } strip;
 
+/* Sums over slots are taken in parts of this many, as a single one of a million terms would be off in
+ * its third digit. END_PART adds the part that ends at k. */
+#define PART 256
+#define END_PART(k, K, part, sum)                           \
+    if (((k) & (PART - 1)) == PART - 1 || (k) + 1 == (K)) { \
+        sum = vec_add(sum, part);                           \
+        part = vec_set(0);                                  \
+    }
+
 static void softmax(size_t K, size_t n, size_t valid, real *L, size_t ldl, real mul,
                     const real *base, real *sums, real *lse) {
     /* An overflow must not become inf - inf. If all rows overflow, the result is NaN. */
@@ -351,7 +360,7 @@ static void softmax(size_t K, size_t n, size_t valid, real *L, size_t ldl, real 
         const size_t lanes = n - j < STRIP ? n - j : STRIP, real_lanes = valid > j ? valid - j : 0;
         for (size_t i = 0; i < lanes; i += VEC_WIDTH) {
             real *column = L + j + i;
-            vec most = lowest, sum = vec_set(0);
+            vec most = lowest, sum = vec_set(0), part = sum;
             for (size_t k = 0; k < K; k++) {
                 const vec y =
                     vec_max(lowest, vec_fma(factor, vec_load(column + k * ldl), vec_set(base[k])));
@@ -361,7 +370,8 @@ static void softmax(size_t K, size_t n, size_t valid, real *L, size_t ldl, real 
             for (size_t k = 0; k < K; k++) {
                 const vec y = vec_exp(vec_sub(vec_load(column + k * ldl), most));
                 vec_store(column + k * ldl, y);
-                sum = vec_add(sum, y);
+                part = vec_add(part, y);
+                END_PART(k, K, part, sum)
             }
             if (lse)
                 vec_store(lse + j + i, vec_add(most, vec_add(vec_log_normal(sum),
@@ -384,7 +394,7 @@ static void softmax_linear(size_t K, size_t n, size_t valid, real *L, size_t ldl
         strip z;
         const size_t lanes = n - j < STRIP ? n - j : STRIP, real_lanes = valid > j ? valid - j : 0;
         for (size_t i = 0; i < lanes; i += VEC_WIDTH) {
-            vec sum = vec_set(0);
+            vec sum = vec_set(0), part = sum;
             for (size_t k = 0; k < K; k++) {
                 real *at = L + k * ldl + j + i;
                 const vec e =
@@ -392,7 +402,8 @@ static void softmax_linear(size_t K, size_t n, size_t valid, real *L, size_t ldl
                 if (ratio) vec_store(ratio + k * ldl + j + i, e);
                 const vec y = vec_add(e, vec_set(eps * prior[k]));
                 vec_store(at, y);
-                sum = vec_add(sum, y);
+                part = vec_add(part, y);
+                END_PART(k, K, part, sum)
             }
             vec_store(z.at + i, vec_div(vec_set(1), sum));
         }
@@ -412,12 +423,13 @@ static void softmax_backward(size_t K, size_t n, const real *gamma, const real *
         strip dots;
         const size_t lanes = n - j < STRIP ? n - j : STRIP;
         for (size_t i = 0; i < lanes; i += VEC_WIDTH) {
-            vec dot = vec_set(0);
+            vec dot = vec_set(0), part = dot;
             for (size_t k = 0; k < K; k++) {
                 const size_t at = k * ld + j + i;
                 const vec g = vec_fma(vec_set(a[k]), vec_load(dgamma + at), vec_set(c[k]));
                 vec_store(dgamma + at, g);
-                dot = vec_fma(vec_load(gamma + at), g, dot);
+                part = vec_fma(vec_load(gamma + at), g, part);
+                END_PART(k, K, part, dot)
             }
             vec_store(dots.at + i, dot);
         }
