@@ -519,7 +519,7 @@ class SlotMixture(SlotMixtureOptions, Module):
     Examples
     --------
     >>> import numpy as np
-    >>> module = SlotMixture(dim=16, num_slots=3, start="inputs")
+    >>> module = SlotMixture(dim=16, num_slots=3)
     >>> out = module(np.random.default_rng(0).normal(size=(2, 50, 16)).astype("float32"), seed=0)
     >>> out.mean.shape, bool((out.variance > 0).all())
     ((2, 3, 16), True)

@@ -388,16 +388,28 @@ class SlotMixtureOptions(NetworkOptions, MixtureOptions):
         "slot_norm, norm_kv, prior and temperature do not apply.",
         default="stable",
     )
-    start: Start | None = option(default=None)
-    prior: Prior | None = option(default=None)
-    temperature: float | None = option(default=None)
+    start: Start | None = option(
+        doc="Where means start: drawn from a learned Gaussian, or at distinct random inputs; if not\n"
+        "given, as `variant` says.",
+        default=None,
+    )
+    prior: Prior | None = option(
+        doc="Prior of the slots: their mean responsibility, or 1/K; if not given, as `variant` says.",
+        default=None,
+    )
+    temperature: float | None = option(
+        doc="Factor of the log density in the responsibilities; if not given, as `variant` says.",
+        default=None,
+    )
     slot_norm: bool = option(
         FLAG,
         "Query and log standard deviation are computed from LayerNorm([mean, log_std]).",
         default=False,
     )
     norm_kv: bool | None = option(
-        FLAG, "Keys and values are computed from LayerNorm(h).", default=None
+        FLAG,
+        "Keys and values are computed from LayerNorm(h); if not given, as `variant` says.",
+        default=None,
     )
     input_mlp: bool = option(FLAG, "h = MLP(LayerNorm(x)); without it h = x.", default=True)
     reduce: bool = option(

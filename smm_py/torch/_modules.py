@@ -29,14 +29,7 @@ from .._options import (
 )
 from .._spec import Spec, initial_parameters, initial_state_names, parameter_shapes
 from . import _ops
-from .lean import (
-    DTYPES,
-    Formulas,
-    Output,
-    channel_variances,
-    least_variance,
-    variance_floors,
-)
+from .lean import DTYPES, Formulas, Output, channel_variances, least_variance, variance_floors
 
 Generators = Generator | Sequence[Generator]
 # mean (or slots), log_std, prior, indices

@@ -240,8 +240,7 @@ class Formulas:
             steps.append(self.found(new, state, density))
         if spec.gradient == "straight-through":
             new = cast(
-                State,
-                tuple(a if b is None else a + (b - b.detach()) for a, b in zip(new, initial)),
+                State, tuple(a if b is None else a + (b - b.detach()) for a, b in zip(new, initial))
             )
         result = self.result(*new, gamma if attention else None, density, iterations)
         if history:
