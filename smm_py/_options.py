@@ -389,12 +389,13 @@ class SlotMixtureOptions(NetworkOptions, MixtureOptions):
         default="stable",
     )
     start: Start | None = option(
-        doc="Where means start: drawn from a learned Gaussian, or at distinct random inputs; if not\n"
-        "given, as `variant` says.",
+        doc="Where means start: drawn from a learned Gaussian, or at distinct random inputs; if\n"
+        "not given, as `variant` says.",
         default=None,
     )
     prior: Prior | None = option(
-        doc="Prior of the slots: their mean responsibility, or 1/K; if not given, as `variant` says.",
+        doc="Prior of the slots: their mean responsibility, or 1/K; if not given, as `variant`\n"
+        "says.",
         default=None,
     )
     temperature: float | None = option(

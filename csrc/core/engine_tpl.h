@@ -174,7 +174,8 @@ static smm_status open_call(call_memory *call, const smm_sizes *s, const real *c
     return SMM_OK;
 }
 
-/* The sizes of a call of one image in place of none: what there is to check is checked all the same. */
+/* The sizes of a call of one image in place of none: what there is to check is checked all the
+ * same. */
 static smm_dims at_least_one(const smm_dims *dims) {
     smm_dims some = *dims;
     some.batch += some.batch == 0;

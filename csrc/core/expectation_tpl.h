@@ -286,10 +286,10 @@ static void logits_backward(const image_state *im, input_block *b, real *sums) {
                                 sums + h * K);
 }
 
-/* What the log-likelihood's gradient g gives to the logits, in b->d_gamma, and to sums and extra. With
- * rho the responsibilities of the density alone, distances get -g rho / 2 and log prior - log_det gets
- * g rho. In terms of logits, whose temperature scales both, that is g rho / temperature, and what log
- * prior lacks goes to `extra`. Without a temperature rho is gamma. */
+/* What the log-likelihood's gradient g gives to the logits, in b->d_gamma, and to sums and extra.
+ * With rho the responsibilities of the density alone, distances get -g rho / 2 and log prior -
+ * log_det gets g rho. In terms of logits, whose temperature scales both, that is g rho /
+ * temperature, and what log prior lacks goes to `extra`. Without a temperature rho is gamma. */
 static void likelihood_backward(const image_state *im, const real *keys, size_t valid, real g,
                                 const moment_sums *m, input_block *b) {
     const size_t K = im->slots, n = SMM_BLOCK;

@@ -102,7 +102,7 @@ static void restore_image(image_state *im, const real *saved) {
     im->steps = done >= 1 && done <= (real)s->T ? (size_t)done : s->T;
 }
 
-/* Write what step im->steps has found of image b; after an image's last step, for those not taken. */
+/* Write what step t has found of image b; after an image's last step, for those not taken. */
 static void write_history(const image_state *im, const call_outputs *out, size_t b, size_t t,
                           const slot_state *next, real likelihood, double moved) {
     const smm_sizes *s = im->s;

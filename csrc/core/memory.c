@@ -40,8 +40,8 @@ static void drop(head *h) {
 
 static size_t bytes_of(const head *h) { return h ? h->bytes : 0; }
 
-/* The smallest cached block of at least `bytes`, or NULL; but none of more than four times that, which
- * a small saved state would hold for as long as it lives. */
+/* The smallest cached block of at least `bytes`, or NULL; but none of more than four times that,
+ * which a small saved state would hold for as long as it lives. */
 static head *take(size_t bytes) {
     head *best = NULL;
     for (size_t i = 0; i < CACHED; i++) {

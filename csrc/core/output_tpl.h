@@ -164,8 +164,8 @@ static void final_state(image_state *im, const call_inputs *in, size_t b, const 
         memcpy(out->variance + im->active[j] * Dp, last->variance + j * Dp, Dp * sizeof(real));
 }
 
-/* Backward of write_outputs and final_state, of image b: the last state's gradient, of the active slots
- * in im->back, of all in im->out. */
+/* Backward of write_outputs and final_state, of image b: the last state's gradient, of the active
+ * slots in im->back, of all in im->out. */
 static void final_backward(image_state *im, const call_output_grads *d, size_t b,
                            const grad_set *g) {
     const smm_sizes *s = im->s;

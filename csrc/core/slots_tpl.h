@@ -122,8 +122,8 @@ static void flush_pending(const slots_side *c, const grad_set *g) {
     }
 }
 
-/* The same at the end of a set, after which another begins. A matrix that nothing was pending of, as
- * the output's without a gradient of the slots, gets zeros. */
+/* The same at the end of a set, after which another begins. A matrix that nothing was pending of,
+ * as the output's without a gradient of the slots, gets zeros. */
 static void finish_pending(const slots_side *c, const grad_set *g) {
     flush_pending(c, g);
     for (size_t i = 0; i < SMM_PARAMS; i++) {

@@ -293,14 +293,15 @@ static size_t chunk_begin(const image_state *im, size_t chunk) {
     return smm_min(chunk * im->s->chunk_blocks, image_blocks(im));
 }
 
-/* Distance of the updated mean from the weighted one, at i of their rows. Of a Gaussian mixture they are
- * the same, and r->m holds the digits that rounding at an offset would take from the mean. */
+/* Distance of the updated mean from the weighted one, at i of their rows. Of a Gaussian mixture
+ * they are the same, and r->m holds the digits that rounding takes from a mean at an offset. */
 static real mean_shift(const image_state *im, const slot_state *r, const slot_state *next,
                        size_t i) {
     return im->s->learned ? r->m[i] - next->mean[i] : 0;
 }
 
-/* Whether slot j has no weight at all, as can be in clustering with eps = 0: it keeps its state then. */
+/* Whether slot j has no weight at all, as can be in clustering with eps = 0: it keeps its state
+ * then. */
 static int is_empty(const image_state *im, const real *sums, size_t j) {
     return !im->s->learned && sums[j] == 0 && weight_eps(im->s) == 0;
 }
@@ -313,7 +314,8 @@ static int has_stopped(const image_state *im, size_t thread) {
     return __atomic_load_n(im->stopped, __ATOMIC_RELAXED);
 }
 
-/* What is added to every variance of the image: of the configuration, and the image's `own` or NULL. */
+/* What is added to every variance of the image: of the configuration, and the image's `own` or
+ * NULL. */
 static void open_floor(image_state *im, const real *own) {
     const double base = variance_floor(im->s);
     moment_work *m = &im->moments;

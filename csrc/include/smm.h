@@ -300,15 +300,15 @@ typedef struct {
  *   run      NULL: one thread, never stopped
  *   image    unless NULL: set to the index of the image that caused an error
  *
- * log_likelihood is sum_n log sum_k prior_k N_k at the last E step. An image's movement in a step is the largest, over its active slots, of the root mean square over
- * channels of the change of the mean (Slot Attention: of the slot). step_log_likelihood, step_prior
- * and step_movement hold every step's; after the last of an image that stopped early (config.tol)
- * the former two repeat, and it does not move. The reference variant has no likelihood (zeros), and
- * its extra step is left out.
+ * log_likelihood is sum_n log sum_k prior_k N_k at the last E step. An image's movement in a step
+ * is the largest, over its active slots, of the root mean square over channels of the change of the
+ * mean (Slot Attention: of the slot). step_log_likelihood, step_prior and step_movement hold every
+ * step's; after the last of an image that stopped early (config.tol) the former two repeat, and it
+ * does not move. The reference variant has no likelihood, and its extra step is left out.
  *
  * A NaN in an image stays in that image's outputs. With B = 0 nothing is done. Masks and indices
- * are copied before they are checked. Where the call is stopped, the status is SMM_ERR_STOPPED and what
- * `out` holds is of no use. */
+ * are copied before they are checked. Where the call is stopped, the status is SMM_ERR_STOPPED and
+ * what `out` holds is of no use. */
 smm_status smm_forward_f32(const smm_config *config, const smm_dims *dims,
                            const float *const params[SMM_PARAMS], const smm_inputs_f32 *in,
                            const smm_outputs_f32 *out, const smm_run *run, size_t *image);

@@ -342,8 +342,8 @@ typedef union {  /* aligned for vectors */
     vec align[STRIP / VEC_WIDTH];
 } strip;
 
-/* Sums over slots are taken in parts of this many, as a single one of a million terms would be off in
- * its third digit. END_PART adds the part that ends at k. */
+/* Sums over slots are taken in parts of this many, as a single one of a million terms would be off
+ * in its third digit. END_PART adds the part that ends at k. */
 #define PART 256
 #define END_PART(k, K, part, sum)                           \
     if (((k) & (PART - 1)) == PART - 1 || (k) + 1 == (K)) { \

@@ -322,7 +322,8 @@ static void check_empty(const problem *given, const char *what) {
     free(g);
 }
 
-/* Clustering without eps: a slot that gets no weight keeps its state; without a floor, finite numbers. */
+/* Clustering without eps: a slot that gets no weight keeps its state; without a floor, finite
+ * numbers. */
 static void check_plain(smm_kind kind) {
     double x[4] = {0, 1, 9999, 9998}, slots[6], prior[3], g[4];
     const double mean[3] = {0, 9999, -1e9}, log_std[3] = {0, 0, 0}, d[6] = {1, 1, 1, 1, 1, 1};

@@ -274,8 +274,8 @@ static void T(test_norm)(const TABLE *k, size_t D, size_t n) {
 }
 
 /* Rows of two parts of D channels each, padded. */
-/* Channels that are all equal, as in a blank part of a picture, give the bias: the rounding of their
- * mean is not taken for a deviation. */
+/* Channels that are all equal, as in a blank part of a picture, give the bias: the rounding of
+ * their mean is not taken for a deviation. */
 static void T(test_norm_equal)(const TABLE *k, size_t D) {
     const size_t n = SMM_LANES, w = (D + n - 1) / n * n;
     real *X = T(make)(w * n), *Y = T(make)(w * n), *gain = T(make)(w), *bias = T(make)(w);
