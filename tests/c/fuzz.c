@@ -92,14 +92,19 @@ static void *new_array(size_t n, size_t offset, int fill) {
     return a->at;
 }
 
+static void check_guard(const array *a, size_t begin, size_t end) {
+    for (size_t j = begin; j < end; j++)
+        if (a->base[j] != GUARD_BYTE)
+            fail("a guard zone was written, of an array of %zu bytes", a->bytes);
+}
+
 static void check_guards(void) {
     for (size_t i = 0; i < array_count; i++) {
         const array *a = &arrays[i];
         const size_t front = (size_t)(a->at - a->base);
         __asan_unpoison_memory_region(a->base, a->whole);
-        for (size_t j = 0; j < a->whole; j++)
-            if ((j < front || j >= front + a->bytes) && a->base[j] != GUARD_BYTE)
-                fail("a guard zone was written, of an array of %zu bytes", a->bytes);
+        check_guard(a, 0, front);
+        check_guard(a, front + a->bytes, a->whole);
         poison(a);
     }
 }
@@ -350,10 +355,10 @@ static void draw_problem(problem *p) {
     p->real = pick(2) ? sizeof(float) : sizeof(double);
     p->ordinary = 1;
     draw_config(p);
-    const int large = one_in(24); /* several threads have work */
+    const int large = one_in(64); /* several threads have work */
     p->dims.batch = one_in(24) ? 0 : 1 + pick(4);
     p->dims.inputs = large ? 100 + pick(250) : one_in(6) ? 1 + pick(140) : 1 + pick(12);
-    p->dims.slots = one_in(16) ? 1 + pick(70) : 1 + pick(5);
+    p->dims.slots = one_in(32) ? 1 + pick(70) : 1 + pick(5);
     p->dims.iters = 1 + pick(4);
     if (large) p->config.hidden_dim = 30 + pick(40);
     draw_inputs(p);
