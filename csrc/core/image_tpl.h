@@ -156,8 +156,7 @@ static void image_forward(image_state *im, const call_inputs *in, const call_out
     final_state(im, in, b, &last);
     write_outputs(im, out, b, &last);
     if (im->save) save_image(im, im->save);
-    if (out->log_likelihood && s->variance && !s->reference)
-        out->log_likelihood[b] = pass.likelihood;
+    if (out->log_likelihood && s->variance) out->log_likelihood[b] = pass.likelihood;
     if (out->iterations) out->iterations[b] = (int64_t)(im->steps - (size_t)s->reference);
     if (pass.attention && in->mask)
         masked_attention(im, &before, in->mask + b * s->N, pass.attention);

@@ -256,7 +256,7 @@ static void check_state(const problem *given, const char *what) {
     const size_t c = p.state_size, k = p.prior_size, B = p.dims.batch;
     double *slots = numbers(p.slots_size, 0), *again = numbers(p.slots_size, 0);
     double *start = numbers(2 * c + k, 0), *likelihood = numbers(5 * B, 0);
-    double *prior = numbers(5 * k, 0), *moved = numbers(5 * B, 0), *last = numbers(B, 0);
+    double *prior = numbers(5 * k, 0), *moved = numbers(5 * B, 0), *last = numbers(B, 1);
     const smm_outputs_f64 whole = {.slots = slots,
                                    .log_likelihood = last,
                                    .step_log_likelihood = likelihood,
@@ -269,7 +269,8 @@ static void check_state(const problem *given, const char *what) {
     p.dims.iters = 5;
     EXPECT(run(&p, &whole, 1) == SMM_OK, "forward");
     for (size_t b = 0; b < B; b++)
-        EXPECT(last[b] == (has_likelihood(&p) ? likelihood[5 * b + 4] : 0) && moved[5 * b + 4] > 0,
+        EXPECT((!is_mixture(&p) || last[b] == (has_likelihood(&p) ? likelihood[5 * b + 4] : 0)) &&
+                   moved[5 * b + 4] > 0,
                "%s: the last step of the history", what);
     p.dims.iters = 2;
     EXPECT(run(&p, &first, 1) == SMM_OK, "forward");
@@ -320,6 +321,24 @@ static void check_empty(const problem *given, const char *what) {
     double *g = gradients(&p, 1, &count);
     for (size_t i = 0; i < count; i++) EXPECT(g[i] == 0, "%s: a gradient of no image", what);
     free(g);
+}
+
+/* Without a gradient of the slots, the output map has one of zeros, whatever its memory held. */
+static void check_without_slots(const problem *given, const char *what) {
+    problem p = *given;
+    size_t count;
+    p.d.slots = NULL;
+    for (size_t bytes = (size_t)1 << 12; bytes <= (size_t)1 << 24; bytes *= 2) {
+        void *memory = smm_alloc(bytes); /* a call's, where it is about as much as that needs */
+        if (memory) memset(memory, 0x5A, bytes);
+        smm_trim(), smm_free(memory);
+        double *g = gradients(&p, 1, &count), *at = g + count;
+        for (size_t j = SMM_PARAMS; j-- > SMM_TO_OUT_WEIGHT;) at -= p.sizes[j];
+        for (; at < g + count; at++)
+            EXPECT(*at == 0, "%s: gradient of the output map %g", what, *at);
+        free(g);
+    }
+    smm_trim();
 }
 
 /* Clustering without eps: a slot that gets no weight keeps its state; without a floor, finite
@@ -405,6 +424,7 @@ int main(int argc, char **argv) {
             check_state(&p, names[kind]);
             check_stop(&p, names[kind]);
             check_empty(&p, names[kind]);
+            check_without_slots(&p, names[kind]);
             check_saved(&p, names[kind]);
             free_problem(&p);
             if (quick) continue;
