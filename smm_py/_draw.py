@@ -10,6 +10,8 @@ import numpy as np
 from ._arrays import Array, from_bfloat16
 from ._spec import Spec, limits
 
+VARIANCE_LEAST = {"float32": 1e-24, "float64": 1e-200}  # of the core, see params_tpl.h
+
 
 def draw(
     spec: Spec,
@@ -40,7 +42,8 @@ def draw(
         state[first] = rng.standard_normal(shape).astype(spec.dtype)
     if spec.kind == "gaussian_mixture":
         floor: Any = spec.var_floor if floors is None else floors
-        log_std = 0.5 * np.log(channel_variances(spec, x, mask) + floor)
+        variance = np.maximum(channel_variances(spec, x, mask) + floor, VARIANCE_LEAST[spec.dtype])
+        log_std = 0.5 * np.log(variance)
         state["log_std"] = np.repeat(log_std[:, None], slots, axis=1).astype(spec.dtype)
     return state, noise
 

@@ -3,9 +3,10 @@
  * With w = (gamma + eps) / S, S its sum over inputs, m the weighted mean, V the variance about it,
  * mu' the updated mean, Sigma = V + (m - mu')^2 + floor, A the gradient of Sigma, and t = v - mu':
  *
- *     d_w[n,k]     = sum_d A t^2 + dm t + a constant of k, which drops out with the mean over n
- * below d_gamma      = (d_w - sum_n w d_w) / S + d_prior / N sum_n w d_w  = sum_d A (V + (m -
- * mu')^2) + dm (m - mu') d_v[n]       = sum_k w (2 A t + dm)
+ *     d_w[n,k]     = sum_d A t^2 + dm t, plus a constant of k, which drops out below
+ *     d_gamma      = (d_w - sum_n w d_w) / S + d_prior / N
+ *     sum_n w d_w  = sum_d A (V + (m - mu')^2) + dm (m - mu')
+ *     d_v[n]       = sum_k w (2 A t + dm)
  *
  * Slot Attention: d_w = dm . v, d_v = sum_k w dm. */
 #ifndef SMM_MOMENTS_TPL_H
