@@ -19,6 +19,13 @@ PyTorch modules of the same names are in `smm_py.torch`.
 try:
     from . import _core  # noqa: F401
 except ImportError as error:
+    import importlib.util
+
+    if importlib.util.find_spec("smm_py._core"):
+        told = "smm_py's compiled part is there and cannot be loaded"
+        if "interpreter" in str(error):
+            told = "smm_py cannot be used in a subinterpreter, as NumPy cannot; use the main one"
+        raise ImportError(f"{told}. ({error})") from error
     raise ImportError(
         "smm_py's compiled part is missing: this looks like the source folder, not an installation."
         " Run `pip install -e .` in the folder that holds setup.py (or `pip install .` and start "

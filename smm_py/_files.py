@@ -18,8 +18,18 @@ import numpy as np
 from ._arrays import Array
 
 FilePath = str | os.PathLike[str]
-DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
-NAMES = {dtype: name for name, dtype in DTYPES.items()}
+WRITTEN: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
+NAMES = {dtype: name for name, dtype in WRITTEN.items()}
+# what is read: integers and bool as others may have them in a model; bfloat16 as two bytes
+DTYPES: dict[str, np.dtype[Any]] = {
+    **WRITTEN,
+    **{f"{sign}{8 * n}": np.dtype(f"<{sign.lower()}{n}") for sign in "IU" for n in (1, 2, 4, 8)},
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("V2"),
+    "BOOL": np.dtype("?"),
+    "F8_E4M3": np.dtype("V1"),
+    "F8_E5M2": np.dtype("V1"),
+}
 
 
 def write(path: FilePath, arrays: dict[str, Array], metadata: dict[str, str]) -> None:

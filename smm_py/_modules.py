@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from . import _core, _files
+from . import _core, _files, _loading
 from ._arrays import (
     Array,
     check_array,
@@ -463,29 +463,33 @@ class Module(Options):
         _files.write(path, arrays, metadata)
 
     @classmethod
-    def load(cls: type[_M], path: _files.FilePath, **options: Any) -> _M:
+    def load(
+        cls: type[_M], path: _files.FilePath, *, assume_defaults: bool = False, **options: Any
+    ) -> _M:
         """A module from a `.safetensors` file.
 
         Parameters
         ----------
         path : str or Path
+            What `save` wrote, here or in PyTorch; the `model.safetensors` of a pipeline's run, in
+            which the module is found; or a PyTorch `state_dict`, alone or of a model around it.
+        assume_defaults : bool
+            Options that neither the file nor its arrays' shapes nor the caller tell take their
+            defaults. Else they are an error, as those of a `state_dict` could be others.
         **options
-            The constructor's arguments. They come from the file where `save` wrote it, and must be
-            given for a file from elsewhere, such as a PyTorch twin's `state_dict`.
+            The constructor's arguments, over those of the file. With a dtype, numbers of bfloat16
+            and float16 files are widened to it.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            Naming the file, if it is damaged, or of another module or other options.
         """
-        arrays, metadata = _files.read(path)
-        kind = metadata.get("module", cls.__name__)
-        if kind != cls.__name__:
-            raise ValueError(f"{path} holds a {kind}, expected a {cls.__name__}")
+        found, arrays = _loading.read(
+            path, cls.__name__, cls._kind, cls._rows, options, assume_defaults
+        )
+        module = cls(**found)
         try:
-            stored = dict(json.loads(metadata.get("options", "{}")))
-            unknown = sorted(set(stored) - set(cls._rows))
-            if unknown:
-                raise ValueError(f"options {', '.join(unknown)} are of another version")
-        except (ValueError, TypeError, RecursionError) as error:
-            raise ValueError(f"{path} does not tell a module's options: {error}") from error
-        try:
-            module = cls(**{**stored, **options})
             module.parameters = arrays
         except (KeyError, TypeError, ValueError) as error:
             raise type(error)(f"{path}: {error.args[0]}") from error

@@ -1,5 +1,9 @@
-"""For test_torch.test_distributed, under torchrun: DDP's gradients are the whole batch's."""
+"""For test_torch.test_distributed, under torchrun: DDP's gradients are the whole batch's.
 
+`init` is always given, so that nothing is drawn from the parameters of the initial state.
+"""
+
+import contextlib
 import gc
 from pathlib import Path
 
@@ -8,7 +12,7 @@ import torch.distributed as dist
 import torch.distributed.nn.functional  # noqa: F401  (later, its defaults would hold the group)
 from torch.nn.parallel import DistributedDataParallel
 
-from smm_py.torch import SlotMixture
+from smm_py.torch import SlotAttention, SlotMixture, force_lean
 
 dist.init_process_group("gloo")
 rank = dist.get_rank()
@@ -18,16 +22,22 @@ x, log_std = torch.randn(4, 10, 8), torch.zeros(4, 3, 8)
 init = {"indices": torch.arange(3).expand(4, 3).contiguous(), "log_std": log_std}
 (module(x, init) ** 2).mean().backward()
 expected = [p.grad.clone() for p in module.parameters() if p.grad is not None]
-module.zero_grad()
-for p in (module.logstd_mu, module.logstd_logsigma):  # not drawn from here, as `init` is given
-    p.requires_grad_(False)
 parallel = DistributedDataParallel(module)
 half = slice(2 * rank, 2 * rank + 2)
-(parallel(x[half], {k: v[half] for k, v in init.items()}) ** 2).mean().backward()
+for _ in range(3):  # DDP waits in the second for gradients that the first lacked
+    module.zero_grad()
+    (parallel(x[half], {k: v[half] for k, v in init.items()}) ** 2).mean().backward()
 got = [p.grad for p in module.parameters() if p.grad is not None]
 assert len(got) == len(expected) > 15
 assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(expected, got))
+assert not module.logstd_mu.grad.any() and module.mean_mu.grad is None  # which is not trained
+for lean in (False, True):  # as on a GPU; drawn states get no gradient from the last step alone
+    other = DistributedDataParallel(SlotAttention(dim=8, num_slots=3))
+    with force_lean() if lean else contextlib.nullcontext():
+        for _ in range(3):
+            other(x[half]).square().mean().backward()
 print("same gradients")
+del other
 dist.barrier()
 del parallel  # it holds the group, whose threads may abort the interpreter's end
 dist.destroy_process_group()

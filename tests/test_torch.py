@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch")
 
 from processes import ROOT, TORCHRUN, run_python  # noqa: E402
 from torch.autograd import forward_ad  # noqa: E402
+from torch.nn.utils import prune  # noqa: E402
 from vectors import FILES, read  # noqa: E402
 
 import smm_py  # noqa: E402
@@ -26,9 +27,7 @@ KINDS = {
     "stable": (st.SlotMixture, dict(dim=8, hidden_dim=9, input_dim=5)),
     "slot-norm": (
         st.SlotMixture,
-        dict(
-            dim=8, hidden_dim=9, input_mlp=False, slot_norm=True, reduce=False, variant="paper"
-        ),
+        dict(dim=8, hidden_dim=9, input_mlp=False, slot_norm=True, reduce=False, variant="paper"),
     ),
     "reference": (st.SlotMixture, dict(dim=8, hidden_dim=9, input_dim=5, variant="reference")),
     "kmeans": (st.KMeans, dict(dim=5)),
@@ -471,6 +470,7 @@ def test_files_serve_both(name, tmp_path):
     twin.save(path_)
     module.load_state_dict(safetensors.load_file(path_))
 
+
 GRADED = ("slots", "mean", "variance", "prior", "log_likelihood", "attention", "log_std")
 STARTS = ("given", "prior", "indices", "drawn")
 
@@ -788,7 +788,9 @@ def test_an_empty_slot_retains_its_state(kind, lean):
     first, *rest = init.values()
     assert torch.allclose(first.grad[0, 2], weight[0, 2, :2], rtol=1e-12)
     if rest:
-        assert found.prior[0, 2] == 0 and torch.allclose(found.variance[0, 2], torch.ones(2).double())
+        assert found.prior[0, 2] == 0 and torch.allclose(
+            found.variance[0, 2], torch.ones(2).double()
+        )
         assert torch.allclose(rest[0].grad[0, 2], 2 * weight[0, 2, 2:], rtol=1e-12)
     assert all(t.grad.isfinite().all() for t in (x, first, *rest))
 
@@ -803,6 +805,307 @@ def test_plain_em_of_two_points(lean):
             found = st.GaussianMixture(dim=1, num_slots=2).run(x, init, return_attention=True)
         assert torch.equal(found.mean, x) and (found.variance < 1e-4).all()
         assert torch.equal(found.attention, torch.eye(2, dtype=dtype)[None])
+
+
+@pytest.mark.parametrize("name", ["sa", "smm", "reference"])
+@pytest.mark.parametrize("lean", [False, True], ids=["core", "lean"])
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_pruned_and_normalised_weights(name, lean):
+    """Hooks before the call of a submodule compute them; nobody calls submodules here."""
+    module = build(name, gradient="full")
+    x, init = inputs(module)
+    prune.l1_unstructured(module.to_q, "weight", 0.5)
+    prune.random_unstructured(module.gru, "weight_ih", 0.3)
+    torch.nn.utils.weight_norm(module.to_k)
+    torch.nn.utils.spectral_norm(module.mlp.get_submodule("0"))
+    plain = build(name, gradient="full")
+    with path(lean):
+        for _ in range(2):
+            with torch.no_grad():
+                for p in module.parameters():
+                    p.add_(0.01 * torch.randn_like(p))
+            slots = module(x, init)
+            slots.square().sum().backward()
+            now = {n: p.detach() for n, p in module._named().items()}
+            plain.load_state_dict(now)
+            module.eval()  # spectral_norm iterates in training alone
+            assert torch.allclose(module(x, init), plain(x, init), atol=1e-6)
+    assert (now["to_q.weight"] == 0).sum() >= 32
+    for p in (module.to_q.weight_orig, module.to_k.weight_g, module.gru.weight_ih_orig):
+        assert p.grad.abs().sum() > 0
+
+
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning"
+)  # the exporter's own
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("name", ["sa", "smm", "stable", "reference", "gmm"])
+def test_export_of_the_lean_form_with_a_dynamic_batch(name, strict):
+    module = build(name).eval()
+    x, init = inputs(module)
+    batch, count = torch.export.Dim("batch"), torch.export.Dim("count", min=4)
+    shapes = ({0: batch, 1: count}, {n: {0: batch} for n in init})
+    with path(True):
+        program = torch.export.export(module, (x, init), dynamic_shapes=shapes, strict=strict)
+        x, init = inputs(module, batch=5, count=31, seed=1)
+        expected = module(x, init)
+    assert torch.allclose(program.module()(x, init), expected, atol=1e-5)
+
+
+class Model(torch.nn.Module):
+    """A layer and a slot module, given its state."""
+
+    def __init__(self, slots):
+        super().__init__()
+        self.encoder, self.slots = torch.nn.Linear(4, slots._spec.input_dim), slots
+
+    def forward(self, x, *state):
+        init = dict(zip(self.slots._spec.state_names, state)) if state else None
+        return self.slots(self.encoder(x), init, return_attention=True)
+
+
+@pytest.mark.filterwarnings("ignore")  # the exporters' own
+@pytest.mark.parametrize("drawn", [False, True])
+@pytest.mark.parametrize("dynamo", [False, True])
+@pytest.mark.parametrize("name", KINDS)
+def test_onnx(name, dynamo, drawn, tmp_path):
+    """Both exporters, a dynamic batch; a slot far from all inputs, which eps alone holds."""
+    for package in ("onnx", "onnxscript"):
+        pytest.importorskip(package)
+    runtime = pytest.importorskip("onnxruntime")
+    slots = build(name, dtype="float32")
+    model = Model(slots).eval()
+
+    def arguments(batch):
+        g = torch.Generator().manual_seed(batch)
+        x = torch.randn(batch, 20, 4, generator=g)
+        state = [torch.randn(batch, 3, slots.dim, generator=g) for _ in slots._spec.state_names]
+        return (x,) if drawn else (x, *state)
+
+    given, file = arguments(2), tmp_path / "model.onnx"
+    names = [f"input{i}" for i in range(len(given))]
+    if dynamo:
+        batch = {0: torch.export.Dim("batch")}
+        shapes = (batch, *([] if drawn else [(batch,) * (len(given) - 1)]))
+        options = {"dynamic_shapes": shapes, "verbose": False}
+    else:
+        axes = {n: {0: "batch"} for n in (*names, "slots", "attention")}
+        options = {"dynamic_axes": axes, "opset_version": 18}
+    outputs = ["slots", "attention"]
+    torch.onnx.export(
+        model, given, file, dynamo=dynamo, input_names=names, output_names=outputs, **options
+    )
+    given = arguments(5)
+    session = runtime.InferenceSession(file)
+    found = session.run(None, {n: a.numpy() for n, a in zip(names, given)})
+    with torch.no_grad():
+        expected = model(*given)
+    for a, b in zip(found, expected):
+        assert a.shape == b.shape and np.isfinite(a).all()
+        assert drawn or np.abs(a - b.numpy()).max() <= 1e-4
+
+
+@pytest.mark.parametrize("kind", [st.SlotAttention, st.SlotMixture, st.KMeans, st.GaussianMixture])
+def test_saved_modules_are_those_of_numpy(kind, tmp_path):
+    """Each loads the other's file, with the options it had."""
+    options = {"tol": 0.01, "num_slots": 4, "eps": 1e-5, "gradient": "straight-through"}
+    module, file = kind(dim=6, **options), tmp_path / "m.safetensors"
+    if not module._spec.has_network:
+        module.save(file)
+    else:
+        module.double().save(file)
+    of_numpy = getattr(smm_py, kind.__name__).load(file)
+    assert {**of_numpy.options, "dtype": 0} == {**module.options, "dtype": 0}
+    of_numpy.save(file)
+    state = torch.get_rng_state()
+    twin = kind.load(file)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert twin.options == of_numpy.options and str(of_numpy.options["dtype"]) in (
+        "float64",
+        "None",
+    )
+    for name, value in module.state_dict().items():
+        assert torch.equal(twin.state_dict()[name], value)
+    assert kind.load(file, num_iters=9).num_iters == 9
+
+
+def test_save_and_load_refuse(tmp_path):
+    file = tmp_path / "m.safetensors"
+    module = build("smm")
+    with torch.no_grad():
+        module.to_q.weight[1, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"to_q.weight must be finite, got nan at index .1, 0."):
+        module.save(file)
+    with pytest.raises(TypeError, match="float32 or float64 to be saved, got torch.bfloat16"):
+        build("smm").bfloat16().save(file)
+    assert not file.exists()
+    build("smm").save(file)
+    with pytest.raises(ValueError, match="m.safetensors: it holds a SlotMixture, expected a Slot"):
+        st.SlotAttention.load(file)
+    with pytest.raises(ValueError, match=r"m.safetensors: .* must have shape \(7, 5\)"):
+        st.SlotMixture.load(file, hidden_dim=7)
+    with pytest.raises(TypeError, match="m.safetensors: .* must be a float64 array"):
+        st.SlotMixture.load(file, dtype="float64")
+
+
+@pytest.mark.parametrize("library", [smm_py, st], ids=["numpy", "torch"])
+def test_a_file_without_options_is_told(library, tmp_path):
+    safetensors = pytest.importorskip("safetensors.torch")
+    module = build("slot-norm", temperature=0.3)
+    file = tmp_path / "m.safetensors"
+    model = torch.nn.ModuleDict({"before": torch.nn.BatchNorm1d(3), "slots": module})
+    for weights in (module.state_dict(), model.state_dict()):
+        safetensors.save_file(weights, file)
+        with pytest.raises(
+            ValueError, match="m.safetensors: it does not tell .*num_iters=5"
+        ) as told:
+            library.SlotMixture.load(file, dim=8)
+        assert "hidden_dim" not in str(told.value) and "dim=" not in str(told.value)
+        taken = library.SlotMixture.load(file, assume_defaults=True)
+        assert taken.hidden_dim == 9 and taken.num_iters == 5 and not taken.input_mlp
+        taken = library.SlotMixture.load(file, **module.options)
+        assert taken.options == module.options
+    two = torch.nn.ModuleDict({"a": build("sa"), "b": build("sa")}).state_dict()
+    safetensors.save_file(two, file)
+    with pytest.raises(ValueError, match="must hold one SlotAttention, got 2 .*: 'a.', 'b.'"):
+        library.SlotAttention.load(file, assume_defaults=True)
+    with pytest.raises(ValueError, match="must hold one SlotMixture, got 0"):
+        library.SlotMixture.load(file, assume_defaults=True)
+
+
+@pytest.mark.parametrize("library", [smm_py, st], ids=["numpy", "torch"])
+@pytest.mark.parametrize("narrow", [torch.bfloat16, torch.float16])
+def test_files_of_narrow_numbers(narrow, library, tmp_path):
+    safetensors = pytest.importorskip("safetensors.torch")
+    module, file = build("sa"), tmp_path / "m.safetensors"
+    weights = {n: v.to(narrow) for n, v in module.state_dict().items()}
+    safetensors.save_file(weights, file)
+    name = str(narrow).removeprefix("torch.")
+    with pytest.raises(ValueError, match=f"m.safetensors: .* is {name}; give dtype='float32'"):
+        library.SlotAttention.load(file, assume_defaults=True)
+    taken = library.SlotAttention.load(file, assume_defaults=True, dtype="float32")
+    values = taken.parameters if library is smm_py else dict(taken.named_parameters())
+    for key, value in weights.items():
+        assert np.array_equal(
+            np.asarray(values[key].detach() if library is st else values[key]),
+            value.float().numpy(),
+        )
+    integers = {n: v.round().long() for n, v in weights.items()}
+    safetensors.save_file(integers, file)
+    with pytest.raises(TypeError, match="m.safetensors: .* must be a float32 array, got .*int64"):
+        library.SlotAttention.load(file, assume_defaults=True, dtype="float32")
+
+
+@pytest.mark.parametrize("library", [smm_py, st], ids=["numpy", "torch"])
+def test_shapes_are_compared_before_anything_is_allocated(library, tmp_path, monkeypatch):
+    file = tmp_path / "m.safetensors"
+    smm_py.SlotAttention(dim=4).save(file)
+    content = file.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = content[8 : 8 + length].replace(b'\\"dim\\": 4', b'\\"dim\\": 3000000')
+    assert b"3000000" in header
+    file.write_bytes(len(header).to_bytes(8, "little") + header + content[8 + length :])
+    monkeypatch.setattr(library.SlotAttention, "_build", lambda *a, **k: pytest.fail("was made"))
+    with pytest.raises(ValueError, match="m.safetensors: .* must have shape .*3000000"):
+        library.SlotAttention.load(file)
+
+
+@pytest.mark.parametrize("library", [smm_py, st], ids=["numpy", "torch"])
+@pytest.mark.parametrize("variant", ["stable", "paper"])
+@pytest.mark.parametrize("model", ["smm", "sa"])
+def test_weights_of_a_run_are_loaded(model, variant, library, tmp_path):
+    """The slot module of a pipeline's model, with the options that it has there."""
+    safetensors = pytest.importorskip("safetensors.torch")
+    from examples.set_prediction import Config
+    from examples.shared.modules import SlotEncoder
+
+    config = Config.from_preset("tiny", model=model, variant=variant)
+    encoder = SlotEncoder(config)
+    file = tmp_path / "model.safetensors"
+    weights = {f"encoder.{n}": v for n, v in encoder.state_dict().items()}
+    safetensors.save_file(weights, file, {"config": config.without_places()})
+    kind = {"smm": "SlotMixture", "sa": "SlotAttention"}
+    taken = getattr(library, kind[model]).load(file)
+    # what a loaded module has no use of
+    assert {**taken.options, "weight_init": 0, "variant": 0} == {
+        **encoder.slots.options,
+        "weight_init": 0,
+        **({"variant": 0} if model == "smm" else {}),
+    } | ({"variant": 0, "weight_init": 0})
+    with pytest.raises(ValueError, match="it must hold one|it is of a run with the model"):
+        getattr(library, kind["sa" if model == "smm" else "smm"]).load(file)
+
+
+def test_compat_gives_the_other_packages_names(tmp_path):
+    module = compat.SlotAttention(num_slots=3, dim=8, iters=2, eps=1e-7, hidden_dim=16)
+    assert (module.dim, module.num_slots, module.iters, module.eps) == (8, 3, 2, 1e-7)
+    assert module.scale == 8**-0.5 and module.norm_pre_ff.weight.shape == (8,)
+    state = torch.nn.ModuleDict({"slots": module}).state_dict()
+    assert set(state) == {
+        f"slots.{n}"
+        for n in """slots_mu slots_logsigma norm_input.weight norm_input.bias to_q.weight to_q.bias
+        to_k.weight to_k.bias to_v.weight to_v.bias norm_slots.weight norm_slots.bias gru.weight_ih
+        gru.weight_hh gru.bias_ih gru.bias_hh norm_pre_ff.weight norm_pre_ff.bias mlp.0.weight
+        mlp.0.bias mlp.2.weight mlp.2.bias""".split()
+    }
+    assert state["slots.slots_mu"].shape == (1, 1, 8)
+    other = compat.SlotAttention(num_slots=3, dim=8, iters=2, eps=1e-7, hidden_dim=16)
+    other.load_state_dict(module.state_dict())
+    pairs = zip(module.parameters(), other.parameters())
+    assert all(torch.equal(a, b) and a.shape == b.shape for a, b in pairs)
+    module.save(tmp_path / "m.safetensors")
+    twin = compat.SlotAttention.load(tmp_path / "m.safetensors")
+    assert twin.options == module.options and torch.equal(twin.slots_mu, module.slots_mu)
+    st.SlotAttention(dim=8).save(tmp_path / "m.safetensors")
+    with pytest.raises(ValueError, match="gradient must be 'full' in that package's module"):
+        compat.SlotAttention.load(tmp_path / "m.safetensors")
+
+
+def test_subinterpreters_are_told():
+    code = """
+import importlib.machinery, sys
+
+class Refuses(importlib.machinery.PathFinder):
+    def find_spec(name, path=None, target=None):
+        spec = importlib.machinery.PathFinder.find_spec(name, path)
+        if name == "smm_py._core":
+            spec.loader.create_module = refuse
+        return spec
+
+def refuse(spec):
+    raise ImportError("module smm_py._core does not support loading in subinterpreters")
+
+sys.meta_path.insert(0, Refuses)
+import smm_py
+"""
+    done = run_python("-c", code, cwd=ROOT)
+    assert done.returncode and "cannot be used in a subinterpreter" in done.stderr
+    assert "pip install" not in done.stderr
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_a_signal_stops_a_call(backward):
+    """Forward and backward, within a second; the next call is right."""
+    code = f"""
+import signal, time, torch
+from smm_py.torch import SlotMixture
+module = SlotMixture(dim=16, num_slots=4, num_iters=2000, gradient="full", recompute=True)
+x = torch.randn(1, 20_000, 16, requires_grad=True)
+init = {{"mean": torch.randn(1, 4, 16), "log_std": torch.zeros(1, 4, 16)}}
+expected = module(x, init, num_iters=2)
+slots = module(x, init, num_iters=300) if {backward} else None
+signal.signal(signal.SIGALRM, lambda *unused: (_ for _ in ()).throw(KeyboardInterrupt()))
+signal.setitimer(signal.ITIMER_REAL, 0.3)
+start = time.monotonic()
+try:
+    slots.sum().backward() if {backward} else module(x, init)
+except KeyboardInterrupt:
+    print("stopped after", time.monotonic() - start, x.grad is None)
+assert torch.equal(module(x, init, num_iters=2), expected)
+"""
+    done = run_python("-c", code, cwd=ROOT)
+    assert done.returncode == 0 and done.stdout.startswith("stopped after"), done.stderr
+    assert float(done.stdout.split()[2]) < 1.3 and done.stdout.split()[3] == "True"
 
 
 def test_double_backward_is_refused():

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import InitVar
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ import torch.distributed
 import torch.onnx
 from torch import Generator, Tensor, nn
 
+from .. import _files, _loading
 from .._arrays import check_seed, raise_index
 from .._options import (
     Check,
@@ -27,6 +29,7 @@ from .._options import (
     flag,
     option,
 )
+from .._parameters import Parameters
 from .._spec import Spec, initial_parameters, initial_state_names, parameter_shapes
 from . import _ops
 from .lean import DTYPES, Formulas, Output, channel_variances, least_variance, variance_floors
@@ -508,6 +511,70 @@ class _Twin(Options, nn.Module):
             log_std = 0.5 * variance.clamp_min(least_variance(x.dtype)).log()
             init["log_std"] = log_std[:, None].expand(shape).contiguous()
         return init
+
+    # -- files ---------------------------------------------------------------------------------
+
+    def save(self, path: _files.FilePath) -> None:
+        """Write parameters and options to a `.safetensors` file, as the NumPy modules do.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a parameter is what `load` would refuse, such as one of bfloat16 or with NaN.
+        """
+        values = {name: value.detach().cpu() for name, value in self._named().items()}
+        dtype = next((value.dtype for value in values.values()), None)
+        if dtype is not None and dtype not in self._specs:
+            raise TypeError(f"parameters must be of float32 or float64 to be saved, got {dtype}")
+        spec = self._specs[dtype] if dtype else self._spec
+        table = Parameters(spec, {})
+        arrays = {name: table.checked(name, value.numpy()) for name, value in values.items()}
+        options = {**self.options, "dtype": spec.dtype}
+        metadata = {"module": self._saved_name(), "options": json.dumps(options)}
+        _files.write(path, arrays, metadata)
+
+    @classmethod
+    def load(cls, path: _files.FilePath, *, assume_defaults: bool = False, **options: Any) -> Self:
+        """A module from a `.safetensors` file, on PyTorch's default device.
+
+        Parameters
+        ----------
+        path : str or Path
+            What `save` wrote, here or in NumPy; the `model.safetensors` of a pipeline's run, in
+            which the module is found; or a `state_dict`, alone or of a model around it.
+        assume_defaults : bool
+            Options that neither the file nor its arrays' shapes nor the caller tell take their
+            defaults. Else they are an error, as those of a `state_dict` could be others.
+        **options
+            The constructor's arguments, over those of the file. With a dtype, numbers of bfloat16
+            and float16 files are widened to it.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            Naming the file, if it is damaged, or of another module or other options.
+        """
+        found, arrays = _loading.read(
+            path, cls._saved_name(), cls._kind, cls._rows, options, assume_defaults
+        )
+        module = cls._made(found)
+        table = Parameters(module._spec, {})
+        try:
+            values = {name: table.checked(name, array) for name, array in arrays.items()}
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{path}: {error.args[0]}") from error
+        nn.Module.load_state_dict(module, {n: torch.from_numpy(a) for n, a in values.items()})
+        return module
+
+    @classmethod
+    def _made(cls, options: dict[str, Any]) -> Self:
+        """A module of such options; its initial weights draw nothing from PyTorch's generator."""
+        return cls(**({"seed": 0} if "seed" in cls._rows else {}) | options)
+
+    @classmethod
+    def _saved_name(cls) -> str:
+        """Of the class of this package that it is or derives from, as in NumPy."""
+        return next(c.__name__ for c in cls.__mro__ if c.__module__ == __name__)
 
 
 class _Network(_Twin):

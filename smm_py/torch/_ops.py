@@ -60,7 +60,6 @@ _LIBRARY.define(
 )
 
 
-@functools.lru_cache(maxsize=256)
 def result_names(spec: Spec, wanted: Wanted) -> tuple[str, ...]:
     """The results of the operator `forward`, by their names in the core, but for `saved`."""
     names = ["slots"]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from .._options import count
 from . import _modules
@@ -49,6 +50,35 @@ class SlotAttention(_modules.SlotAttention):
             gradient="full",
         )
         self.register_load_state_dict_pre_hook(_translate)
+        self.register_state_dict_post_hook(_translate_back)
+
+    @property
+    def iters(self) -> int:
+        """T, number of steps."""
+        return self.num_iters
+
+    @property
+    def norm_pre_ff(self) -> nn.Module:
+        """The LayerNorm's parameters before the MLP."""
+        return self.get_submodule("norm_mlp")
+
+    @classmethod
+    def _made(cls, options: dict[str, Any]) -> Self:
+        own = {"num_slots", "dim", "eps", "hidden_dim"}
+        made = cls(iters=options["num_iters"], **{n: options[n] for n in own})
+        made.to(getattr(torch, options["dtype"]))
+        differing = [
+            n
+            for n, v in made.options.items()
+            if n not in ("weight_init", "dtype") and v != options[n]
+        ]
+        if differing:
+            name = differing[0]
+            raise ValueError(
+                f"{name} must be {made.options[name]!r} in that package's module, "
+                f"got {options[name]!r}"
+            )
+        return made
 
     def forward(  # type: ignore[override]
         self, inputs: Tensor, num_slots: int | None = None
@@ -68,3 +98,16 @@ def _translate(
         value = state_dict.get(prefix + name)
         if isinstance(value, Tensor) and value.shape[:-1] == (1, 1):
             state_dict[prefix + name] = value[0, 0]
+
+
+def _translate_back(
+    module: SlotAttention, state_dict: dict[str, Any], prefix: str, *unused: Any
+) -> None:
+    """The entries as that package names and shapes them."""
+    entries = [(name, state_dict.pop(name)) for name in list(state_dict) if name.startswith(prefix)]
+    names = {new: old for old, new in module._RENAMED.items()}
+    for key, value in entries:
+        name = key.removeprefix(prefix)
+        if name in ("slots_mu", "slots_logsigma") and value.dim() == 1:
+            value = value[None, None]
+        state_dict[prefix + names.get(name, name)] = value

@@ -184,7 +184,11 @@ class Formulas:
 
     def _norm(self, name: str, x: Tensor) -> Tensor:
         weight, bias = self.p[name + ".weight"], self.p[name + ".bias"]
-        return F.layer_norm(x, x.shape[-1:], weight, bias, self.spec.norm_eps)
+        spec = self.spec  # it has the width as a number, which the older ONNX exporter needs
+        of_inputs = name == "norm_input" or (name == "norm_kv" and not spec.input_mlp)
+        width = spec.input_dim if of_inputs else spec.dim
+        width *= 1 + (name == "norm_slots" and spec.is_mixture)
+        return F.layer_norm(x, (width,), weight, bias, spec.norm_eps)
 
     def _mean(self, a: Tensor) -> Tensor:
         a = a.detach()
@@ -337,8 +341,10 @@ class Formulas:
             logits = (-spec.scale * distance).masked_fill(inactive, -math.inf)
             return logits.softmax(-1), hidden, None
         if spec.is_reference:
-            gamma = (torch.exp(-spec.scale * distance) + spec.eps) * prior[:, None]
-            return gamma / gamma.sum(-1, keepdim=True), hidden, None
+            # the log of exp(-scale distance) + eps
+            low = math.log(spec.eps)
+            logits = F.softplus(-spec.scale * distance - low, threshold=1e3) + low
+            return (logits + _log(prior)[:, None]).softmax(-1), hidden, None
         log_det = cast(Tensor, s).sum(-1)[:, None]
         log_prior = _log(prior)[:, None].masked_fill(inactive, -math.inf)
         gamma = (-spec.temperature * (0.5 * distance + log_det) + log_prior).softmax(-1)
@@ -359,23 +365,35 @@ class Formulas:
             return torch.stack(_of_each_slot(_scaled_distance, self.keys, q, weight), -1)
         keys, q = self.keys - self.key_centre, q - self.key_centre
         if log_std is None:
-            return (keys * keys).sum(-1, keepdim=True) - 2 * keys @ q.mT + (q * q).sum(-1)[:, None]
+            return (
+                (keys * keys).sum(-1, keepdim=True)
+                - 2 * keys @ q.transpose(-1, -2)
+                + (q * q).sum(-1)[:, None]
+            )
         weight = torch.exp(-2 * log_std)
         return (
-            (keys * keys) @ weight.mT
-            - 2 * keys @ (q * weight).mT
+            (keys * keys) @ weight.transpose(-1, -2)
+            - 2 * keys @ (q * weight).transpose(-1, -2)
             + (q * q * weight).sum(-1)[:, None]
         )
 
     def weights(self, gamma: Tensor) -> Tensor:
         """Responsibilities normalised over real inputs; an inactive slot gets zeros."""
-        w = gamma if self.spec.is_reference else gamma + self.spec.eps
-        if self.real is not None:
-            w = torch.where(self.real if w.dim() == 3 else self.real[:, None], w, 0)
-        total = w.sum(-2, keepdim=True)
-        if self.spec.is_reference or self.spec.eps == 0:
+        real = self.real
+        if real is not None:
+            real = real if gamma.dim() == 3 else real[:, None]
+            gamma = torch.where(real, gamma, 0)
+        # ONNX's optimizer drops a constant as small as eps where it is added to every weight
+        eps = 0.0 if self.spec.is_reference else self.spec.eps
+        count = self.count
+        if isinstance(count, Tensor):
+            count = count.view(-1, *[1] * (gamma.dim() - 1))
+        total = gamma.sum(-2, keepdim=True) + eps * count
+        if not eps:
             total = total + (total == 0)
-        return w / total
+            return gamma / total
+        w = gamma / total + eps / total
+        return w if real is None else torch.where(real, w, 0)
 
     def m_step(
         self, gamma: Tensor, hidden: Tensor, mean: Tensor, log_std: Tensor | None
@@ -385,10 +403,10 @@ class Formulas:
         w = self.weights(gamma)
         if spec.kind == "slot_attention":
             values = self.values.unflatten(-1, (spec.heads, -1)).transpose(1, 2)
-            found = (w.mT @ values).transpose(1, 2).flatten(-2)
+            found = (w.transpose(-1, -2) @ values).transpose(1, 2).flatten(-2)
             return self.keep(self.update(found, hidden), mean), None
         values = self.values - self.value_centre
-        first = w.mT @ values
+        first = w.transpose(-1, -2) @ values
         found = first + self.value_centre
         new = self.update(found, hidden) if spec.has_network else found
         # a slot without any weight, as can be in clustering with eps = 0, retains its state
@@ -396,9 +414,13 @@ class Formulas:
         if not spec.is_mixture:
             return self.keep(new, mean, taken), None
         if spec.has_network:
-            variance = (w.mT @ (values * values) - first * first).clamp_min(0) + (found - new) ** 2
+            variance = (w.transpose(-1, -2) @ (values * values) - first * first).clamp_min(0) + (
+                found - new
+            ) ** 2
         else:
-            variance = torch.stack(_of_each_slot(_variance, self.values, found, w.mT), 1)
+            variance = torch.stack(
+                _of_each_slot(_variance, self.values, found, w.transpose(-1, -2)), 1
+            )
         least = least_variance(variance.dtype)
         new_log_std = 0.5 * torch.log((variance + self.floor).clamp_min(least))
         return self.keep(new, mean, taken), self.keep(new_log_std, cast(Tensor, log_std), taken)
