@@ -119,7 +119,9 @@ def test_graphs():
     params = [
         p.detach() for n, p in module.named_parameters() if "mu" not in n and "sigma" not in n
     ]
-    args = [x, params, state, 0.2 * state, None, None, None, _ops.config_text(module._spec), 2]
-    torch.library.opcheck(torch.ops.smm_py.forward, (*args, True, True))
-    saved = torch.ops.smm_py.forward(*args, True, True)[-1]
-    torch.library.opcheck(torch.ops.smm_py.backward, (*args, saved, torch.ones(2, 3, 8), None))
+    config = _ops.config_text(module._spec)
+    args = [x, params, state, 0.2 * state, *[None] * 5, config, 2]
+    torch.library.opcheck(torch.ops.smm_py.forward, (*args, True, False, False, True))
+    saved = torch.ops.smm_py.forward(*args, True, False, False, True)[-1]
+    d_outputs = [torch.ones(2, 3, 8), *[None] * 5]
+    torch.library.opcheck(torch.ops.smm_py.backward, (*args, saved, *d_outputs))
