@@ -32,7 +32,15 @@ from .._options import (
 from .._parameters import Parameters
 from .._spec import Spec, initial_parameters, initial_state_names, parameter_shapes
 from . import _ops
-from .lean import DTYPES, Formulas, Output, channel_variances, least_variance, variance_floors
+from .lean import (
+    DTYPES,
+    Formulas,
+    Output,
+    channel_variances,
+    is_traced,
+    least_variance,
+    variance_floors,
+)
 
 Generators = Generator | Sequence[Generator]
 # mean (or slots), log_std, prior, indices
@@ -507,7 +515,9 @@ class _Twin(Options, nn.Module):
                 init[name] = mean + log_std.exp() * normal()
         if spec.kind == "gaussian_mixture":
             floors = variance_floors(spec, x, mask)
-            variance = channel_variances(x, mask) + (spec.var_floor if floors is None else floors)
+            variance = channel_variances(x, mask) + (
+                spec.var_floor or 0.0 if floors is None else floors
+            )
             log_std = 0.5 * variance.clamp_min(least_variance(x.dtype)).log()
             init["log_std"] = log_std[:, None].expand(shape).contiguous()
         return init
@@ -611,9 +621,11 @@ def _batched(value: Any, rank: int) -> Any:
 
 def _output(spec: Spec, found: dict[str, Tensor], wanted: _ops.Wanted) -> Output:
     """The core's results by the names of an Output."""
-    state = history = None
+    state: dict[str, Tensor] | None = None
+    history: dict[str, Tensor] | None = None
     if wanted.every and spec.is_mixture:
-        state = {n: found.pop(f"state_{n}", found[n] if n in found else None) for n in spec.state}
+        own = {n: found.pop(f"state_{n}", None) for n in spec.state}
+        state = {n: found[n] if a is None else a for n, a in own.items()}
     elif wanted.every:
         state = {"slots": found["slots"]}
     if wanted.history:
@@ -679,8 +691,7 @@ def _autocasts(device_type: str) -> bool:
 
 def _looks(x: Tensor) -> bool:
     """Whether contents are checked: not where a graph is made, whose checks would see one call."""
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    return not traced and x.device.type != "meta"
+    return not is_traced() and x.device.type != "meta"
 
 
 def _check_prior(prior: Tensor | None, slot_mask: Tensor | None) -> None:

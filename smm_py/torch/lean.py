@@ -64,6 +64,11 @@ def _mlp(p: Parameters, name: str, x: Tensor) -> Tensor:
     return _linear(p, name + ".2", F.relu(_linear(p, name + ".0", x)))
 
 
+def is_traced() -> bool:
+    """Whether a graph is being made."""
+    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+
+
 def least_variance(dtype: torch.dtype) -> float:
     """No variance is taken to be smaller, as in the C core."""
     return 1e-24 if dtype == torch.float32 else 1e-200
@@ -110,8 +115,8 @@ def _variance(a: Tensor, centre: Tensor, weight: Tensor) -> Tensor:
 
 def _of_each_slot(function: Callable[..., Tensor], a: Tensor, *rows: Tensor) -> list[Tensor]:
     """function(a, row of each) for each slot; backward recomputes its (B,N,D) arrays."""
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    if torch.is_grad_enabled() and not traced and not torch._C._are_functorch_transforms_active():
+    plain = not is_traced() and not torch._C._are_functorch_transforms_active()
+    if torch.is_grad_enabled() and plain:
         function = functools.partial(
             checkpoint, function, use_reentrant=False, preserve_rng_state=False
         )
@@ -162,7 +167,7 @@ class Formulas:
         self.spec, self.p = spec, p
         x = x.to(DTYPES[spec.dtype]) if spec.bfloat16_inputs else x
         floors = variance_floors(spec, x, mask)
-        floor = spec.eps if spec.is_reference else spec.var_floor
+        floor = spec.eps if spec.is_reference else spec.var_floor or 0.0
         self.floor = floor if floors is None else floors[:, None]
         self.real = None if mask is None else mask[..., None]
         if self.real is not None:
@@ -243,9 +248,9 @@ class Formulas:
         if history and not spec.is_reference:
             steps.append(self.found(new, state, density))
         if spec.gradient == "straight-through":
-            new = cast(
-                State, tuple(a if b is None else a + (b - b.detach()) for a, b in zip(new, initial))
-            )
+            pairs = zip(new, initial)
+            passed = [a if a is None or b is None else a + (b - b.detach()) for a, b in pairs]
+            new = cast(State, tuple(passed))
         result = self.result(*new, gamma if attention else None, density, iterations)
         if history:
             result = result._replace(history=self.history(steps, iterations))
