@@ -147,9 +147,10 @@ def child(seconds, most, library):
         done = {}
         for more in (0, 3, 40):  # one, and several in a row
             for what, function in work.items():
-                if time.monotonic() - begin > seconds or outcome.counts.get(
-                    "failed allocations", 0
-                ) > most:
+                if (
+                    time.monotonic() - begin > seconds
+                    or outcome.counts.get("failed allocations", 0) > most
+                ):
                     break
                 stride = 1 if most > 5000 else 11
                 print(f"at {what}, {more + 1} in a row", file=sys.stderr, flush=True)
