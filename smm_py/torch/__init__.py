@@ -8,9 +8,11 @@
 (torch.Size([2, 4, 32]), torch.Size([2, 100, 4]))
 >>> slots.sum().backward()
 
-Gradients are of first order on the CPU: differentiating them again, and the transforms of
-`torch.func`, raise. Submodules hold parameters alone and are not called, so hooks on them do not
-run; parametrizations do. `smm_py.torch.lean` says how to change a formula.
+Gradients flow through every output, on every device to the same values. On the CPU they are of
+first order: differentiating them again, and the transforms of `torch.func`, raise. Submodules hold
+parameters alone and are not called, so hooks on them do not run, but for those of pruning, the old
+weight_norm and spectral_norm; parametrizations do. `smm_py.torch.lean` says how to change a
+formula. Exports to ONNX run in PyTorch operations, which `force_lean` asks for elsewhere.
 
 A model that uses the package `slot-attention` changes one line, its import:
 

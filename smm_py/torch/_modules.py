@@ -329,7 +329,7 @@ class _Twin(Options, nn.Module):
                 _check_prior(state[2], slot_mask)
                 self._warn_of_zeros(spec, init)
             if self._uses_core(x):
-                drawn = initial_state_names(spec)
+                drawn = spec.drawn_names
                 arrays = tuple(p for name, p in params.items() if name not in drawn)
                 config = self._configs[DTYPES[spec.dtype]]
                 floors = variance_floors(spec, x, mask)
@@ -350,10 +350,11 @@ class _Twin(Options, nn.Module):
 
         Elsewhere nobody waits for them, and optimizers leave alone what has none.
         """
-        there = torch.distributed.is_available() and torch.distributed.is_initialized()
-        if not there or not torch.is_grad_enabled():
+        if not torch.distributed.is_available() or not torch.distributed.is_initialized():
             return result
-        unused = [params[n] for n in initial_state_names(spec) if params[n].requires_grad]
+        if not torch.is_grad_enabled():
+            return result
+        unused = [params[n] for n in spec.drawn_names if params[n].requires_grad]
         return result._replace(slots=_WithZeros.apply(result.slots, *unused)) if unused else result
 
     def _warn_of_zeros(self, spec: Spec, init: dict[str, Tensor]) -> None:

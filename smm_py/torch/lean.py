@@ -89,7 +89,6 @@ def channel_variances(x: Tensor, mask: Tensor | None) -> Tensor:
     return deviation.sum(1) / count
 
 
-@torch.no_grad()
 def variance_floors(spec: Spec, x: Tensor, mask: Tensor | None) -> Tensor | None:
     """What is added to the variances of each image (B, D), or None where the option says it.
 
