@@ -1,7 +1,7 @@
 """python -m tests.reliability [--quick] [--out docs/reliability.md]
 
-Every check runs in a process of its own, so that a crash is a defect that is counted, beside the fuzzer,
-which has the other core. Status 1 where there is a defect.
+Every check runs in a process of its own, so that a crash is a defect that is counted, beside the
+fuzzer, which has the other core. Status 1 where there is a defect.
 """
 
 import argparse
@@ -145,19 +145,23 @@ Defects:
 
 MEANING = """## What is checked
 
-- **The C API** (`tests/c/fuzz.c`): all kinds, gradient modes, precisions, instruction sets, masks, indices,
-  given priors, floors of the variance, tolerances, bfloat16 inputs, odd numbers (0, denormals, huge, infinite,
-  NaN), every output and gradient asked for or not. Every array lies between guard zones. An error is a documented
-  one, and the one that a mistake should give; nothing is written before it. The bits are those of a second call and
-  of several threads. Ordinary numbers give finite results. The rule of the saved state's size holds. NaN stays in its
-  image. A call that is stopped or gets no memory says so. A saved state that is not forward's reads or
-  writes no other memory. The kernels are built without UBSan here, which `make -C tests/c check-sanitize` has.
-  Gradients with `eps = 0` may be infinite in float32 where a slot's whole weight is below 1e-38.
-- **Allocations**: in C, the one of a call is refused by the fuzzer; from Python, malloc and its kin fail in turn
-  (`tests/reliability/refuse.c`) in calls, gradients, constructors, `save` and `load`. What comes is MemoryError
-  (or an error of Python's or NumPy's own), nothing leaks from the extension, and the next call is right.
+- **The C API** (`tests/c/fuzz.c`): all kinds, gradient modes, precisions, instruction sets, masks,
+  indices, given priors, floors of the variance, tolerances, bfloat16 inputs, odd numbers (0,
+  denormals, huge, infinite, NaN), every output and gradient asked for or not. Every array lies
+  between guard zones. An error is a documented one, and the one that a mistake should give; nothing
+  is written before it. The bits are those of a second call and of several threads. Ordinary numbers
+  give finite results. The rule of the saved state's size holds. NaN stays in its image. A call that
+  is stopped or gets no memory says so. A saved state that is not forward's reads or writes no other
+  memory. The core has both sanitizers here, the kernels the address sanitizer;
+  `make -C tests/c check-sanitize` has them under both. Gradients with `eps = 0` are left out of
+  what must be finite: in float32 they are not where a slot's whole weight is below 3e-39.
+- **Allocations**: in C, the one of a call is refused by the fuzzer; from Python, malloc and its kin
+  fail in turn (`tests/reliability/refuse.c`) in calls, gradients, constructors, `save` and `load`.
+  What comes is MemoryError (or an error of Python's or NumPy's own), nothing leaks from the
+  extension, and the next call is right.
 - **Kills**: every killed run goes on to the bits of one that was not (`tests/kill_check.py`).
-- **Arguments and files**: TypeError, ValueError, KeyError or MemoryError that name the argument or the file.
+- **Arguments and files**: TypeError, ValueError, KeyError or MemoryError, which names the argument
+  or the file; of the examples' commands, one line and status 2.
 - **SIGINT**: KeyboardInterrupt within a second, and the next call is right.
 """
 

@@ -1,4 +1,4 @@
-"""Hostile arguments: any object in place of any argument. Documented errors that name it, no crash."""
+"""Any object in place of any argument: documented errors that name it, and no crash."""
 
 import contextlib
 import re
@@ -51,8 +51,9 @@ def hostile(rng):
         np.zeros((2, 9, 7), [("a", "f4")]), np.ma.masked_array(numbers.astype("f4"), numbers > 0),
         numbers.astype("f4").view(Subclass), np.broadcast_to(np.float32(0), (10**6, 10**6, 7)),
         np.broadcast_to(np.float32(0), (2, 9, 7)), np.frombuffer(bytes(505), "u1")[1:].view("f4"),
-        np.zeros((2, 3, 7), "f4"), np.ones((2, 3), "f4"), np.zeros((1,) * 30, "f4"), np.array(["a"]),
-        np.array("2020", "M8[D]"), np.zeros((2, 0, 3), "f4"), np.array([1, None], object),
+        np.zeros((2, 3, 7), "f4"), np.ones((2, 3), "f4"), np.zeros((1,) * 30, "f4"),
+        np.array(["a"]), np.array("2020", "M8[D]"), np.zeros((2, 0, 3), "f4"),
+        np.array([1, None], object),
     ]  # fmt: skip
     pool = odd if rng.random() < 0.5 else arrays
     return pool[rng.integers(len(pool))]

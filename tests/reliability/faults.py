@@ -175,7 +175,8 @@ def check(seconds, most):
             outcome.skipped = f"needs glibc: {built.stderr.strip()}"
             return outcome
         environment = {**os.environ, "LD_PRELOAD": str(library), "PYTHONMALLOC": "malloc"}
-        command = f"from tests.reliability import faults; faults.child({seconds}, {most}, {str(library)!r})"
+        call = f"faults.child({seconds}, {most}, {str(library)!r})"
+        command = f"from tests.reliability import faults; {call}"
         done = run_python("-c", command, cwd=ROOT, env=environment)
     if done.returncode:
         outcome.defect(f"status {done.returncode}: {' '.join(done.stderr.splitlines()[-3:])}")

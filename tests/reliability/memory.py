@@ -79,8 +79,6 @@ def small_states():
     module = smm_py.SlotMixture(dim=64, num_slots=7, gradient="full")
     large = np.random.default_rng(0).standard_normal((8, 4096, 64)).astype("float32")
     small = large[:1, :9].copy()
-    del_large = module(large)
-    del del_large
     held = []
     smm_py._core.trim()
     gc.collect()
@@ -99,6 +97,12 @@ def small_states():
 
 
 def check(calls):
+    import torch
+
+    import smm_py
+
+    torch.set_num_threads(1)  # a busy machine's threads wait for each other
+    smm_py.set_num_threads(1)
     outcome = Outcome()
     for part in (small_states(), numpy_calls(calls // 2), torch_calls(calls // 2)):
         for what, count in part.counts.items():

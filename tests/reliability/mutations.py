@@ -4,7 +4,6 @@ and of data (pictures). Documented errors that name the file, or a usable result
 
 import contextlib
 import io
-import json
 import resource
 import signal
 import sys
@@ -54,7 +53,6 @@ def weights(seconds, count, outcome, rng):
     """`load` of the NumPy modules and of the twins."""
     from cases import CASES, build, inputs
 
-    import smm_py
     from smm_py import torch as twins
 
     names = list(CASES)
@@ -94,7 +92,6 @@ def weights(seconds, count, outcome, rng):
                     outcome.count("of which loaded, and a call refused")
                 except BaseException as error:
                     outcome.defect(f"{name} weights, call: {last_line(error)}")
-    assert smm_py.get_num_threads()
 
 
 class Late(BaseException):
@@ -118,14 +115,14 @@ def command(pipeline, arguments, outcome, what, limit=60):
     except SystemExit as error:
         status = error.code
     except Late:
-        outcome.count("of which took too long and were ended")
+        outcome.count("commands that took too long and were ended")
         return None
     except BaseException as error:
         outcome.defect(f"{what}: {last_line(error)}")
         return None
     finally:
         signal.alarm(0)
-    outcome.count("of which refused", int(status == 2))
+    outcome.count("commands that told an error", int(status == 2))
     line = err.getvalue().strip()
     outcome.expect(status in (0, 2), f"{what}: status {status}")
     if status == 2:
@@ -139,11 +136,11 @@ def runs(seconds, count, outcome, rng):
 
     sizes = ("--steps", 4, "--image-size", 32, "--pictures", 8, "--batch-size", 4)
     small = ("--log-every", 1, "--checkpoint-every", 2, "--threads", 1, "--dim", 16)
-    end = time.monotonic() + seconds
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder, "run")
         if command(PIPELINE, ("train", "--out", run, *sizes, *small), outcome, "training"):
             return
+        end = time.monotonic() + seconds
         files = {
             path: path.read_bytes()
             for path in (run / n for n in ("config.json", "checkpoint.pt", "model.safetensors"))
@@ -184,7 +181,7 @@ def pictures(seconds, count, outcome, rng):
                 item = data.open_dataset(folder, size=16)[0]["image"]
                 outcome.expect(item.shape == (16, 16, 3), f"picture of shape {item.shape}")
             except (ValueError, OSError, MemoryError) as error:
-                outcome.count("of which refused")
+                outcome.count("pictures refused")
                 if "picture" not in str(error) and not isinstance(error, MemoryError):
                     outcome.defect(f"{suffix} picture, no name: {last_line(error)}")
             except BaseException as error:
@@ -200,5 +197,4 @@ def check(seconds, count):
     weights(seconds / 4, count, outcome, rng)
     pictures(seconds / 4, count // 2, outcome, rng)
     runs(seconds / 2, count // 10, outcome, rng)
-    json.dumps(vars(outcome))
     return outcome
