@@ -13,6 +13,15 @@ from processes import ROOT, TORCHRUN
 from examples.shared.command import main
 
 
+def reached(net):
+    """Name -> parameter of what a loss reaches: not the drawn state, with gradient="implicit"."""
+    return {
+        name: p
+        for name, p in net.named_parameters()
+        if p.requires_grad and not name.endswith(("_mu", "_logsigma"))
+    }
+
+
 def run(name, *arguments, launcher=()):
     return processes.run_python(*launcher, "-m", f"examples.{name}", *arguments, cwd=ROOT)
 

@@ -8,7 +8,10 @@ torch = pytest.importorskip("torch")
 
 from test_torch import KINDS, build, inputs  # noqa: E402
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    pytest.mark.filterwarnings("ignore:init.*requires a gradient:UserWarning"),
+]
 
 
 def on_gpu(x, init):

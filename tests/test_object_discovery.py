@@ -11,7 +11,14 @@ for name in ("scipy", "safetensors", "matplotlib", "tqdm", "PIL"):
     pytest.importorskip(name)
 
 import miniature  # noqa: E402
-from pipelines import check_error, check_kill_and_resume, check_two_processes, result, run_well  # noqa: E402
+from pipelines import (  # noqa: E402
+    check_error,
+    check_kill_and_resume,
+    check_two_processes,
+    reached,
+    result,
+    run_well,
+)
 
 import examples  # noqa: E402
 from examples.object_discovery.__main__ import PIPELINE  # noqa: E402
@@ -92,9 +99,7 @@ def test_the_papers_preset(model):
     ]
     assert scene.pictures.shape == (1, 11, 3, 128, 128)
     (scene.reconstruction - image).square().mean().backward()
-    assert all(
-        p.grad is not None and p.grad.isfinite().all() for p in net.parameters() if p.requires_grad
-    )
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in reached(net).values())
 
 
 @pytest.mark.parametrize("model", ["smm", "sa", "kmeans", "gmm"])

@@ -1,9 +1,9 @@
 /* fuzz.c - a target of libFuzzer over the public calls, for Clang: make fuzz.
  *
- * An input draws a call: kind, options, sizes, arrays, masks, what is asked for, or one mistake. Every
- * array lies between guard zones. What must hold is said in the functions named check_. A property that
- * does not ends the process, after a line that tells the case. At the end the numbers of calls, and of
- * calls whose memory was refused, go to stderr. */
+ * An input draws a call: kind, options, sizes, arrays, masks, what is asked for, or one mistake.
+ * Every array lies between guard zones. What must hold is said in the functions named check_. A
+ * property that does not ends the process, after a line that tells the case. At the end the numbers
+ * of calls, and of calls whose memory was refused, go to stderr. */
 #define _GNU_SOURCE
 #include <math.h>
 #include <stdarg.h>
@@ -470,8 +470,8 @@ static void check_finite(const problem *p, const results *r) {
              j++)
             if (!isfinite(get(p, r->out[i], j)))
                 fail("output %zu of ordinary input: element %zu is %g", i, j, get(p, r->out[i], j));
-    /* With eps = 0 a slot's weight may be so small that its inverse, by which gradients are multiplied,
-     * is infinite. */
+    /* With eps = 0 a slot's weight may be so small that its inverse, by which gradients are
+     * multiplied, is infinite. */
     for (size_t i = 0; i < GRADIENTS && p->config.eps > 0; i++)
         for (size_t j = 0; r->grad[i] && has_gradient(p, i) && j < p->grad_size[i]; j++)
             if (!isfinite(get(p, r->grad[i], j)))
