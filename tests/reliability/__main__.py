@@ -25,7 +25,7 @@ CHECKS = {
         "libFuzzer over the C API, ASan and UBSan (tests/c/fuzz.c)",
         fuzzing.check,
         (60, 0),
-        (1500, 1_010_000),
+        (1320, 1_010_000),
     ),
     "faults": (
         "every allocation failed in turn, one and several in a row, from Python",
