@@ -193,8 +193,9 @@ static int pass_rows(image_state *im, const slot_state *r, const slot_state *nex
     for (size_t j = share->begin; j < share->begin + share->count; j++) {
         for (size_t h = 0; h < s->heads; h++) {
             const size_t i = h * im->slots + j;
-            const real weight = r->sums[i] + eps * count; /* 0 of an empty slot: all is 0 then */
-            const real S = im->back.a[i] = weight > 0 ? 1 / weight : 1;
+            const real weight = r->sums[i] + eps * count;
+            const int empty = is_empty(im, r->sums, j); /* all is 0 then */
+            const real S = im->back.a[i] = weight > 0 && !empty ? 1 / weight : 1;
             const real sum = s->variance ? variance_constants(im, r, next, j, S, at_means, &far)
                                          : mean_constants(im, r, j, h, S);
             im->back.c[i] = -sum * S;

@@ -13,6 +13,9 @@
 /* No variance is less: its inverse and the squares of distances in its units stay finite. */
 #define VARIANCE_LEAST ((real)(sizeof(real) == sizeof(float) ? 1e-24 : 1e-200))
 
+/* A slot of less weight has none: its inverse, times gradients, stays finite. */
+#define WEIGHT_LEAST ((real)(sizeof(real) == sizeof(float) ? 1e-30 : 1e-290))
+
 #define CARVE(count) ((real *)smm_carve(arena, (count), sizeof(real)))
 
 /* Gradients of one group: a pointer for each parameter, laid out by smm_layout; NULL skips it. */

@@ -300,10 +300,10 @@ static real mean_shift(const image_state *im, const slot_state *r, const slot_st
     return im->s->learned ? r->m[i] - next->mean[i] : 0;
 }
 
-/* Whether slot j has no weight at all, as can be in clustering with eps = 0: it keeps its state
- * then. */
+/* Whether slot j has no weight to speak of, as can be in clustering with eps = 0: it keeps its
+ * state then. */
 static int is_empty(const image_state *im, const real *sums, size_t j) {
-    return !im->s->learned && sums[j] == 0 && weight_eps(im->s) == 0;
+    return !im->s->learned && sums[j] < WEIGHT_LEAST && weight_eps(im->s) == 0;
 }
 
 /* Whether the call has been asked to stop; the calling thread asks. */

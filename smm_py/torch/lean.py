@@ -393,9 +393,11 @@ class Formulas:
         if isinstance(count, Tensor):
             count = count.view(-1, *[1] * (gamma.dim() - 1))
         total = gamma.sum(-2, keepdim=True) + eps * count
-        if not eps:
-            total = total + (total == 0)
-            return gamma / total
+        if not eps and self.spec.has_network:
+            return gamma / (total + (total == 0))
+        if not eps:  # a slot of hardly any weight has none, as in the C core
+            empty = total < (1e-30 if total.dtype == torch.float32 else 1e-290)
+            return torch.where(empty, 0, gamma) / torch.where(empty, 1, total)
         w = gamma / total + eps / total
         return w if real is None else torch.where(real, w, 0)
 

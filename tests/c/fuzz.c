@@ -470,9 +470,7 @@ static void check_finite(const problem *p, const results *r) {
              j++)
             if (!isfinite(get(p, r->out[i], j)))
                 fail("output %zu of ordinary input: element %zu is %g", i, j, get(p, r->out[i], j));
-    /* With eps = 0 a slot's weight may be so small that its inverse, by which gradients are
-     * multiplied, is infinite. */
-    for (size_t i = 0; i < GRADIENTS && p->config.eps > 0; i++)
+    for (size_t i = 0; i < GRADIENTS; i++)
         for (size_t j = 0; r->grad[i] && has_gradient(p, i) && j < p->grad_size[i]; j++)
             if (!isfinite(get(p, r->grad[i], j)))
                 fail("gradient %zu of ordinary input: element %zu is %g", i, j,

@@ -375,6 +375,32 @@ static void check_plain(smm_kind kind) {
     free(saved);
 }
 
+/* A slot whose weight is so small that its inverse would be infinite: finite numbers. */
+static void check_faint(smm_kind kind) {
+    double slots[4], saved[4096], g[1];
+    const double x[1] = {0}, log_std[2] = {0, 0}, d[4] = {1, 1, 1, 1};
+    smm_config config;
+    smm_config_init(&config, kind, 1);
+    config.eps = 0, config.scale = 0.5;
+    const smm_dims dims = {1, 1, 2, 2};
+    EXPECT(smm_saved_size(&config, &dims) <= 4096, "saved state");
+    for (double far = 36; far < 40; far += 0.01) { /* weights of exp(-far^2 / 2) */
+        const double mean[2] = {0, far};
+        const smm_inputs_f64 in = {.x = x, .mean = mean, .log_std = log_std};
+        const smm_outputs_f64 out = {.slots = slots, .saved = saved};
+        const smm_output_grads_f64 d_out = {.slots = d};
+        const smm_gradients_f64 to = {.x = g};
+        EXPECT(smm_forward_f64(&config, &dims, NULL, &in, &out, NULL, NULL) == SMM_OK, "forward");
+        EXPECT(smm_backward_f64(&config, &dims, NULL, &in, saved, &d_out, &to, NULL, NULL) ==
+                   SMM_OK,
+               "backward");
+        for (size_t i = 0; i < 2 * smm_slot_width(&config); i++)
+            EXPECT(isfinite(slots[i]), "kind %d, %g away: slots[%zu] is %g", (int)kind, far, i,
+                   slots[i]);
+        EXPECT(isfinite(g[0]), "kind %d, %g away: gradient %g", (int)kind, far, g[0]);
+    }
+}
+
 static void check_finite(void) {
     double x[3] = {1, 2, NAN};
     EXPECT(smm_first_nonfinite(64, x, 3, 2) == 2 && smm_first_nonfinite(64, x, 2, 2) == 2,
@@ -438,6 +464,8 @@ int main(int argc, char **argv) {
     check_errors();
     check_memory();
     check_finite();
+    check_faint(SMM_KMEANS);
+    check_faint(SMM_GAUSSIAN_MIXTURE);
     check_plain(SMM_KMEANS);
     check_plain(SMM_GAUSSIAN_MIXTURE);
     printf("%s\n", failures ? "FAILED" : "core ok");

@@ -9,12 +9,11 @@ from .outcome import Outcome
 
 LATEST = 1.0  # seconds
 
-# Arguments: backend, kind, pass, threads. Prints the seconds from the signal to the exception, and
-# whether the next call is right.
+# Arguments: backend, kind, pass, threads. Prints what is raised; the seconds from the signal to it,
+# and those of the whole call without a signal; whether the next call is right.
 CHILD = """
 import json, os, signal, sys, threading, time
 import numpy as np
-from smm_py import *
 import smm_py
 backend, kind, passes, threads = sys.argv[1:5]
 smm_py.set_num_threads(int(threads))
@@ -30,9 +29,10 @@ def interrupt():
 if backend == "numpy":
     module = getattr(smm_py, kind)(**options)
 
-    def once(x, steps, before_backward=lambda: None):
-        out = module(x, num_iters=steps, seed=0)
-        before_backward()
+    def forward(x, steps):
+        return module(x, num_iters=steps, seed=0)
+
+    def backward(out):
         return module.backward(out, np.ones_like(out.slots))["x"]
 else:
     import torch
@@ -40,38 +40,43 @@ else:
     torch.set_num_threads(1)
     module = getattr(smm_py.torch, kind)(**options)
 
-    def once(x, steps, before_backward=lambda: None):
+    def forward(x, steps):
         x = torch.from_numpy(x).requires_grad_()
-        slots = module(x, num_iters=steps, generator=torch.Generator().manual_seed(0))
-        before_backward()
-        slots.sum().backward()
-        return x.grad.numpy()
+        return x, module(x, num_iters=steps, generator=torch.Generator().manual_seed(0))
 
-expected = once(small, 3).tobytes()
-timer = threading.Timer(DELAY, interrupt)
+    def backward(out):
+        x, slots = out
+        return torch.autograd.grad(slots.sum(), x, retain_graph=True)[0].numpy()
+
+expected = backward(forward(small, 3)).tobytes()
+out = forward(large, 60)
+begin = time.monotonic()
+if passes == "forward":
+    forward(large, 10)
+    whole, call = 200 * (time.monotonic() - begin), lambda: forward(large, 2000)
+else:
+    backward(out)
+    whole, call = time.monotonic() - begin, lambda: backward(out)
+timer = threading.Timer(min(0.5, 0.2 * whole), interrupt)
 raised = "nothing"
 try:
-    if passes == "forward":
-        timer.start()
-        once(large, 2000)
-    else:
-        once(large, STEPS, timer.start)
+    timer.start()
+    call()
 except KeyboardInterrupt:
     raised = "KeyboardInterrupt"
 except BaseException as error:
     raised = repr(error)
 waited = time.monotonic() - sent[0] if sent else -1
 timer.cancel()
-print(json.dumps([raised, waited, once(small, 3).tobytes() == expected]))
+print(json.dumps([raised, waited, whole, backward(forward(small, 3)).tobytes() == expected]))
 """
 
 
-def interrupted(backend, kind, passes, threads, steps=40, delay=0.5):
-    """What a call that gets SIGINT does: (what it raises, after how long, next call right)."""
-    code = CHILD.replace("STEPS", str(steps)).replace("DELAY", str(delay))
-    done = run_python("-c", code, backend, kind, passes, threads, cwd=ROOT)
+def interrupted(backend, kind, passes, threads):
+    """(what the call raises, seconds after SIGINT, seconds of the whole call, next call right)."""
+    done = run_python("-c", CHILD, backend, kind, passes, threads, cwd=ROOT)
     if done.returncode:
-        return " ".join(done.stderr.splitlines()[-2:]), -1, False
+        return " ".join(done.stderr.splitlines()[-2:]), -1, 0, False
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -87,7 +92,7 @@ def check(cases):
     ]
     longest = 0
     for case in every[:: max(1, len(every) // cases)][:cases]:
-        raised, waited, right = interrupted(*case)
+        raised, waited, _, right = interrupted(*case)
         outcome.count("interrupted calls")
         outcome.expect(raised == "KeyboardInterrupt", f"{case}: {raised}")
         outcome.expect(0 <= waited < LATEST, f"{case}: {waited:.2f} s after SIGINT")
