@@ -145,8 +145,11 @@ def child(seconds, most, library):
             for what, function in operations(name, Path(folder)).items()
         }
         done = {}
-        for more in (0, 3, 40):  # one, and several in a row
+        # one, and several in a row, but of the extension alone: NumPy's errstate crashes upon these
+        for more in (0, 3, 40):
             for what, function in work.items():
+                if more and not what.endswith("extension"):
+                    continue
                 if (
                     time.monotonic() - begin > seconds
                     or outcome.counts.get("failed allocations", 0) > most
