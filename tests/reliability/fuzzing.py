@@ -34,10 +34,10 @@ def build(folder):
     return C / "bin" / "fuzz"
 
 
-def seeds(folder, count=200):
+def seeds(folder, seed, count=200):
     """Random inputs to begin with."""
     folder.mkdir()
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     for i in range(count):
         (folder / str(i)).write_bytes(rng.bytes(int(rng.integers(8, 96))))
     return folder
@@ -48,7 +48,7 @@ def number(pattern, text):
     return int(found[1]) if found else 0
 
 
-def check(seconds, calls):
+def check(seconds, calls, seed=1):
     """Until it has made that many calls, or that many seconds have passed."""
     outcome = Outcome()
     with tempfile.TemporaryDirectory() as name:
@@ -58,7 +58,7 @@ def check(seconds, calls):
             outcome.skipped = NEEDS
             return outcome
         # each input makes about three calls and a half
-        options = (f"-max_total_time={seconds}", f"-runs={calls and calls * 10 // 35}", "-seed=1")
+        options = (f"-max_total_time={seconds}", f"-runs={calls and calls * 10 // 35}", f"-seed={seed}")
         options = [o for o in options if not o.endswith("=0")]
         always = ("-max_len=96", "-len_control=0", "-entropic=0", "-print_final_stats=1")
         limits = ("-timeout=120", "-rss_limit_mb=4096")
@@ -67,7 +67,7 @@ def check(seconds, calls):
             *always,
             *limits,
             *options,
-            seeds(folder / "corpus"),
+            seeds(folder / "corpus", seed),
             cwd=folder,
             env={**os.environ, **QUIET},
         )
