@@ -58,7 +58,11 @@ def check(seconds, calls, seed=1):
             outcome.skipped = NEEDS
             return outcome
         # each input makes about three calls and a half
-        options = (f"-max_total_time={seconds}", f"-runs={calls and calls * 10 // 35}", f"-seed={seed}")
+        options = (
+            f"-max_total_time={seconds}",
+            f"-runs={calls and calls * 10 // 35}",
+            f"-seed={seed}",
+        )
         options = [o for o in options if not o.endswith("=0")]
         always = ("-max_len=96", "-len_control=0", "-entropic=0", "-print_final_stats=1")
         limits = ("-timeout=120", "-rss_limit_mb=4096")
