@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -48,40 +49,39 @@ def number(pattern, text):
     return int(found[1]) if found else 0
 
 
+def fuzz(program, folder, seconds, seed, outcome):
+    """One round."""
+    folder.mkdir()
+    always = ("-max_len=96", "-len_control=0", "-entropic=0", "-print_final_stats=1")
+    limits = ("-timeout=120", "-rss_limit_mb=4096", f"-max_total_time={seconds}")
+    command = (program, *always, *limits, f"-seed={seed}", seeds(folder / "corpus", seed))
+    done = run(*command, cwd=folder, env={**os.environ, **QUIET})
+    text = done.stderr
+    outcome.count("calls", number(r"\ncalls: (\d+)", text))
+    outcome.count("calls without memory", number(r"\nfaults: (\d+)", text))
+    outcome.count("inputs", number(r"number_of_executed_units: (\d+)", text))
+    if done.returncode:
+        kept = [p for p in folder.iterdir() if p.name.startswith(("crash", "timeout", "oom"))]
+        data = kept[0].read_bytes().hex() if kept else "none"
+        told = re.findall(r"(?:PROPERTY|CASE|ERROR|runtime error).*", text)
+        outcome.defect(f"{' | '.join(told[:3])}; input {data}")
+
+
 def check(seconds, calls, seed=1):
-    """Until it has made that many calls, or that many seconds have passed."""
+    """Until it has made that many calls (0: no limit), or that many seconds have passed.
+
+    In rounds of a minute: from one on, inputs grow that are slow.
+    """
     outcome = Outcome()
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        program = build(folder)
+        program = build(Path(name))
         if program is None:
             outcome.skipped = NEEDS
             return outcome
-        # each input makes about three calls and a half
-        options = (
-            f"-max_total_time={seconds}",
-            f"-runs={calls and calls * 10 // 35}",
-            f"-seed={seed}",
-        )
-        options = [o for o in options if not o.endswith("=0")]
-        always = ("-max_len=96", "-len_control=0", "-entropic=0", "-print_final_stats=1")
-        limits = ("-timeout=120", "-rss_limit_mb=4096")
-        done = run(
-            program,
-            *always,
-            *limits,
-            *options,
-            seeds(folder / "corpus", seed),
-            cwd=folder,
-            env={**os.environ, **QUIET},
-        )
-        text = done.stderr
-        outcome.count("calls", number(r"\ncalls: (\d+)", text))
-        outcome.count("calls without memory", number(r"\nfaults: (\d+)", text))
-        outcome.count("inputs", number(r"number_of_executed_units: (\d+)", text))
-        if done.returncode:
-            kept = [p for p in folder.iterdir() if p.name.startswith(("crash", "timeout", "oom"))]
-            data = kept[0].read_bytes().hex() if kept else "none"
-            told = re.findall(r"(?:PROPERTY|CASE|ERROR|runtime error).*", text)
-            outcome.defect(f"{' | '.join(told[:3])}; input {data}")
+        end = time.monotonic() + seconds
+        while (left := round(end - time.monotonic())) > 0:
+            if outcome.defects or calls and outcome.counts.get("calls", 0) >= calls:
+                break
+            fuzz(program, Path(name, str(seed)), min(60, left), seed, outcome)
+            seed += 1
     return outcome

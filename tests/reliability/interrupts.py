@@ -16,6 +16,8 @@ import json, os, signal, sys, threading, time
 import numpy as np
 import smm_py
 backend, kind, passes, threads = sys.argv[1:5]
+# a process in the background may have inherited that it is ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)
 smm_py.set_num_threads(int(threads))
 options = dict(dim=8, num_slots=3, gradient="full", start="inputs")
 small = np.random.default_rng(0).standard_normal((2, 40, 8)).astype("float32")
