@@ -102,6 +102,14 @@ static int string_is(json object, const char *name, const char *expected) {
     return string_at(object, name, text, sizeof text) && !strcmp(text, expected);
 }
 
+/* Which of a list of strings, which NULL ends, an option is. */
+static int one_of(json options, const char *name, const char *const *list) {
+    int i = 0;
+    while (list[i] && !string_is(options, name, list[i])) i++;
+    if (!list[i]) fail("the option %s has a value that is unknown here", name);
+    return i;
+}
+
 /* JSON that a text of the metadata holds. */
 static int metadata(const char *name, json *value) {
     json text;
@@ -117,19 +125,22 @@ static int metadata(const char *name, json *value) {
 /* One option of `save`. Those that a forward pass of given weights does not depend on are left. */
 static void read_option(module *m, const char *name, json value, json options) {
     static const char *const left[] = {"variant", "gradient", "weight_init", "bfloat16_inputs"};
+    static const char *const starts[] = {"gaussian", "inputs", NULL};
+    static const char *const priors[] = {"learned", "uniform", NULL};
     double number;
+    if (*value.at == 'n') return; /* null: the default */
     for (size_t i = 0; i < sizeof left / sizeof *left; i++)
         if (!strcmp(name, left[i])) return;
     if (!strcmp(name, "num_slots")) m->slots = count_of(value, name, SLOTS_MOST);
     else if (!strcmp(name, "num_iters")) m->steps = count_of(value, name, STEPS_MOST);
-    else if (!strcmp(name, "start")) m->starts_at_inputs = string_is(options, name, "inputs");
-    else if (!strcmp(name, "prior")) set(m, "uniform_prior", string_is(options, name, "uniform"));
+    else if (!strcmp(name, "start")) m->starts_at_inputs = one_of(options, name, starts);
+    else if (!strcmp(name, "prior")) set(m, "uniform_prior", one_of(options, name, priors));
     else if (!strcmp(name, "dtype")) {
         if (!string_is(options, name, "float32"))
             fail("the module's dtype must be float32, is %.*s", (int)(value.end - value.at),
                  value.at);
     } else if (json_number(value, &number)) set(m, name, number);
-    else fail("the option %s must be a number here", name);
+    else fail("the option %s is unknown here, or no number", name);
 }
 
 /* A file of `save`: the options in its metadata. */
@@ -139,15 +150,17 @@ static void of_save(module *m, json options) {
     const int attention = string_is(model.metadata, "module", "SlotAttention");
     if (!attention && !string_is(model.metadata, "module", "SlotMixture"))
         fail("the file must hold a SlotAttention or a SlotMixture");
-    const smm_kind kind = attention                                    ? SMM_SLOT_ATTENTION
-                          : string_is(options, "variant", "reference") ? SMM_SLOT_MIXTURE_REFERENCE
-                                                                       : SMM_SLOT_MIXTURE;
+    static const char *const variants[] = {"stable", "paper", "reference", NULL};
+    const smm_kind kind = attention                                   ? SMM_SLOT_ATTENTION
+                          : one_of(options, "variant", variants) == 2 ? SMM_SLOT_MIXTURE_REFERENCE
+                                                                      : SMM_SLOT_MIXTURE;
     if (!json_get(options, "dim", &value)) fail("the options have no dim");
     smm_config_init(&m->config, kind, count_of(value, "dim", SMM_WIDTH_MOST));
     for (json rest = options; json_next(&rest, &own, &value);) {
         if (!json_text(own, name, sizeof name)) fail("an option's name is no name");
         read_option(m, name, value, options);
     }
+    if (!m->slots || !m->steps) fail("the options have no num_slots or no num_iters");
 }
 
 /* The prefix of the only array that is called `mark` in its module. */
