@@ -207,7 +207,7 @@ void *read_stream(FILE *stream, size_t *bytes) {
         content = larger;
     }
     *bytes = used;
-    if (!content || !ferror(stream)) return content;
+    if (content && !ferror(stream)) return realloc(content, used + 1);
     free(content);
     return NULL;
 }
