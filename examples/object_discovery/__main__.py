@@ -8,6 +8,7 @@ from ..shared.command import Pipeline, main, spread
 from ..shared.diagnostics import describe, watch
 from .config import Config
 from .plots import MEASURED, discovery
+from .show import show
 from .train import OPTIONAL, build_model, figures, train
 
 MEANING = (
@@ -46,6 +47,7 @@ PIPELINE = Pipeline(
     train,
     MEASURED,
     {"eval": evaluate},
+    show,
     optional=OPTIONAL,
 )
 

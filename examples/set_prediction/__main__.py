@@ -7,6 +7,7 @@ import sys
 from ..shared.command import Pipeline, main, spread
 from .config import Config
 from .plots import MEASURED, predictions, table
+from .show import show
 from .train import FIELDS, average_precision, build_model, train
 
 MEANING = (
@@ -42,6 +43,7 @@ PIPELINE = Pipeline(
     train,
     MEASURED,
     {"eval": evaluate},
+    show,
     FIELDS,
 )
 

@@ -9,6 +9,7 @@ from ..shared.command import Pipeline, main, spread
 from ..shared.diagnostics import describe, watch
 from .config import Config
 from .plots import MEASURED, samples
+from .show import show
 from .train import build_model, figures, train
 
 PROTOCOL = {
@@ -55,7 +56,12 @@ PIPELINE = Pipeline(
     train,
     MEASURED,
     {"eval": evaluate, "sample": sample},
+    show,
     least=2,  # for a distance of distributions, and to mix slots
+    examples="""\
+  # pictures written from slots, and from the slots of two pictures
+  python -m examples.slate sample --out runs/slate-1
+""",
     add_options=add_options,
 )
 
