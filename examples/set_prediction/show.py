@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from textwrap import fill
+
 import numpy as np
 
 from ..data.properties import COORDINATE_SCALE, COORDINATES, REAL, likeliest
@@ -13,7 +15,8 @@ from ..shared.plots import plt
 from ..shared.show import Shown
 from .plots import LISTED, knows_camera, mark
 
-HEAD = "{name}: {what} (the number is the confidence that a slot holds an object)"
+HEAD = "{name} as the model reads it, and the objects that it lists: confidence, kind, place."
+SLOTS = f"{plots.ATTENTION} Above each: the confidence that it holds an object."
 
 
 def show(model, given, config, seed) -> Shown:
@@ -35,38 +38,42 @@ def show(model, given, config, seed) -> Shown:
     lines = [f"{len(listed)} objects", *map(in_words, listed)]
 
     def draw(path):
-        count, lines = len(found), 0.16 * max(len(listed), 1) + 0.2
-        width = max(plots.CELL * count, 7.0)
-        below = plots.CELL * (1 + 1 / 7) * width / (plots.CELL * count)
-        above = max(3.0, lines)
-        figure = plt.figure(figsize=(width, above + below + 0.7))
-        top, bottom = figure.subfigures(2, 1, height_ratios=(above + 0.4, below + 0.3))
-        picture, text = top.subplots(1, 2, width_ratios=(1, max(1.0, width / above - 1)))
-        top.subplots_adjust(0.01, 0.02, 0.99, 0.88, 0.05)
-        picture.imshow(given.image)
-        if camera:
-            mark(picture, found[found[:, REAL] > LISTED], len(given.image), True)
-        words = "\n".join(map(in_words, listed)) or "no objects found"
-        text.text(0, 1, words, va="top", family="monospace", fontsize=8)
-        for axes in (picture, text):
-            axes.axis("off")
-        what = "objects, marked in their colour and shape" if camera else "objects"
-        top.suptitle(HEAD.format(name=given.path.name, what=what), fontsize=9)
+        marked = found[found[:, REAL] > LISTED] if camera else ()
         titles = [[f"slot {k + 1}: {p:.2f}" for k, p in enumerate(found[:, REAL])]]
         rows = plots.faded(given.image[None], attention)
-        axes = bottom.add_axes((0.01, 0.0, 0.98, 0.86))
-        plots.tiles(axes, rows, titles=titles)
-        bottom.suptitle(plots.ATTENTION, fontsize=9)
-        plots.save(figure, path)
+        plots.save(figure(given, marked, lines[1:], rows, titles), path)
 
     return Shown({"objects": listed, "unlikely": objects[len(listed) :]}, lines, draw)
+
+
+def figure(given, marked, lines, slots, titles):
+    """The picture with the marked objects, the list beside it, each slot's attention below."""
+    width = max(plots.CELL * len(titles[0]), 7.5)
+    below = width / len(titles[0]) * plots.tile_height(slots, titles)
+    above = max(2.8, 0.14 * len(lines))
+    head = fill(HEAD.format(name=given.path.name), int(15 * width))
+    top = 0.17 * (head.count("\n") + 1) + 0.1
+    height = top + above + 0.3 + below
+    whole = plt.figure(figsize=(width, height))
+    text = {"va": "top", "fontsize": 8}
+    whole.text(0.05 / width, 1 - 0.05 / height, head, **text)
+    axes = whole.add_axes((0.05 / width, 1 - (top + 2.8) / height, 2.8 / width, 2.8 / height))
+    axes.imshow(given.image)
+    mark(axes, marked, len(given.image), True)
+    axes.axis("off")
+    words = "\n".join(lines) or "no object that the model is sure of"
+    text |= {"family": "monospace", "fontsize": 7.5}
+    whole.text(3.0 / width, 1 - (top + 0.02) / height, words, **text)
+    whole.text(0.05 / width, (below + 0.2) / height, SLOTS, va="top", fontsize=8)
+    plots.tiles(whole.add_axes((0, 0, 1, below / height)), slots, titles=titles)
+    return whole
 
 
 def as_object(row, slot, given, camera):
     coordinates = row[COORDINATES].astype(float) * COORDINATE_SCALE
     properties = likeliest(row)
     one = {"slot": int(slot), "confidence": round(float(row[REAL]), 4)}
-    one["coordinates"] = [round(x, 3) for x in coordinates.tolist()]
+    one["coordinates"] = [round(x, 3) + 0.0 for x in coordinates.tolist()]
     one |= {name: value for name, (value, _) in properties.items()}
     one["probability"] = {name: round(share, 4) for name, (_, share) in properties.items()}
     if camera:
@@ -78,4 +85,4 @@ def as_object(row, slot, given, camera):
 def in_words(one):
     x, y, z = one["coordinates"]
     words = " ".join(one[name] for name in ("size", "color", "material", "shape"))
-    return f"{one['confidence']:.2f}  {words:<29} at ({x:5.2f}, {y:5.2f}, {z:5.2f})"
+    return f"{one['confidence']:.2f}  {words:<27} at ({x:5.2f}, {y:5.2f}, {z:5.2f})"

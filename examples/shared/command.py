@@ -56,7 +56,7 @@ class Pipeline:
     optional : the fields that it uses where there are such.
     least : the pictures that its commands need.
     show : (model, `Given` picture, config, seed) -> `Shown`; see `shared.show`.
-    examples : lines for --help beyond those of all pipelines.
+    data, examples : for --help: data that it can be trained on, lines of its own.
     add_options : adds to the parser what this pipeline alone has.
     """
 
@@ -71,6 +71,7 @@ class Pipeline:
     fields: tuple[str, ...] = ("image",)
     optional: tuple[str, ...] = ()
     least: int = 1
+    data: str = "photos/"
     examples: str = ""
     add_options: Callable = field(default=lambda parser: None)
 
@@ -86,8 +87,8 @@ EXAMPLES = """\
 examples, from the repository's root:
   # train the preset tiny on built-in scenes, then evaluate
   python -m examples.{name}
-  # train on a folder of your own for half an hour; go on after Ctrl-C
-  python -m examples.{name} train --data FOLDER --minutes 30 --out runs/mine
+  # train on pictures in files for half an hour; go on after Ctrl-C
+  python -m examples.{name} train --data {data} --minutes 30 --out runs/mine
   python -m examples.{name} train --resume --out runs/mine
   # evaluate a run again, with more slots than it was trained with
   python -m examples.{name} eval --out runs/{name}-1 --slots 9
@@ -100,7 +101,7 @@ def make_parser(pipeline):
     parser = argparse.ArgumentParser(
         prog=f"python -m examples.{pipeline.name}",
         description=fill(pipeline.about, 80),
-        epilog=EXAMPLES.format(name=pipeline.name) + pipeline.examples,
+        epilog=EXAMPLES.format(name=pipeline.name, data=pipeline.data) + pipeline.examples,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
@@ -187,7 +188,18 @@ def run_training(pipeline, options, config, device):
     model = pipeline.train(config, options.out, device)
     if first:
         curves(options.out, *pipeline.measured)
+        print(f"model: {options.out / 'model.safetensors'}, curves: {options.out / 'curves.png'}")
     return model
+
+
+def usual(config, figures, steps):
+    """What the preset tiny reaches in its time, as a sentence, beside what a model has had."""
+    return (
+        f"On built-in scenes the tiny preset ends near {figures} after {steps:,} steps; this "
+        f"configuration has {config.steps:,}."
+        if config.steps
+        else f"On built-in scenes the tiny preset ends near {figures} after {steps:,} steps."
+    )
 
 
 def trained_model(pipeline, name, options, config, device):

@@ -94,7 +94,7 @@ CELL = 1.1  # inches of a picture of a sheet, with its gap
 def sheet(rows, path, names=(), titles=None, head=""):
     """Rows of pictures of one size: see `tiles`. head : a sentence above them."""
     width = len(rows[0]) * CELL
-    head = fill(head, int(14 * width))
+    head = fill(head, int(15 * width))
     lines, above = max((name.count("\n") + 1 for name in names), default=0), head.count("\n") + 1
     height = len(rows) * CELL * tile_height(rows, titles)
     whole = height + 0.14 * lines + (0.17 * above + 0.06 if head else 0)

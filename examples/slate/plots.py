@@ -94,7 +94,7 @@ def mix(slots, attention):
         return torch.where(chosen[:, None], second, first)
 
     return {
-        "second slot swapped,\nfirst": from_second({1}),
-        "second slot swapped,\nsecond": from_second(set(ranks) - {1}),
+        "second slot\nswapped, first": from_second({1}),
+        "second slot\nswapped, second": from_second(set(ranks) - {1}),
         "every other slot": from_second(set(ranks[1::2])),
     }

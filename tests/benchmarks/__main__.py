@@ -13,13 +13,25 @@ import re
 import sys
 from pathlib import Path
 
+EXAMPLES = """\
+examples, from the repository's root:
+  # a first look
+  python -m tests.benchmarks --quick
+  # two sections, for one shape
+  python -m tests.benchmarks --only limit peers --shapes batch
+  # everything, on an idle machine, into docs/benchmarks.md
+  python -m tests.benchmarks --page
+"""
 SECTIONS = ("limit", "peers", "sweep", "threads", "small", "warm", "bfloat16", "memory", "step")
 PAGE = Path("docs/benchmarks.md")
 
 
-def options():
+def options(arguments=None):
     parser = argparse.ArgumentParser(
-        prog="python -m tests.benchmarks", description=__doc__.split("\n\n")[0]
+        prog="python -m tests.benchmarks",
+        description=__doc__.split("\n\n")[0],
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--quick",
@@ -60,7 +72,7 @@ def options():
     parser.add_argument(
         "--page", action="store_true", help=f"put the tables into {PAGE} and the pictures beside it"
     )
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(arguments)
     if chosen.threads < 1:
         parser.error(f"--threads must be at least 1, got {chosen.threads}")
     if chosen.page and not PAGE.exists():
