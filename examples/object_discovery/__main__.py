@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from ..shared.command import Pipeline, main, spread, usual
+from ..shared.command import Pipeline, explain, main, spread
 from ..shared.diagnostics import describe, watch
 from .config import Config
 from .plots import MEASURED, discovery
@@ -23,7 +23,7 @@ def evaluate(model, pictures, config, options):
     )
     for name, value in mean.items():
         print(f"{name:8s}{value:.4f} ± {deviation[name]:.4f}")
-    print(MEANING, usual(config, "fg_ari 0.92", 7_000))
+    explain(MEANING, "fg_ari 0.92", 7_000, config, options)
     print(describe(watch(model, pictures, config)))
     if options.out:
         discovery(model, pictures, config, options.out)

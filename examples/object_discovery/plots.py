@@ -13,7 +13,7 @@ from ..shared.plots import plt
 COLOURS = plt.get_cmap("tab20")
 MEASURED = {"fg_ari": "FG-ARI"}, "FG-ARI, 1 is perfect", (0, 1)
 HEAD = (
-    "Two rows a picture. Above: the input, what the model draws, and what each slot draws. "
+    "Two rows per picture. Above: the input, what the model draws, and what each slot draws. "
     "Below: the objects there {below}, those found (a colour for each slot), and each slot's mask."
 )
 

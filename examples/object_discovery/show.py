@@ -42,7 +42,7 @@ def show(model, given, config, seed) -> Shown:
         over = 0.5 * given.image / 255 + 0.5 * coloured(found)
         rows = two_rows(given.image, scene, 0, over, coloured(found))
         head = HEAD.format(name=given.path.name)
-        plots.sheet(rows, path, ("input\n", "drawn\n", *names), head=head)
+        plots.sheet(rows, path, ("input", "drawn", *names), head=head)
 
     return Shown({"mse": error, "slots": slots}, lines, draw)
 

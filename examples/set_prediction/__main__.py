@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from ..shared.command import Pipeline, main, spread, usual
+from ..shared.command import Pipeline, explain, main, spread
 from .config import Config
 from .plots import MEASURED, predictions, table
 from .show import show
@@ -19,7 +19,7 @@ MEANING = (
 def evaluate(model, pictures, config, options):
     mean, deviation = spread(average_precision(model, pictures, config, options.draws))
     print(table(mean, deviation))
-    print(MEANING, usual(config, "89 at ∞ and 76 at 0.5", 4_600))
+    explain(MEANING, "89 at ∞ and 76 at 0.5", 4_600, config, options)
     if options.out:
         predictions(model, pictures, config, options.out)
         print(f"pictures: {options.out / 'predictions.png'}, {options.out / 'attention.png'}")

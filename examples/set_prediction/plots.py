@@ -31,7 +31,7 @@ def predictions(model, pictures, config, out, count=6):
     found = found.float().cpu().numpy()
     on_picture = knows_camera(config)
     words = [_words(prediction, target) for prediction, target in zip(found, targets)]
-    lines = 0.085 * max(text.count("\n") + 1 for text in words)  # inches
+    lines = 0.115 * max(text.count("\n") + 1 for text in words)  # inches
     figure, axes = plt.subplots(
         2,
         len(images),
@@ -47,14 +47,14 @@ def predictions(model, pictures, config, out, count=6):
         if on_picture:
             mark(top, _there(target), image.shape[0], False)
             mark(top, _there(prediction), image.shape[0], True)
-        font = {"fontsize": 5.2, "family": "monospace"}
+        font = {"fontsize": 7, "family": "monospace"}
         bottom.text(0, 1, text, va="top", transform=bottom.transAxes, **font)
         top.axis("off")
         bottom.axis("off")
     if on_picture:
-        text = "rings: the objects there are; marks: what the model lists, in its colour and shape"
-        figure.suptitle(text, fontsize=8)
-    plots.save(figure, Path(out) / "predictions.png")
+        text = "Rings: the true objects. Marks: the predicted ones, in their colour and shape."
+        figure.suptitle(text, fontsize=10)
+    plots.save(figure, Path(out) / "predictions.png", 120)
     titles = [[f"{presence:.2f}" for presence in row] for row in found[:, :, REAL]]
     plots.attention_figure(images, attention, Path(out) / "attention.png", titles, head=ATTENTION)
 
@@ -83,7 +83,7 @@ def mark(axes, rows, size, filled):
 
 
 def _words(prediction, target):
-    lines = ["true", *map(describe, _there(target)), "", "predicted"]
+    lines = ["TRUE", *map(describe, _there(target)), "", "PREDICTED, confidence"]
     return "\n".join(lines + [f"{describe(row)} {row[REAL]:.2f}" for row in _there(prediction)])
 
 

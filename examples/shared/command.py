@@ -179,7 +179,8 @@ def run_training(pipeline, options, config, device):
     make_folder(options.out)
     if first:
         config.save(options.out / "config.json")
-        print(f"training {config.model} in {options.out}", flush=True)
+        length = f"{config.steps:,} steps" if config.steps else f"{config.minutes:g} minutes"
+        print(f"training {config.model} in {options.out}: {length}", flush=True)
         tell_held_out(config, "val")
     if dist.is_initialized():
         dist.barrier()
@@ -188,18 +189,20 @@ def run_training(pipeline, options, config, device):
     model = pipeline.train(config, options.out, device)
     if first:
         curves(options.out, *pipeline.measured)
-        print(f"model: {options.out / 'model.safetensors'}, curves: {options.out / 'curves.png'}")
+        again = f"python -m examples.{pipeline.name} show PICTURE --run {options.out}"
+        print(f"model: {options.out / 'model.safetensors'} (on pictures of yours: {again})")
+        print(f"curves: {options.out / 'curves.png'}", flush=True)
     return model
 
 
-def usual(config, figures, steps):
-    """What the preset tiny reaches in its time, as a sentence, beside what a model has had."""
-    return (
-        f"On built-in scenes the tiny preset ends near {figures} after {steps:,} steps; this "
-        f"configuration has {config.steps:,}."
-        if config.steps
-        else f"On built-in scenes the tiny preset ends near {figures} after {steps:,} steps."
+def explain(meaning, reached, steps, config, options):
+    """Print what the figures above mean, what the preset tiny reaches, and what this run had."""
+    had = f"; this run has {config.steps:,}" if config.steps else ""
+    text = (
+        f"{meaning} ± is the standard deviation over {options.draws} draws of the initial slots. On built-in scenes the "
+        f"preset tiny ends near {reached} after {steps:,} steps{had}."
     )
+    print(fill(text, 100))
 
 
 def trained_model(pipeline, name, options, config, device):

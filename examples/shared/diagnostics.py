@@ -78,11 +78,11 @@ def watch(model, pictures, config, count=100) -> dict:
 def describe(diagnosis) -> str:
     """One line for people."""
     words = [
-        f"slots: {diagnosis['used']:.1f} of {diagnosis['slots']} are used",
-        f"{diagnosis['duplicates']:.1f} repeat another",
-        f"doubt whose an input is {diagnosis['entropy']:.2f} (0 none, 1 all slots alike)",
+        f"slots used: {diagnosis['used']:.1f} of {diagnosis['slots']}",
+        f"duplicates {diagnosis['duplicates']:.1f}",
+        f"attention entropy {diagnosis['entropy']:.2f} (0: one slot per place, 1: all slots alike)",
     ]
-    for name, label in (("prior", "largest prior"), ("floor", "share of variances at their least")):
+    for name, label in (("prior", "largest prior"), ("floor", "variances at their floor")):
         if name in diagnosis:
             words.append(f"{label} {diagnosis[name]:.2f}")
     if "log_likelihood" in diagnosis:

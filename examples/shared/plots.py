@@ -33,16 +33,16 @@ def curves(out, labels, ylabel, ylim=None):
     if seen:
         slots = seen[0]["slots"]["slots"]
         for key, label in (
-            ("used", f"used slots, of {slots}"),
-            ("duplicates", f"slots like another, of {slots}"),
-            ("entropy", "doubt whose an input is"),
-            ("prior", "largest prior of a slot"),
-            ("floor", "variances at their least"),
+            ("used", f"slots used / {slots}"),
+            ("duplicates", f"duplicates / {slots}"),
+            ("entropy", f"attention entropy / log {slots}"),
+            ("prior", "largest prior"),
+            ("floor", "variances at their floor"),
         ):
             share = 1 / slots if key in ("used", "duplicates") else 1
             points = [(x["step"], share * x["slots"][key]) for x in seen if key in x["slots"]]
             _line(axes[-1], points, label)
-        axes[-1].set(title="How slots are used", ylabel="share, mean", ylim=(-0.02, 1.02))
+        axes[-1].set(title="How slots are used", ylabel="share", ylim=(-0.02, 1.02))
     for axis in axes:
         axis.set_xlabel("training step")
     for axis in axes[1:]:

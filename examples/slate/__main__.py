@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from ..metrics.inception import inception_file
-from ..shared.command import Pipeline, main, spread, usual
+from ..shared.command import Pipeline, explain, main, spread
 from ..shared.diagnostics import describe, watch
 from .config import Config
 from .plots import MEASURED, samples
@@ -31,7 +31,7 @@ def evaluate(model, pictures, config, options):
     )
     for name, value in mean.items():
         print(f"{name:14s}{value:10.3f} ± {deviation[name]:.3f}")
-    print(MEANING, usual(config, "mse 56 and cross_entropy 58", 4_500))
+    explain(MEANING, "mse 56 and cross_entropy 58", 4_500, config, options)
     print(describe(watch(model, pictures, config)))
     if options.out:
         print(f"for pictures: python -m examples.slate sample --out {options.out}")
