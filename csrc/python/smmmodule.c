@@ -17,7 +17,7 @@ static PyObject *simd(PyObject *module, PyObject *unused) {
 
 static PyObject *select_simd(PyObject *module, PyObject *name) {
     (void)module;
-    const char *text = PyUnicode_AsUTF8(name);
+    const char *text = PyUnicode_AsUTF8AndSize(name, NULL);
     if (!text) return NULL;
     if (smm_simd_set(text) < 0) {
         PyErr_Format(
