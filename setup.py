@@ -1,7 +1,7 @@
 """Build of the extension, on Linux and macOS with GCC or Clang, and of the text on an index page.
 
-Switches: SMM_SANITIZE=1 (address, undefined) or thread; SMM_NO_OPENMP=1. Debug data is written where
-CFLAGS asks for it.
+Switches: SMM_SANITIZE=1 (address, undefined) or thread; SMM_NO_OPENMP=1. Debug data is written
+where CFLAGS asks for it.
 """
 
 import os

@@ -41,19 +41,6 @@ from ._parameters import Parameters
 from ._spec import Spec, initial_parameters
 
 
-def show_config() -> None:
-    """Print the version, the instruction sets, OpenMP and the number of threads."""
-    chosen, sets, openmp = _core.simd()
-    built = ", ".join(
-        name if there else f"{name} (not on this machine)" for name, there in sets.items()
-    )
-    print(
-        f"smm_py {_core.__version__}\n"
-        f"instruction sets: {built}; chosen: {chosen}\n"
-        f"OpenMP: {'yes' if openmp else 'no'}\nthreads: {_core.get_num_threads()}"
-    )
-
-
 @dataclass(frozen=True, repr=False)
 class Output:
     """What a call returns: B images, N inputs, K slots, D slot width, in the module's dtype.

@@ -23,8 +23,8 @@ def includes(path):
         ("core", "smm.h kernels.h stdlib.h string.h math.h omp.h sys/mman.h"),
         (
             "python",
-            "smm.h Python.h numpy/arrayobject.h stdlib.h string.h pthread.h sched.h time.h "
-            "unistd.h",
+            "smm.h Python.h numpy/arrayobject.h stdarg.h stdlib.h string.h pthread.h sched.h "
+            "time.h unistd.h",
         ),
     ],
 )
