@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -130,16 +131,19 @@ assert_type(smm_py.SlotMixture(16, 3)(x.numpy()), smm_py.Output)
 
 
 @pytest.mark.parametrize(
-    "checker, error", [("mypy --strict", r":(\d+): error:"), ("pyright", r":(\d+):\d+ - error:")]
+    "checker, options, error",
+    [
+        ("mypy", ["--strict"], r":(\d+): error:"),
+        ("pyright", ["--pythonpath", sys.executable], r":(\d+):\d+ - error:"),
+    ],
 )
-def test_type_checkers(tmp_path, checker, error):
+def test_type_checkers(tmp_path, checker, options, error):
     """What is wrong is seen, and nothing else; results have their types."""
-    name, *options = checker.split()
-    pytest.importorskip(name)
+    pytest.importorskip(checker)
     pytest.importorskip("torch")
     script = tmp_path / "script.py"
     script.write_text(USER)
-    done = run_python("-m", name, *options, str(script), cwd=ROOT)
+    done = run_python("-m", checker, *options, str(script), cwd=ROOT)
     expected = []
     for number, line in enumerate(USER.splitlines(), 1):
         expected += [str(number)] * int(line.partition("  # ")[2] or 0)
