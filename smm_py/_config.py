@@ -1,4 +1,4 @@
-"""What a report of a bug needs to tell."""
+"""What this package runs on."""
 
 from __future__ import annotations
 
@@ -29,39 +29,15 @@ def _version(name: str) -> str:
         return "not installed"
 
 
-def _installation() -> str:
-    """How this package came here, and where it is."""
-    import json
-    from importlib import metadata
-
-    folder = os.path.dirname(os.path.abspath(__file__))
-    try:
-        distribution = metadata.distribution("smm_py")
-    except metadata.PackageNotFoundError:
-        return f"not installed, from {folder}"
-    told = json.loads(distribution.read_text("direct_url.json") or "{}")
-    if told.get("dir_info", {}).get("editable"):
-        how = "editable"
-    elif os.path.realpath(str(distribution.locate_file("smm_py"))) != os.path.realpath(folder):
-        how = "not that which is installed"
-    else:
-        wheel = distribution.read_text("WHEEL") or ""
-        tags = [line[5:] for line in wheel.splitlines() if line.startswith("Tag: ")]
-        how = ", ".join([told.get("url", "from an index"), *tags]) if wheel else "built in place"
-    return f"{folder} ({how})"
-
-
 def show_config() -> None:
-    """Print what a report of a bug needs; `python -m smm_py` prints it too.
+    """Print versions, the system, instruction sets built and chosen, OpenMP and threads.
 
-    Versions, the system, instruction sets built and chosen, OpenMP, threads, and how the package
-    was installed.
+    `python -m smm_py` adds how the package was installed, for reports of bugs.
 
     Examples
     --------
     >>> show_config()  # doctest: +ELLIPSIS
     smm_py ...
-    installation: ...
     CPython ...
     """
     import platform
@@ -74,7 +50,6 @@ def show_config() -> None:
     )
     print(
         f"smm_py {_core.__version__}\n"
-        f"installation: {_installation()}\n"
         f"{platform.python_implementation()} {sys.version.partition(' (')[0]}, "
         f"NumPy {numpy.__version__}, PyTorch {_version('torch')}\n"
         f"system: {platform.platform()}\n"
