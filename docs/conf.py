@@ -1,4 +1,4 @@
-"""Settings of the documentation: `sphinx-build -W -n docs build/docs` from the repository's root."""
+"""Settings of the site: `sphinx-build docs build/docs` in the repository's root."""
 
 import doctest
 import re
@@ -10,9 +10,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "_ext")]  # smm_py as built in pl
 
 project = "smm_py"
 author = "The smm_py authors"
-release = re.search(
-    r'#define SMM_VERSION "(.+)"', (ROOT / "csrc/include/smm.h").read_text()
-).group(1)
+release = re.search(r'#define SMM_VERSION "(.+)"', (ROOT / "csrc/include/smm.h").read_text()).group(
+    1
+)
 version = release
 
 extensions = [
@@ -25,6 +25,7 @@ extensions = [
 ]
 exclude_patterns = ["results", "repository/tests", "**.ipynb_checkpoints"]
 highlight_language = "none"
+default_role = "literal"  # `name` in docstrings
 nitpicky = True
 nitpick_ignore_regex = [
     ("c:identifier", r"u?int\d+_t|size_t"),
@@ -55,6 +56,7 @@ doctest_default_flags = doctest.ELLIPSIS
 
 html_theme = "pydata_sphinx_theme"
 html_title = f"smm_py {release}"
+html_sidebars = {"index": [], "math": []}  # pages without neighbours
 html_show_sourcelink = False
 html_copy_source = False
 html_theme_options = {

@@ -6,6 +6,7 @@ rows. The directive knows the style of smm.h, not C.
 """
 
 import re
+from itertools import groupby
 from pathlib import Path
 
 from sphinx.util.docutils import SphinxDirective
@@ -31,7 +32,13 @@ class Header(SphinxDirective):
     def run(self):
         path = Path(self.env.relfn2path(self.arguments[0])[1])
         self.env.note_dependency(path)
-        return self.parse_text_to_nodes("\n".join(Reference(path.read_text()).lines()))
+        self.env.note_dependency(__file__)
+        reference = Reference(path.read_text())
+        text = "\n".join(reference.lines())
+        missing = [n for n in reference.roles if not re.search(rf"(?m)^ *[.c: ].*\b{n}\b", text)]
+        if missing:
+            raise self.error(f"{path}: what is {', '.join(missing)}?")
+        return self.parse_text_to_nodes(text)
 
 
 def rows_of(text):
@@ -53,8 +60,8 @@ class Reference:
         self.lists = {name: rows_of(body) for name, body in re.findall(LIST, text)}
         self.columns = {name: args.split(", ") for args, name in EXPANSION.findall(text)}
         self.text = EXPANSION.sub(r"@\2;", text)
-        self.roles = {name: "func" for name in re.findall(r"\b(smm_\w+)\(", text)}
-        self.roles |= {name: "macro" for name in re.findall(r"#define (SMM_\w+)\b[( ]", text)}
+        self.roles = dict.fromkeys(re.findall(r"\b(smm_\w+)\(", self.text), "func")
+        self.roles |= dict.fromkeys(re.findall(r"#define (SMM_\w+)\b[( ]", self.text), "macro")
         for piece in PIECE.finditer(self.text):
             if piece["body"]:
                 kind, names = self.members(piece)
@@ -95,9 +102,11 @@ class Reference:
                 yield from [f".. c:{kind}:: {piece['name'] or '@parameters'}", "", *indented(told)]
                 told = []
                 inner = "member" if kind == "struct" else "enumerator"
-                for name, text in members:
-                    yield from ["", f"   .. c:{inner}:: {name}", "", *indented(text, "      ")]
-                yield ""
+                start = f"   .. c:{inner}:: "
+                for text, some in groupby(members, lambda member: member[1]):
+                    names = (" " * len(start)).join(f"{name}\n" for name, _ in some)
+                    yield from [start + names + "      :no-contents-entry:", ""]
+                    yield from [*indented(text, "      "), ""]
         if functions:
             start = ".. c:function:: "
             yield start + functions[0]
@@ -128,10 +137,14 @@ class Reference:
         """The rows of a list macro, under what its comment or its use calls the columns."""
         titles = re.search(r"X\(([\w, ]+)\)", told)
         titles = titles[1].split(", ") if titles else self.columns[name]
-        rows = [[*(f"``{cell}``" for cell in row[:-1]), self.marked(row[-1])]
-                for row in self.lists[name]]  # fmt: skip
+        rows = [
+            [*(f"``{cell}``" for cell in row[:-1]), self.marked(row[-1])]
+            for row in self.lists[name]
+        ]
+        order = sorted(range(len(titles)), key=lambda i: titles[i] not in ("name", "text"))
         yield from [".. list-table::", "   :header-rows: 1", ""]
-        for first, *others in [titles, *rows]:
+        for row in [titles, *rows]:
+            first, *others = (row[i] for i in order)
             yield from [f"   * - {first}", *(f"     - {cell}" for cell in others)]
         yield ""
 

@@ -63,7 +63,9 @@ def mark_doctests(app, tree):
             block["testnodetype"] = "doctest"
         elif block.get("language") == "python":
             block["testnodetype"] = "testcode"
-            block["test"] = "import contextlib, io\nwith contextlib.redirect_stdout(io.StringIO()):\n"
+            block["test"] = (
+                "import contextlib, io\nwith contextlib.redirect_stdout(io.StringIO()):\n"
+            )
             block["test"] += textwrap.indent(block.astext(), "    ")
         else:
             continue
