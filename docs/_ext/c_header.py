@@ -82,7 +82,7 @@ class Reference:
             elif piece["comment"] and not group:
                 told = self.prose(piece["comment"])
             elif piece["comment"]:  # after a function, on its line
-                name = re.search(r"\w+(?=\()", group[-1]["function"])[0]
+                name = re.search(r"\w*(?=\(|$)", group[-1]["function"] or "")[0]
                 told += [f"{self.marked(name)}:", *self.prose(piece["comment"])]
             elif piece.lastgroup:
                 group.append(piece)
