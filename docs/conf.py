@@ -26,6 +26,7 @@ extensions = [
 exclude_patterns = ["results", "repository/tests", "**.ipynb_checkpoints"]
 highlight_language = "none"
 default_role = "literal"  # `name` in docstrings
+smartquotes = False  # μ' is no apostrophe
 nitpicky = True
 nitpick_ignore_regex = [
     ("c:identifier", r"u?int\d+_t|size_t"),
