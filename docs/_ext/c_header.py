@@ -56,7 +56,7 @@ class Reference:
     """A header as reStructuredText."""
 
     def __init__(self, text):
-        text = re.sub(r"\bSMM_API\s+", "", text)
+        text = re.sub(r"(?m)^SMM_API ", "", text)
         self.lists = {name: rows_of(body) for name, body in re.findall(LIST, text)}
         self.columns = {name: args.split(", ") for args, name in EXPANSION.findall(text)}
         self.text = EXPANSION.sub(r"@\2;", text)
@@ -92,7 +92,13 @@ class Reference:
         functions = [" ".join(p["function"].split()) for p in pieces if p["function"]]
         for piece in pieces:
             if piece["macro"]:
-                yield from [f".. c:macro:: {piece['macro']}", ""]
+                last = piece is pieces[-1]
+                yield from [
+                    f".. c:macro:: {piece['macro']}",
+                    "",
+                    *indented(told if last else []),
+                    "",
+                ]
             elif piece["list"]:
                 name = re.match(LIST, piece["list"])[1]
                 yield from [f".. c:macro:: {name}(X)", "", *indented(told), ""]
