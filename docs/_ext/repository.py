@@ -15,13 +15,16 @@ from docutils import nodes
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 COPIES = DOCS / "repository"
-PAGES = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "csrc/README.md"]
-PAGES += sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("examples/**/README.md"))
+FOUND = (ROOT.glob(pattern) for pattern in ("*.md", "csrc/README.md", "examples/**/README.md"))
+PAGES = sorted(str(path.relative_to(ROOT)) for paths in FOUND for path in paths)
 LINK = re.compile(r"(\]\()(?!\w+:|#)([^)\s#]+)")
 
 
 def place(path):
-    """Where the site has a file of the repository."""
+    """Where the site has a file of the repository; of a folder, the next README above."""
+    while path.is_dir():
+        readme = path / "README.md"
+        path = readme if readme.exists() else path.parent
     name = str(path.relative_to(ROOT))
     return COPIES / name if name in PAGES else path
 
