@@ -199,8 +199,8 @@ def explain(meaning, reached, steps, config, options):
     """Print what the figures above mean, what the preset tiny reaches, and what this run had."""
     had = f"; this run has {config.steps:,}" if config.steps else ""
     text = (
-        f"{meaning} ± is the standard deviation over {options.draws} draws of the initial slots. On built-in scenes the "
-        f"preset tiny ends near {reached} after {steps:,} steps{had}."
+        f"{meaning} ± is the standard deviation over {options.draws} draws of the initial slots. "
+        f"On built-in scenes the preset tiny ends near {reached} after {steps:,} steps{had}."
     )
     print(fill(text, 100))
 
