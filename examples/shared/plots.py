@@ -44,7 +44,7 @@ def curves(out, labels, ylabel, ylim=None):
             _line(axes[-1], points, label)
         axes[-1].set(title="How slots are used", ylabel="share", ylim=(-0.02, 1.02))
     for axis in axes:
-        axis.set_xlabel("training step")
+        axis.set(xlabel="training step", xlim=(0, None))
     for axis in axes[1:]:
         axis.legend(frameon=False, fontsize=8)
     save(figure, Path(out) / "curves.png", 120)
