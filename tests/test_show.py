@@ -260,13 +260,16 @@ def test_errors_are_one_line(arguments, message, runs, tmp_path, monkeypatch, ca
     assert not (tmp_path / "x").exists()  # nothing is written
 
 
-def test_what_belongs_to_show_alone(runs, tmp_path, capsys):
+def test_what_belongs_to_show_alone(runs, tmp_path, monkeypatch, capsys):
     for option in (("a.png",), ("--json",), ("--run", runs)):
         message = f"{'PICTURE' if option == ('a.png',) else option[0]} is of show alone, got eval"
         check_error("slate", ("eval", *option), message, tmp_path, capsys)
-    save(tmp_path / "a.png")
+    picture = save(tmp_path / "a.png")
+    monkeypatch.chdir(tmp_path)
+    assert main(PIPELINES["slate"], ["show", "a.png"]) == 2
+    assert "show needs --run or --weights, as there is no" in capsys.readouterr().err
     message = "show needs --weights or a trained run in --run, got --run"
-    check_error("slate", ("show", tmp_path / "a.png", "--run", tmp_path), message, tmp_path, capsys)
+    check_error("slate", ("show", picture, "--run", tmp_path), message, tmp_path, capsys)
 
 
 @pytest.mark.parametrize("name", PIPELINES)

@@ -98,14 +98,16 @@ examples, from the repository's root:
 
 
 def make_parser(pipeline):
+    commands = ("train", *pipeline.commands, "show")
+    choice = f"[{' | '.join(commands)} PICTURE ...]"
     parser = argparse.ArgumentParser(
         prog=f"python -m examples.{pipeline.name}",
+        usage=f"%(prog)s {choice} [options]",
         description=fill(pipeline.about, 80),
         epilog=EXAMPLES.format(name=pipeline.name, data=pipeline.data) + pipeline.examples,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    commands = ("train", *pipeline.commands, "show")
     add("command", nargs="?", choices=commands, help="default: train, then eval")
     add("files", nargs="*", type=folder, metavar="PICTURE", help="of show: files, or folders")
     presets = tuple(pipeline.config.PRESETS)
@@ -232,6 +234,8 @@ def show(pipeline, options, device):
     if run is None and options.weights is None:
         is_run = out and (out / "model.safetensors").exists()
         run = out if is_run else newest_run(pipeline.name) or out
+    if run is None and options.weights is None:
+        raise ValueError("show needs --run or --weights, as there is no trained run below runs/")
     out = out or run
     if out is None:
         raise ValueError("show needs --out, the folder for its pictures")
