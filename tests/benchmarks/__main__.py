@@ -13,7 +13,10 @@ import re
 import sys
 from pathlib import Path
 
-SECTIONS = ("limit", "peers", "sweep", "threads", "small", "warm", "bfloat16", "memory", "step")
+SECTIONS = (
+    *("limit", "peers", "sweep", "threads", "small", "warm", "bfloat16", "memory", "step"),
+    "sklearn",
+)
 PAGE = Path("docs/benchmarks.md")
 
 
@@ -76,7 +79,7 @@ def keep_to_cores(count):
 
 
 def measure_all(chosen):
-    from . import measure, memory, narrow, step, warm
+    from . import estimators, measure, memory, narrow, step, warm
     from .problem import SHAPES
 
     quick, seconds, threads = chosen.quick, chosen.seconds, chosen.threads
@@ -100,6 +103,7 @@ def measure_all(chosen):
         "bfloat16": lambda: listed(narrow.narrow_inputs(threads, labels, seconds / 5)),
         "memory": lambda: listed(memory.against_inputs(2**14 if quick else 2**20)),
         "step": lambda: step.whole_step(threads, 2 * seconds),
+        "sklearn": lambda: listed(estimators.beside_sklearn(threads, seconds)),
     }
     names = {"threads": "threads sweep", "small": "small calls"}
     earlier = chosen.out / "results.json"
