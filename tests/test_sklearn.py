@@ -219,3 +219,13 @@ def test_without_scikit_learn():
     code = "import sys; sys.modules['sklearn'] = None; import smm_py; import smm_py.sklearn"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "ImportError: smm_py.sklearn needs scikit-learn: pip install" in done.stderr
+
+
+def test_the_example(monkeypatch, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    from examples import clustering
+
+    monkeypatch.setattr(sys, "argv", ["clustering", "--out", str(tmp_path / "picture.png")])
+    clustering.main()
+    assert "BIC chooses 4" in capsys.readouterr().out
+    assert (tmp_path / "picture.png").stat().st_size > 10_000
