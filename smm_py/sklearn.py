@@ -21,7 +21,7 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from . import _modules
-from ._arrays import Array
+from ._arrays import Array, check_finite, real_array
 
 try:
     from sklearn import cluster, metrics, utils
@@ -750,10 +750,11 @@ def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 
 
 def _start(name: str, value: Any, shape: tuple[int, ...], dtype: Any) -> Array:
-    array = np.array(utils.check_array(value, dtype=str(dtype), ensure_2d=False, input_name=name))
+    array = real_array(name, value)
     if array.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
-    return array
+    check_finite(name, array)
+    return array.astype(dtype)
 
 
 def _warn_of_steps(most: int) -> None:
