@@ -288,6 +288,7 @@ def beside_sklearn(results):
         return f"{theirs / ours:.1f}"
 
     found = results["sklearn"]
+    threads = found[0]["threads"]
     by_way = {way: [] for way in ("steps", "whole", "k-means")}
     for row in found:
         size = [" ".join(f"{n}={v}" for n, v in zip("NDK", row["N"])), row["dtype"]]
@@ -301,7 +302,8 @@ def beside_sklearn(results):
     first = (
         "`fit` of a diagonal Gaussian mixture from one start, "
         f"{found[0]['steps']['smm_py']} steps, "
-        f"{found[0]['threads']} threads, ms; difference of the mean log-likelihoods:"
+        + ("1 thread, ms of processor time; " if threads == 1 else f"{threads} threads, ms; ")
+        + "difference of the mean log-likelihoods:"
     )
     parts = (
         (first, [*header, "difference", "steps"], "steps"),
