@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -83,8 +83,14 @@ class SlotAttention(_modules.SlotAttention):
     def forward(  # type: ignore[override]
         self, inputs: Tensor, num_slots: int | None = None
     ) -> Tensor:
-        slots: Tensor = super().forward(inputs, num_slots=num_slots)
-        return slots
+        return super().forward(inputs, num_slots=num_slots)
+
+    if TYPE_CHECKING:
+
+        @_modules._typed_as(forward)
+        def __call__(  # type: ignore[override]
+            self, *args: Any, **kwargs: Any
+        ) -> Any: ...
 
 
 def _translate(
