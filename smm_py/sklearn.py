@@ -238,6 +238,7 @@ class GaussianMixture(_Mixture, DensityMixin, BaseEstimator):  # pyright: ignore
     Examples
     --------
     >>> import numpy as np
+    >>> from smm_py.sklearn import GaussianMixture
     >>> X = np.array([[1.0, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, 0]])
     >>> model = GaussianMixture(2, random_state=0).fit(X)
     >>> np.sort(model.means_[:, 0]).round(6).tolist()
@@ -537,6 +538,7 @@ class KMeans(_Mixture, ClusterMixin, BaseEstimator):
     Examples
     --------
     >>> import numpy as np
+    >>> from smm_py.sklearn import KMeans
     >>> X = np.array([[1.0, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, 0]])
     >>> model = KMeans(2, random_state=0).fit(X)
     >>> model.labels_.tolist() in ([0, 0, 0, 1, 1, 1], [1, 1, 1, 0, 0, 0])
