@@ -33,10 +33,15 @@ if TYPE_CHECKING:
     from ._spec import Spec
 
 DType = Literal["float32", "float64"]
-Gradient = Literal["full", "implicit", "straight-through"]
+Activation = Literal["relu", "gelu"]
+EpsIn = Literal["weights", "total"]
+Gradient = Literal["full", "implicit", "straight-through", "bilevel"]
+HeadAttention = Literal["mean", "sum"]
 Prior = Literal["learned", "uniform"]
+SlotMLP = Literal["always", "not-last", "never"]
 Start = Literal["gaussian", "inputs"]
-Variant = Literal["stable", "paper", "reference"]
+Update = Literal["mean", "scaled-mean", "constant", "sum"]
+Variant = Literal["stable", "paper", "reference", "fair"]
 WeightInit = Literal["em", "default"]
 
 MOST_OF = {"num_slots": 2**20, "num_iters": 2**20 - 1}  # others: the core's most of a width
@@ -107,6 +112,11 @@ def one_of(literal: Any) -> Check:
         return value
 
     return Check(f"{{{choices}}}", check)
+
+
+def _position(literal: Any) -> Callable[[Any], float]:
+    """What gives one of the strings of a Literal its number in the core."""
+    return lambda value: get_args(literal).index(value)
 
 
 COUNT, FLAG = Check("int", count), Check("bool", flag)
@@ -244,7 +254,11 @@ class Options(Table):
 
     dim: int = option(COUNT, "D, width of a slot's mean.", default=64, kw_only=False)
     num_slots: int = option(
-        COUNT, "K, number of slots; a call may use another.", default=7, kw_only=False
+        COUNT,
+        "K, number of slots; a call may use another.",
+        default=7,
+        kw_only=False,
+        core="update_slots",
     )
     num_iters: int = option(
         COUNT, "T, number of steps; a call may use another.", default=3, kw_only=False
@@ -257,7 +271,8 @@ class Options(Table):
     gradient: Gradient = option(
         one_of(Gradient),
         'Through all steps ("full"), or the last alone. The initial state then gets zeros\n'
-        '("implicit") or the gradient of the final state ("straight-through").',
+        '("implicit"), the gradient of the final state ("straight-through") or that of the state\n'
+        'before the last step ("bilevel": Jia et al. 2023).',
         default="implicit",
         number=lambda value: _core.GRADIENTS[value],
     )
@@ -308,6 +323,40 @@ class NetworkOptions(ScaledOptions):
         FLAG, "The maps to queries, keys and values have biases.", default=False
     )
     norm_eps: float = option(POSITIVE, "Added to the variance in every LayerNorm.", default=1e-5)
+    eps_in: EpsIn = option(
+        one_of(EpsIn),
+        'Where eps stands: (a + eps) / sum(a + eps) ("weights"), or a / (sum(a) + eps) ("total").',
+        default="weights",
+        core="eps_in_total",
+        number=lambda value: value == "total",
+    )
+    gru: bool = option(
+        FLAG,
+        "Slots are updated by a GRU. Without it the weighted mean is added to the hidden state.",
+        default=True,
+    )
+    norm_hidden: bool = option(
+        FLAG, "The GRU's hidden state is LayerNorm(slots), not the slots.", default=False
+    )
+    slot_mlp: SlotMLP = option(
+        one_of(SlotMLP),
+        "The steps in which slots have their residual MLP.",
+        default="always",
+        number=_position(SlotMLP),
+    )
+    activation: Activation = option(
+        one_of(Activation),
+        "Of the slots' MLP.",
+        default="relu",
+        core="gelu",
+        number=lambda value: value == "gelu",
+    )
+    update_masked: bool = option(
+        FLAG,
+        "Masked slots, to which no input is assigned, are updated like others. Without it they\n"
+        "keep their state.",
+        default=False,
+    )
 
 
 class MixtureOptions(Options):
@@ -361,13 +410,39 @@ class SlotAttentionOptions(NetworkOptions):
     _kind = "slot_attention"
 
     scale: float | None = option(
-        doc="Factor of the logits; (dim / heads)^-1/2 if not given.", default=None
+        doc="Factor of the logits; (qkv_dim / heads)^-1/2 if not given.", default=None
     )
     heads: int = option(
         COUNT,
-        "A divisor of `dim`; each head has a softmax over slots of its own, and their outputs\n"
-        "are concatenated.",
+        "A divisor of `qkv_dim`; each head has a softmax over slots of its own, and their\n"
+        "outputs are concatenated.",
         default=1,
+    )
+    qkv_dim: int | None = option(
+        COUNT,
+        "P, width of queries, keys and values, all heads together; `dim` if not given.",
+        default=None,
+    )
+    combine_heads: bool = option(
+        FLAG, "A linear map from the heads' outputs, width P, to width D.", default=False
+    )
+    joint_softmax: bool = option(
+        FLAG, "One softmax over all slots of all heads, not one for each head.", default=False
+    )
+    head_attention: HeadAttention = option(
+        one_of(HeadAttention),
+        "The attention returned: mean or sum over heads.",
+        default="mean",
+        core="attention_sum",
+        number=lambda value: value == "sum",
+    )
+    update: Update = option(
+        one_of(Update),
+        "What the attention-weighted sum over inputs is divided by (Krimmel et al. 2024): the\n"
+        'slot\'s weight ("mean"), the same, times num_slots / K ("scaled-mean"), the number of\n'
+        'inputs ("constant"), or nothing ("sum"). eps has a part in the means alone.',
+        default="mean",
+        number=_position(Update),
     )
 
 
@@ -385,8 +460,12 @@ class SlotMixtureOptions(NetworkOptions, MixtureOptions):
         'prior="uniform", temperature=dim^-1/2, start="inputs", which learns. "paper",\n'
         'Algorithm 1 as printed: norm_kv=False, prior="learned", temperature=1,\n'
         'start="gaussian". "reference": the code that the authors released, to which\n'
-        "slot_norm, norm_kv, prior and temperature do not apply.",
+        "slot_norm, norm_kv, prior and temperature do not apply. \"fair\": its other class, whose\n"
+        'values are the keys, with a prior and scale=1. The gradient of that prior passes through\n'
+        'all steps with gradient="implicit" too.',
         default="stable",
+        core="fair",
+        number=lambda value: value == "fair",
     )
     start: Start | None = option(
         doc="Where means start: drawn from a learned Gaussian, or at distinct random inputs; if\n"
@@ -452,6 +531,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "stable": dict(norm_kv=True, prior="uniform", temperature=None, start="inputs"),
     "paper": dict(norm_kv=False, prior="learned", temperature=1.0, start="gaussian"),
     "reference": dict(norm_kv=False, prior="learned", temperature=1.0, start="gaussian"),
+    "fair": dict(norm_kv=False, prior="learned", temperature=1.0, start="gaussian"),
 }
 
 

@@ -43,6 +43,7 @@ class Spec(SlotAttentionOptions, SlotMixtureOptions, KMeansOptions, GaussianMixt
     drawn_names: tuple[str, ...]
     dtype: DType = option(default=cast(DType, None))  # None: of each input, see `of`
     input_dim: int = option(default=cast(int, None), kw_only=False)  # resolved, no longer None
+    qkv_dim: int = option(default=cast(int, None))
     scale: float = option(default=cast(float, None))
     start: Start = option(default=cast(Start, None))
     norm_kv: bool = option(default=cast(bool, None))
@@ -60,13 +61,14 @@ class Spec(SlotAttentionOptions, SlotMixtureOptions, KMeansOptions, GaussianMixt
         for name, value in VARIANTS[self.variant].items():
             if values[name] is None:
                 values[name] = self.dim**-0.5 if value is None else value
-        if self.dim % self.heads:
-            raise ValueError(f"heads must divide dim={self.dim}, got {self.heads}")
         if self.input_dim is None:
             values["input_dim"] = self.dim
+        if self.qkv_dim is None:
+            values["qkv_dim"] = self.dim
         if self.scale is None:
-            values["scale"] = (self.dim // self.heads) ** -0.5
+            values["scale"] = 1.0 if self.variant == "fair" else (self.qkv_dim // self.heads) ** -0.5
         self._check_numbers()
+        self._check_network()
         values["_hash"] = hash(tuple(self.options.values()))
         prefixes = {"slots": "slots", "mean": "mean", "log_std": "logstd"}
         names = self.state_names if self.has_network else ()
@@ -80,6 +82,25 @@ class Spec(SlotAttentionOptions, SlotMixtureOptions, KMeansOptions, GaussianMixt
             raise ValueError(
                 "input_dim must equal dim where input_mlp=False (the inputs are the "
                 f"values): expected {self.dim}, got {self.input_dim}"
+            )
+
+    def _check_network(self) -> None:
+        """What one option asks of another."""
+        width = "dim" if self.qkv_dim == self.dim else "qkv_dim"
+        if self.qkv_dim % self.heads:
+            raise ValueError(f"heads must divide {width}={self.qkv_dim}, got {self.heads}")
+        if not self.gru and self.qkv_dim != self.dim and not self.combine_heads:
+            raise ValueError(
+                f"qkv_dim must equal dim={self.dim} where gru=False and combine_heads=False, "
+                f"got {self.qkv_dim}"
+            )
+        normed = self.kind != "slot_mixture" or self.is_reference or self.slot_norm
+        if self.norm_hidden and not normed:
+            raise ValueError("norm_hidden=True needs slot_norm=True")
+        if self.variant == "fair" and self.gradient not in ("full", "implicit"):
+            raise ValueError(
+                'gradient must be "full" or "implicit" where variant="fair", '
+                f"got {self.gradient!r}"
             )
 
     def _check_numbers(self) -> None:
@@ -126,7 +147,8 @@ class Spec(SlotAttentionOptions, SlotMixtureOptions, KMeansOptions, GaussianMixt
 
     @property
     def is_reference(self) -> bool:
-        return self.kind == "slot_mixture" and self.variant == "reference"
+        """True for the code released by the paper's authors, either class."""
+        return self.kind == "slot_mixture" and self.variant in ("reference", "fair")
 
     @property
     def slot_dim(self) -> int:
@@ -224,13 +246,15 @@ def _em_weights(spec: Spec, values: dict[str, np.ndarray]) -> None:
     d = spec.dim
     for name in ("to_q.weight", "to_k.weight"):
         values[name] = np.eye(*values[name].shape)
-    for name in ("gru.weight_ih", "gru.weight_hh"):
-        values[name] *= 0.1
-    values["gru.weight_ih"][2 * d :] = np.eye(d)
-    values["gru.weight_hh"][2 * d :] = 0
-    for name in ("gru.bias_ih", "gru.bias_hh"):
-        values[name][:] = 0
-    # the update gate z is sigmoid(-2) = 0.12: seven eighths of the new mean are the candidate's
-    values["gru.bias_ih"][d : 2 * d] = -2
-    values["mlp.2.weight"] *= 0.1
-    values["mlp.2.bias"] *= 0.1
+    if spec.gru:
+        for name in ("gru.weight_ih", "gru.weight_hh"):
+            values[name] *= 0.1
+        values["gru.weight_ih"][2 * d :] = np.eye(d)
+        values["gru.weight_hh"][2 * d :] = 0
+        for name in ("gru.bias_ih", "gru.bias_hh"):
+            values[name][:] = 0
+        # the update gate z is sigmoid(-2) = 0.12: seven eighths of the new mean are the candidate's
+        values["gru.bias_ih"][d : 2 * d] = -2
+    if spec.slot_mlp != "never":
+        values["mlp.2.weight"] *= 0.1
+        values["mlp.2.bias"] *= 0.1

@@ -67,6 +67,10 @@ static inline int smm_is_learned(const smm_config *c) {
     return c->kind != SMM_KMEANS && c->kind != SMM_GAUSSIAN_MIXTURE;
 }
 
+/* P: channels of queries, keys and values. What the update takes: those, or D behind combine_heads. */
+size_t smm_qkv_width(const smm_config *c);
+size_t smm_update_width(const smm_config *c);
+
 static inline size_t smm_min(size_t a, size_t b) { return a < b ? a : b; }
 static inline size_t smm_max(size_t a, size_t b) { return a > b ? a : b; }
 static inline size_t smm_pad(size_t n) { return (n + SMM_LANES - 1) / SMM_LANES * SMM_LANES; }
