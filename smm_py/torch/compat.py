@@ -1,4 +1,8 @@
-"""Modules with the arguments and the state_dict of other packages."""
+"""Other implementations: their weights in modules of ours, and modules with a package's interface.
+
+`from_peer` and `to_peer` translate the state dicts of sixteen implementations. The classes are those
+of the package slot-attention: with its arguments, its call and its state_dict.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,9 @@ from torch import Tensor, nn
 
 from .._options import count
 from . import _modules
+from ._peers import from_peer, to_peer
+
+__all__ = ["MultiHeadSlotAttention", "SlotAttention", "from_peer", "to_peer"]
 
 
 class SlotAttention(_modules.SlotAttention):
