@@ -117,8 +117,7 @@ class Spec(SlotAttentionOptions, SlotMixtureOptions, KMeansOptions, GaussianMixt
             )
         if self.variant == "fair" and self.gradient not in ("full", "implicit"):
             raise ValueError(
-                'gradient must be "full" or "implicit" where variant="fair", '
-                f"got {self.gradient!r}"
+                f'gradient must be "full" or "implicit" where variant="fair", got {self.gradient!r}'
             )
 
     def _check_numbers(self) -> None:

@@ -39,7 +39,9 @@ def gradients(peer, module):
     for name, (own, form) in PEERS[peer].entries().items():
         if own[0] not in named:
             continue
-        grads = [torch.zeros_like(named[o]) if named[o].grad is None else named[o].grad for o in own]
+        grads = [
+            torch.zeros_like(named[o]) if named[o].grad is None else named[o].grad for o in own
+        ]
         if form is STANDARD_DEVIATION:  # of a logarithm
             found[name] = (grads[0] / named[own[0]].detach().exp())[None, None]
         else:

@@ -41,8 +41,7 @@ INITIAL_PAIR = Form(lambda a, b: torch.cat([a, b])[None, None], lambda t: t[0, 0
 STANDARD_DEVIATION = Form(lambda a: a.exp()[None, None], lambda t: (t[0, 0].log(),))
 KERNEL = Form(lambda a: _swapped(a).T, lambda t: (_swapped(t.T),))
 BIASES = Form(
-    lambda a, b: torch.stack([_swapped(a), _swapped(b)]),
-    lambda t: (_swapped(t[0]), _swapped(t[1])),
+    lambda a, b: torch.stack([_swapped(a), _swapped(b)]), lambda t: (_swapped(t[0]), _swapped(t[1]))
 )
 Entries = dict[str, tuple[tuple[str, ...], Form]]
 
@@ -109,7 +108,7 @@ class Peer:
     keras: bool = False
 
     @property
-    def kind(self) -> type[_modules._Network]:
+    def kind(self) -> type[_modules.SlotAttention | _modules.SlotMixture]:
         return _modules.SlotMixture if "variant" in self.options else _modules.SlotAttention
 
     def entries(self) -> Entries:
@@ -330,19 +329,18 @@ def from_peer(
     ours: dict[str, Any] = {"gradient": "full", **row.options}
     for key in row.optional:
         option, there, absent = OPTIONAL[key]
-        own = [name for name in entries if group[name] == key]
-        present = any(name in given for name in own)
+        members = [name for name in entries if group[name] == key]
+        present = any(name in given for name in members)
         ours[option] = there if present else absent
-        needed += own if present else []
+        needed += members if present else []
     tensors = _checked(peer, given, [*needed, *row.unused])
     ours |= _sizes({own[0]: tensors[n] for n, (own, _) in entries.items() if n in tensors})
     if row.kind is _modules.SlotMixture:
         del ours["qkv_dim"]
     ours |= _translated({**row.takes, **options}, ours["dim"])
     first = next(iter(tensors.values()))
-    module: Any = row.kind(
-        num_slots=num_slots, num_iters=steps, dtype=first.dtype, seed=0, **ours
-    ).to(first.device)
+    module = row.kind(num_slots=num_slots, num_iters=steps, dtype=first.dtype, seed=0, **ours)
+    module.to(first.device)
     named = module._named()
     with torch.no_grad():
         for name in needed:
@@ -408,11 +406,12 @@ def to_peer(peer: str, module: nn.Module) -> dict[str, Tensor]:
                         f"{parameter} must be one for all slots for {peer}, "
                         f"got shape {tuple(value.shape)}"
                     )
-            kept = getattr(module, _kept_name(name), None)
-            same = kept is not None and torch.equal(form.here(kept)[0], values[0])
-            found[name] = (kept if same else form.there(*values)).clone().contiguous()
+            kept = _kept(module, name)
+            if kept is None or not torch.equal(form.here(kept)[0], values[0]):
+                kept = form.there(*values)
+            found[name] = kept.clone(memory_format=torch.contiguous_format)
         for name in row.unused:
-            kept = getattr(module, _kept_name(name), None)
+            kept = _kept(module, name)
             found[name] = torch.zeros_like(named["to_k.weight"]) if kept is None else kept.clone()
     return found
 
@@ -514,19 +513,19 @@ def _choice(name: str, value: object, table: Mapping[str, Any]) -> Any:
     return table[value]
 
 
-def _kept_name(name: str) -> str:
-    return "_peer_" + name.replace(".", "_")
-
-
 def _keep(module: nn.Module, name: str, value: Tensor) -> None:
-    """What no parameter holds to the bit, in no state_dict of the module's."""
-    module.register_buffer(_kept_name(name), value.clone(), persistent=False)
+    """An entry that no parameter holds to the bit; no state_dict of the module has it."""
+    module.register_buffer("_peer_" + name.replace(".", "_"), value.clone(), persistent=False)
+
+
+def _kept(module: nn.Module, name: str) -> Tensor | None:
+    return module._buffers.get("_peer_" + name.replace(".", "_"))
 
 
 def _check_options(peer: str, row: Peer, module: Any) -> None:
     free = FREE | {DECIDES[name] for name in row.takes if name in DECIDES}
     free |= {OPTIONAL[key][0] for key in row.optional}
-    defaults = {name: r.default for name, r in row.kind._rows.items()} | row.options
+    defaults = {**{name: r.default for name, r in row.kind._rows.items()}, **row.options}
     for name, default in defaults.items():
         if name in free:
             continue

@@ -139,9 +139,7 @@ def _detached(state: State) -> State:
     return cast(State, tuple(a if a is None else a.detach() for a in state))
 
 
-def _with_gradient_of(
-    initial: tuple[Tensor, Tensor | None, Tensor | None], state: State
-) -> State:
+def _with_gradient_of(initial: tuple[Tensor, Tensor | None, Tensor | None], state: State) -> State:
     """The state, whose gradient the initial state, as far as it was given, gets too."""
     pairs = zip(state, initial)
     passed = [a if a is None or b is None else a + (b - b.detach()) for a, b in pairs]
