@@ -417,7 +417,7 @@ class Formulas:
         eps = 0.0 if spec.is_reference else spec.eps
         count = self.count
         if isinstance(count, Tensor):
-            count = count.view(-1, *[1] * (gamma.dim() - 1))
+            count = count.to(gamma.dtype).view(-1, *[1] * (gamma.dim() - 1))
         if spec.update in ("constant", "sum"):
             return gamma / count if spec.update == "constant" else gamma
         total = gamma.sum(-2, keepdim=True) + eps * (1 if spec.eps_in == "total" else count)
