@@ -70,8 +70,14 @@ GROUPS = {
 }
 # parameters that have a size, and on which axis: each is what most of them say
 SIZES = {
-    "dim": (("to_q.weight", -1), ("norm_mlp.bias", 0), ("mlp.2.bias", 0), ("norm_slots.bias", 0)),
-    "input_dim": (("to_k.weight", -1), ("norm_input.bias", 0), ("norm_kv.bias", 0)),
+    "dim": (
+        *(("to_q.weight", -1), ("norm_mlp.weight", 0), ("norm_mlp.bias", 0), ("mlp.2.bias", 0)),
+        *(("norm_slots.weight", 0), ("norm_slots.bias", 0)),
+    ),
+    "input_dim": (
+        *(("to_k.weight", -1), ("norm_input.weight", 0), ("norm_input.bias", 0)),
+        *(("norm_kv.weight", 0), ("norm_kv.bias", 0)),
+    ),
     "qkv_dim": (("to_q.weight", 0), ("to_k.weight", 0), ("to_v.weight", 0)),
     "hidden_dim": (("mlp.0.weight", 0), ("mlp.0.bias", 0), ("mlp.2.weight", -1)),
 }
