@@ -133,6 +133,12 @@ CASES = {
     "gmm-floor": (smm_py.GaussianMixture, dict(dim=5, var_floor=0.05)),
     "gmm-uniform": (smm_py.GaussianMixture, dict(dim=5, prior="uniform")),
 }
+# those whose steps are alike, so that runs one after another are one run
+STEPWISE = [
+    name
+    for name, (_, own) in CASES.items()
+    if not name.startswith("reference") and own.get("slot_mlp") != "not-last"
+]
 
 
 def build(name, **changes):

@@ -156,9 +156,17 @@ def test_copies_and_pickles(name):
     assert np.array_equal(grads["x"], module.backward(out, np.ones_like(out.slots))["x"])
 
 
-def test_repr_can_be_evaluated():
+def test_repr_tells_what_is_not_the_default():
     module = smm_py.SlotMixture(dim=8, num_slots=3, norm_kv=True)
-    assert repr(eval(repr(module), {"SlotMixture": smm_py.SlotMixture})) == repr(module)
+    assert repr(module) == "SlotMixture(dim=8, num_slots=3, num_iters=5)"  # as the variant says
+    module = smm_py.SlotAttention(heads=2, qkv_dim=6, scale=3**-0.5, dim=8)
+    assert repr(module) == "SlotAttention(dim=8, num_slots=7, num_iters=3, heads=2, qkv_dim=6)"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_repr_can_be_evaluated(name):
+    module = build(name)
+    assert eval(repr(module), vars(smm_py)).options == module.options
 
 
 def test_backward_uses_the_parameters_of_the_call():
