@@ -224,6 +224,15 @@ class Table:
         """The options that make a module like this one, by name."""
         return {name: getattr(self._spec, name) for name in self._rows if name != "seed"}
 
+    def _summary(self) -> str:
+        """Its sizes, and the options that differ from what would be taken if they were left out."""
+        shown = ("dim", "num_slots", "num_iters")
+        return ", ".join(
+            f"{name}={value!r}"
+            for name, value in self.options.items()
+            if name in shown or value != self._spec.left_out(name, self._rows[name].default)
+        )
+
 
 def _constructor(parameters: list[inspect.Parameter]) -> Any:
     signature = inspect.Signature(parameters)
@@ -323,37 +332,35 @@ class NetworkOptions(ScaledOptions):
         FLAG, "The maps to queries, keys and values have biases.", default=False
     )
     norm_eps: float = option(POSITIVE, "Added to the variance in every LayerNorm.", default=1e-5)
-    eps_in: EpsIn = option(
-        one_of(EpsIn),
-        'Where eps stands: (a + eps) / sum(a + eps) ("weights"), or a / (sum(a) + eps) ("total").',
-        default="weights",
-        core="eps_in_total",
-        number=lambda value: value == "total",
-    )
     gru: bool = option(
         FLAG,
         "Slots are updated by a GRU. Without it the weighted mean is added to the hidden state.",
         default=True,
     )
     norm_hidden: bool = option(
-        FLAG, "The GRU's hidden state is LayerNorm(slots), not the slots.", default=False
+        FLAG,
+        "The hidden state is LayerNorm(slots), not the slots; in mixtures the mean of\n"
+        "LayerNorm([mean, log_std]), which needs slot_norm.",
+        default=False,
     )
     slot_mlp: SlotMLP = option(
         one_of(SlotMLP),
-        "The steps in which slots have their residual MLP.",
+        'In which steps slots have their residual MLP. With "not-last", a gradient through the\n'
+        "last step alone does not reach it.",
         default="always",
         number=_position(SlotMLP),
     )
     activation: Activation = option(
         one_of(Activation),
-        "Of the slots' MLP.",
+        "Of the slots' residual MLP; GELU is the exact one.",
         default="relu",
         core="gelu",
         number=lambda value: value == "gelu",
     )
     update_masked: bool = option(
         FLAG,
-        "Masked slots, to which no input is assigned, are updated like others. Without it they\n"
+        "Masked slots, to which no input is assigned, are updated like others: with the mean of\n"
+        'all inputs, or with 0 where eps_in="total" or the update is no mean. Without it they\n'
         "keep their state.",
         default=False,
     )
@@ -439,10 +446,19 @@ class SlotAttentionOptions(NetworkOptions):
     update: Update = option(
         one_of(Update),
         "What the attention-weighted sum over inputs is divided by (Krimmel et al. 2024): the\n"
-        'slot\'s weight ("mean"), the same, times num_slots / K ("scaled-mean"), the number of\n'
-        'inputs ("constant"), or nothing ("sum"). eps has a part in the means alone.',
+        'slot\'s weight ("mean"), the same, times num_slots / K ("scaled-mean"; K is that of the\n'
+        'call), the number of inputs ("constant"), or nothing ("sum"). eps has a part in the\n'
+        "means alone.",
         default="mean",
         number=_position(Update),
+    )
+    eps_in: EpsIn = option(
+        one_of(EpsIn),
+        'Where eps stands: (a + eps) / sum(a + eps) ("weights"), or a / (sum(a) + eps) ("total"),\n'
+        "where the update of a slot without any weight is 0.",
+        default="weights",
+        core="eps_in_total",
+        number=lambda value: value == "total",
     )
 
 
@@ -451,7 +467,8 @@ class SlotMixtureOptions(NetworkOptions, MixtureOptions):
 
     num_iters: int = option(default=5, kw_only=False)
     scale: float | None = option(
-        doc="Factor of the log density in the reference variant alone; dim^-1/2 if not given.",
+        doc='Factor of the distances of the variants "reference" (dim^-1/2 if not given) and\n'
+        '"fair" (1).',
         default=None,
     )
     variant: Variant = option(
@@ -459,10 +476,10 @@ class SlotMixtureOptions(NetworkOptions, MixtureOptions):
         'A set of defaults, over which options given by hand win. "stable": norm_kv=True,\n'
         'prior="uniform", temperature=dim^-1/2, start="inputs", which learns. "paper",\n'
         'Algorithm 1 as printed: norm_kv=False, prior="learned", temperature=1,\n'
-        'start="gaussian". "reference": the code that the authors released, to which\n'
-        "slot_norm, norm_kv, prior and temperature do not apply. \"fair\": its other class, whose\n"
-        'values are the keys, with a prior and scale=1. The gradient of that prior passes through\n'
-        'all steps with gradient="implicit" too.',
+        'start="gaussian". "reference": the code that the authors released; "fair": its\n'
+        "other class, in which values are the keys, slots have a learned prior, and scale is 1.\n"
+        "slot_norm, norm_kv, prior and temperature do not apply to these two. The gradient of\n"
+        '"fair" passes through the prior of every step with gradient="implicit" too.',
         default="stable",
         core="fair",
         number=lambda value: value == "fair",

@@ -66,7 +66,7 @@ class Spec(SlotAttentionOptions, SlotMixtureOptions, KMeansOptions, GaussianMixt
         if self.qkv_dim is None:
             values["qkv_dim"] = self.dim
         if self.scale is None:
-            values["scale"] = 1.0 if self.variant == "fair" else (self.qkv_dim // self.heads) ** -0.5
+            values["scale"] = 1.0 if self.variant == "fair" else (self.qkv_dim / self.heads) ** -0.5
         self._check_numbers()
         self._check_network()
         values["_hash"] = hash(tuple(self.options.values()))
@@ -94,13 +94,30 @@ class Spec(SlotAttentionOptions, SlotMixtureOptions, KMeansOptions, GaussianMixt
                 f"qkv_dim must equal dim={self.dim} where gru=False and combine_heads=False, "
                 f"got {self.qkv_dim}"
             )
-        normed = self.kind != "slot_mixture" or self.is_reference or self.slot_norm
-        if self.norm_hidden and not normed:
-            raise ValueError("norm_hidden=True needs slot_norm=True")
+        if self.start == "inputs" and self.qkv_dim != self.dim:
+            raise ValueError(
+                f'start must be "gaussian" where qkv_dim={self.qkv_dim} differs from '
+                f"dim={self.dim}, got 'inputs'"
+            )
+        if self.eps_in == "total" and self.update in ("constant", "sum"):
+            raise ValueError(
+                f'eps_in must be "weights" where update={self.update!r}, which has no eps, '
+                "got 'total'"
+            )
+        if self.activation != "relu" and self.slot_mlp == "never":
+            raise ValueError(
+                f'activation must be "relu" where slot_mlp="never", got {self.activation!r}'
+            )
+        if self.norm_hidden and self.kind == "slot_mixture" and not self.slot_norm:
+            raise ValueError("norm_hidden must be False where slot_norm=False, got True")
+        if self.update_masked and self.is_reference:
+            raise ValueError(
+                f"update_masked must be False where variant={self.variant!r}, whose weights "
+                "have no eps, got True"
+            )
         if self.variant == "fair" and self.gradient not in ("full", "implicit"):
             raise ValueError(
-                'gradient must be "full" or "implicit" where variant="fair", '
-                f"got {self.gradient!r}"
+                f'gradient must be "full" or "implicit" where variant="fair", got {self.gradient!r}'
             )
 
     def _check_numbers(self) -> None:
@@ -135,6 +152,15 @@ class Spec(SlotAttentionOptions, SlotMixtureOptions, KMeansOptions, GaussianMixt
             _core.KINDS[kind], options, self.dtype == "float64", self.bfloat16_inputs
         )
 
+    def left_out(self, name: str, default: object) -> object:
+        """What an option would be if it were not given among the others."""
+        if default is not None:
+            return default
+        try:
+            return getattr(self.but(**{name: None}), name)
+        except ValueError:  # the others ask for one
+            return None
+
     @property
     def is_mixture(self) -> bool:
         """True where a slot has a variance."""
@@ -151,6 +177,16 @@ class Spec(SlotAttentionOptions, SlotMixtureOptions, KMeansOptions, GaussianMixt
         return self.kind == "slot_mixture" and self.variant in ("reference", "fair")
 
     @property
+    def is_fair(self) -> bool:
+        """True for the one of these classes whose prior is learned."""
+        return self.is_reference and self.variant == "fair"
+
+    @property
+    def reaches_state(self) -> bool:
+        """Whether any gradient reaches the initial state."""
+        return self.gradient != "implicit" or self.is_fair
+
+    @property
     def slot_dim(self) -> int:
         """Last dimension of the module's output."""
         reduced = not self.is_mixture or (self.has_network and self.reduce)
@@ -159,6 +195,12 @@ class Spec(SlotAttentionOptions, SlotMixtureOptions, KMeansOptions, GaussianMixt
     @property
     def state_names(self) -> tuple[str, ...]:
         return ("mean", "log_std") if self.is_mixture else ("slots",)
+
+    @property
+    def state_forms(self) -> tuple[tuple[str, ...], ...]:
+        """Names of arrays that make a state; rows of values may be means if they have the width."""
+        names = self.state_names
+        return (names, ("indices", *names[1:]))[: 1 + (self.qkv_dim == self.dim)]
 
     @property
     def state(self) -> tuple[str, ...]:

@@ -539,6 +539,9 @@ def test_weights_of_another_model(tmp_path):
     save_file({"a": torch.zeros(1)}, tmp_path / "w.safetensors")
     with pytest.raises(ValueError, match="w.safetensors are of another model"):
         load_weights(model, tmp_path / "w.safetensors")
+    save_file({"slot_attention.mu_init.0.weight": torch.zeros(1)}, tmp_path / "w.safetensors")
+    with pytest.raises(ValueError, match="authors released; give --model reference"):
+        load_weights(model, tmp_path / "w.safetensors")
     (tmp_path / "w.safetensors").write_bytes(b"nonsense")
     with pytest.raises(ValueError, match="w.safetensors cannot be read"):
         load_weights(model, tmp_path / "w.safetensors")

@@ -87,7 +87,7 @@ def test_vectors(file, lean):
 
 
 @pytest.mark.filterwarnings("ignore:init.*requires a gradient:UserWarning")
-@pytest.mark.parametrize("gradient", ["full", "implicit", "straight-through"])
+@pytest.mark.parametrize("gradient", ["full", "implicit", "straight-through", "bilevel"])
 @pytest.mark.parametrize("name", KINDS)
 def test_lean_equals_core(name, gradient):
     """Float32, masks, starts at inputs, attention's gradient: 1e-5."""
@@ -517,7 +517,7 @@ def weights_of(found):
 @pytest.mark.filterwarnings("ignore:init.*requires a gradient:UserWarning")
 @pytest.mark.parametrize("masked", [False, True], ids=["", "masked"])
 @pytest.mark.parametrize("start", STARTS)
-@pytest.mark.parametrize("gradient", ["full", "implicit", "straight-through"])
+@pytest.mark.parametrize("gradient", ["full", "implicit", "straight-through", "bilevel"])
 @pytest.mark.parametrize("name", KINDS)
 def test_a_gradient_for_every_output(name, gradient, start, masked):
     """Each alone and all together: the core's values and gradients are the lean form's, to 1e-8."""
@@ -682,7 +682,7 @@ def test_an_empty_batch(name, lean):
 @pytest.mark.parametrize("lean", [False, True], ids=["core", "lean"])
 def test_an_unreachable_state_is_told_once(lean, recwarn):
     x, init = inputs(build("smm"))
-    for gradient in ("full", "straight-through", "implicit"):
+    for gradient in ("full", "straight-through", "bilevel", "implicit"):
         module = build("smm", gradient=gradient)
         own = {n: v.clone().requires_grad_() for n, v in init.items()}
         with path(lean), warnings.catch_warnings(record=True) as told:
