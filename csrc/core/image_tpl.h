@@ -106,7 +106,7 @@ static void restore_image(image_state *im, const real *saved) {
     im->saved = saved;
     memcpy(im->states, saved, s->states * s->state * sizeof *saved);
     memcpy(im->moments.centre, centre, s->Cp * sizeof *saved);
-    for (size_t d = 0; d < s->D; d++) im->moments.minus_centre[d] = -centre[d];
+    for (size_t d = 0; d < s->Cp; d++) im->moments.minus_centre[d] = -centre[d];
     im->steps = done >= 1 && done <= (real)s->T ? (size_t)done : s->T;
 }
 
