@@ -68,6 +68,12 @@ static moment_sums sum_moments(const image_state *im, const slot_share *share) {
     return total;
 }
 
+/* What a mean is multiplied by. */
+static double mean_factor(const smm_sizes *s) {
+    const int scaled = s->dot && s->cfg->update == SMM_UPDATE_SCALED_MEAN;
+    return scaled ? (double)s->cfg->update_slots / (double)s->K : 1;
+}
+
 /* What the sum over inputs is multiplied by for the weighted mean, from the sum of responsibilities;
  * 0 without any weight. */
 static double mean_scale(const image_state *im, double sum) {
@@ -76,10 +82,8 @@ static double mean_scale(const image_state *im, double sum) {
     if (!im->s->dot) return 1 / (sum + weight_eps(im->s) * count);
     if (c->update == SMM_UPDATE_SUM) return 1;
     if (c->update == SMM_UPDATE_CONSTANT) return 1 / count;
-    const int scaled = c->update == SMM_UPDATE_SCALED_MEAN;
-    const double slots = scaled ? (double)c->update_slots / (double)im->s->K : 1;
     const double weight = sum + (c->eps_in_total ? c->eps : c->eps * count);
-    return weight < (double)WEIGHT_LEAST ? 0 : slots / weight;
+    return weight < (double)WEIGHT_LEAST ? 0 : mean_factor(im->s) / weight;
 }
 
 /* Whether that depends on the sum of responsibilities. */
@@ -148,8 +152,8 @@ static void variance_backward(image_state *im, const slot_state *r, const slot_s
     }
 }
 
-/* Constants of slot j's head h for the pass over inputs, without variances; returns sum_n w d_w. S:
- * mean_scale, or 0. */
+/* Constants of slot j's head h for the pass over inputs, without variances; returns sum_n w d_w, or 0
+ * where what the sum is divided by is a constant. S: mean_scale, or 0. */
 static real mean_constants(image_state *im, const slot_state *r, size_t j, size_t h, real S) {
     const smm_sizes *s = im->s;
     const size_t at = head_channels(im, h, j);
@@ -163,7 +167,7 @@ static real mean_constants(image_state *im, const slot_state *r, size_t j, size_
         linear[d] = S > 0 ? dm[d] : 0, slope[d] = 0, constant[d] = dm[d] * S;
         sum += dm[d] * (m[d] - centre[d]);
     }
-    return scale_varies(s) ? sum : 0;
+    return scale_varies(s) ? sum / (real)mean_factor(s) : 0;
 }
 
 /* The same with variances. Values are centred at the shared point or, with at_means, at the slots'

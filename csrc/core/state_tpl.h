@@ -383,7 +383,7 @@ static void open_image(image_state *im, const call_inputs *in, size_t b) {
     im->slots = im->assigned = 0;
     for (size_t j = 0; j < s->K; j++) {
         const int active = !slot_mask || slot_mask[j];
-        im->assigned += active;
+        im->assigned += (size_t)active;
         if (im->unassigned) im->unassigned[j] = !active;
         if (active || im->unassigned) im->active[im->slots++] = j;
     }
