@@ -4,6 +4,8 @@
 
 #include "core.h"
 
+const char *smm_version(void) { return SMM_VERSION; }
+
 const char *smm_status_str(smm_status status) {
     static const char *const text[] = {
 #define SMM_X(name, text) text,

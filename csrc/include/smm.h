@@ -30,6 +30,20 @@ extern "C" {
 
 #define SMM_VERSION "0.1.0"
 
+/* Number of the binary interface, and so of the shared library's name. It is raised when a compiled
+ * program no longer fits: a struct has other fields, a constant another value, a function other
+ * arguments. */
+#define SMM_ABI 0
+
+/* Before each function: what the shared library exports. A program that compiles the sources into a
+ * library of its own, and exports none of it, defines it as nothing. */
+#ifndef SMM_API
+#define SMM_API __attribute__((visibility("default")))
+#endif
+
+/* The SMM_VERSION of the library that runs. */
+SMM_API const char *smm_version(void);
+
 #define SMM_STATUS_LIST(X)                                                          \
     X(SMM_OK, "ok")                                                                 \
     X(SMM_ERR_NULL, "a required pointer is NULL")                                   \
@@ -48,7 +62,7 @@ typedef enum {
 } smm_status;
 
 /* The text of a status; never NULL. */
-const char *smm_status_str(smm_status status);
+SMM_API const char *smm_status_str(smm_status status);
 
 typedef enum {
     SMM_SLOT_ATTENTION,
@@ -154,14 +168,14 @@ typedef struct {
 } smm_config;
 
 /* Fill a configuration with the defaults of the table; I = D = P = dim and scale = D^-1/2. */
-void smm_config_init(smm_config *config, smm_kind kind, size_t dim);
+SMM_API void smm_config_init(smm_config *config, smm_kind kind, size_t dim);
 
 /* Set one option by name: SMM_OK, SMM_ERR_NULL, or SMM_ERR_CONFIG where there is no such option or
  * its value is out of range. For bindings and files; C programs assign to the fields. */
-smm_status smm_config_set(smm_config *config, const char *name, double value);
+SMM_API smm_status smm_config_set(smm_config *config, const char *name, double value);
 
 /* Name of option i, or NULL past the last; *text, unless NULL, is what it is. */
-const char *smm_option_name(size_t i, const char **text);
+SMM_API const char *smm_option_name(size_t i, const char **text);
 
 /* Sizes of one call. */
 typedef struct {
@@ -217,23 +231,23 @@ enum {
 };
 
 /* Name of parameter i < SMM_PARAMS in files, for example "to_q.weight". */
-const char *smm_param_name(size_t i);
+SMM_API const char *smm_param_name(size_t i);
 
 /* Shape of parameter i under a valid configuration: returns its rank (1 or 2) and fills
  * shape[0..rank-1], or returns 0 where this module has no such parameter (its pointer is then
  * ignored). */
-int smm_param_shape(const smm_config *config, size_t i, size_t shape[2]);
+SMM_API int smm_param_shape(const smm_config *config, size_t i, size_t shape[2]);
 
 /* Width of a slot in the output: D, or 2D for [mean, variance]. */
-size_t smm_slot_width(const smm_config *config);
+SMM_API size_t smm_slot_width(const smm_config *config);
 
 /* SMM_OK, or what is wrong with a configuration. */
-smm_status smm_config_check(const smm_config *config);
+SMM_API smm_status smm_config_check(const smm_config *config);
 
 /* Elements of the saved state, which forward fills for backward; 0 if the arguments are invalid. At
  * a multiple of SMM_SAVED_ALIGN bytes it is worked on in place; elsewhere it is copied. */
 #define SMM_SAVED_ALIGN 64
-size_t smm_saved_size(const smm_config *config, const smm_dims *dims);
+SMM_API size_t smm_saved_size(const smm_config *config, const smm_dims *dims);
 
 /* The rule of smm_saved_size, for callers to whom B and N are symbols, as in graphs of dynamic
  * shapes:
@@ -247,7 +261,7 @@ size_t smm_saved_size(const smm_config *config, const smm_dims *dims);
 typedef struct {
     size_t image, block, inputs, small, most_of_small, most;
 } smm_saved_rule;
-smm_saved_rule smm_saved_rule_of(const smm_config *config, size_t slots, size_t iters);
+SMM_API smm_saved_rule smm_saved_rule_of(const smm_config *config, size_t slots, size_t iters);
 
 /* Memory of `bytes` bytes, not cleared, aligned to SMM_SAVED_ALIGN; NULL if there is none. Any
  * thread may call these functions.
@@ -256,28 +270,28 @@ smm_saved_rule smm_saved_rule_of(const smm_config *config, size_t slots, size_t 
  * most SMM_CACHED_MOST bytes for later calls of the library, whose scratch memory comes from here
  * too. smm_trim gives cached blocks back to the system and returns their bytes. */
 #define SMM_CACHED_MOST ((size_t)64 << 20)
-void *smm_alloc(size_t bytes);
-void smm_free(void *memory); /* NULL: nothing to free */
-size_t smm_trim(void);
+SMM_API void *smm_alloc(size_t bytes);
+SMM_API void smm_free(void *memory); /* NULL: nothing to free */
+SMM_API size_t smm_trim(void);
 
 /* The set of vector instructions in use ("scalar", "avx2", "avx512", "neon"): the best that runs
  * here, or the one that the environment variable SMM_SIMD names at the first call. */
-const char *smm_simd(void);
+SMM_API const char *smm_simd(void);
 
 /* Choose a set by name: 0, or -1 if it is unknown or not supported here. Not while another thread
  * computes. */
-int smm_simd_set(const char *name);
+SMM_API int smm_simd_set(const char *name);
 
 /* Name of the i-th set built, weakest first, or NULL past the last; whether it runs here. */
-const char *smm_simd_list(size_t i, int *supported);
+SMM_API const char *smm_simd_list(size_t i, int *supported);
 
 /* Whether the library was built with OpenMP. */
-int smm_openmp(void);
+SMM_API int smm_openmp(void);
 
 /* Index of the first infinity or NaN among n numbers of `bits` bits (16: bfloat16; 32: float; 64:
  * double), or n; (size_t)-1 for other `bits`. At most `threads` threads look. The calls below do
  * not: what such a number touches is then NaN in their results. */
-size_t smm_first_nonfinite(int bits, const void *numbers, size_t n, int threads);
+SMM_API size_t smm_first_nonfinite(int bits, const void *numbers, size_t n, int threads);
 
 /* What a call reads. The initial state is mean (or indices), and for mixtures log_std and prior. */
 typedef struct {
@@ -352,18 +366,19 @@ typedef struct {
  * A NaN in an image stays in that image's outputs. With B = 0 nothing is done. Masks and indices
  * are copied before they are checked. Where the call is stopped, the status is SMM_ERR_STOPPED and
  * what `out` holds is of no use. */
-smm_status smm_forward_f32(const smm_config *config, const smm_dims *dims,
-                           const float *const params[SMM_PARAMS], const smm_inputs_f32 *in,
-                           const smm_outputs_f32 *out, const smm_run *run, size_t *image);
+SMM_API smm_status smm_forward_f32(const smm_config *config, const smm_dims *dims,
+                                   const float *const params[SMM_PARAMS], const smm_inputs_f32 *in,
+                                   const smm_outputs_f32 *out, const smm_run *run, size_t *image);
 
 /* Gradients of the sum of outputs times d_out, with the arguments that forward had.
  *   saved    what forward wrote
  *   grads    the gradients; those of the initial state are zeros with SMM_GRADIENT_IMPLICIT. With
  *            B = 0, those of the parameters are zeros */
-smm_status smm_backward_f32(const smm_config *config, const smm_dims *dims,
-                            const float *const params[SMM_PARAMS], const smm_inputs_f32 *in,
-                            const float *saved, const smm_output_grads_f32 *d_out,
-                            const smm_gradients_f32 *grads, const smm_run *run, size_t *image);
+SMM_API smm_status smm_backward_f32(const smm_config *config, const smm_dims *dims,
+                                    const float *const params[SMM_PARAMS], const smm_inputs_f32 *in,
+                                    const float *saved, const smm_output_grads_f32 *d_out,
+                                    const smm_gradients_f32 *grads, const smm_run *run,
+                                    size_t *image);
 
 /* The same in double. */
 typedef struct {
@@ -407,14 +422,16 @@ typedef struct {
     double *params[SMM_PARAMS];
 } smm_gradients_f64;
 
-smm_status smm_forward_f64(const smm_config *config, const smm_dims *dims,
-                           const double *const params[SMM_PARAMS], const smm_inputs_f64 *in,
-                           const smm_outputs_f64 *out, const smm_run *run, size_t *image);
+SMM_API smm_status smm_forward_f64(const smm_config *config, const smm_dims *dims,
+                                   const double *const params[SMM_PARAMS], const smm_inputs_f64 *in,
+                                   const smm_outputs_f64 *out, const smm_run *run, size_t *image);
 
-smm_status smm_backward_f64(const smm_config *config, const smm_dims *dims,
-                            const double *const params[SMM_PARAMS], const smm_inputs_f64 *in,
-                            const double *saved, const smm_output_grads_f64 *d_out,
-                            const smm_gradients_f64 *grads, const smm_run *run, size_t *image);
+SMM_API smm_status smm_backward_f64(const smm_config *config, const smm_dims *dims,
+                                    const double *const params[SMM_PARAMS],
+                                    const smm_inputs_f64 *in, const double *saved,
+                                    const smm_output_grads_f64 *d_out,
+                                    const smm_gradients_f64 *grads, const smm_run *run,
+                                    size_t *image);
 
 #ifdef __cplusplus
 }

@@ -1,9 +1,5 @@
 /* cluster.c - smm.h from plain C: fit a Gaussian mixture to points of three clusters, then run a
- * slot mixture forward and backward.
- *
- *     cc -std=c99 -O2 -Icsrc/include -Icsrc/kernels -Icsrc/core examples/c/cluster.c \
- *         csrc/core/[a-z]*.c csrc/kernels/[a-z]*.c -lm -o cluster
- */
+ * slot mixture forward and backward. */
 #include <stdio.h>
 #include <stdlib.h>
 
