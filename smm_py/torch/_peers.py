@@ -318,10 +318,13 @@ def from_peer(
 
     Examples
     --------
-    >>> theirs = SlotAttention(dim=8, num_slots=3, qkv_bias=True, gradient="full")
-    >>> weights = to_peer("lucidrains", theirs)
-    >>> from_peer("lucidrains", weights, num_slots=3)
-    SlotAttention(dim=8, num_slots=3, num_iters=3, qkv_bias=True, gradient='full')
+    >>> from smm_py.torch import SlotAttention, compat
+    >>> module = SlotAttention(dim=8, num_slots=3, heads=2, joint_softmax=True, head_attention="sum")
+    >>> weights = compat.to_peer("slate", module)
+    >>> sorted(weights)[:3]
+    ['gru.bias_hh', 'gru.bias_ih', 'gru.weight_hh']
+    >>> compat.from_peer("slate", weights, num_slots=3, heads=2).extra_repr()
+    "dim=8, num_slots=3, num_iters=3, gradient='full', heads=2, joint_softmax=True, head_attention='sum'"
     """
     row = _row(peer)
     for name in options:
