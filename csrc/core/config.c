@@ -109,8 +109,8 @@ static int slots_fit(const smm_config *c) {
     if (smm_qkv_width(c) % c->heads) return 0;
     if (smm_is_learned(c) && !c->gru && smm_update_width(c) != c->dim) return 0;
     if (mixture && c->norm_hidden && !c->slot_norm) return 0;
-    return c->kind != SMM_SLOT_MIXTURE_REFERENCE || !c->fair ||
-           c->gradient <= SMM_GRADIENT_IMPLICIT;
+    if (c->kind != SMM_SLOT_MIXTURE_REFERENCE) return 1;
+    return !c->update_masked && (!c->fair || c->gradient <= SMM_GRADIENT_IMPLICIT);
 }
 
 smm_status smm_config_check(const smm_config *c) {
@@ -118,7 +118,8 @@ smm_status smm_config_check(const smm_config *c) {
     if ((int)c->kind < 0 || c->kind > SMM_GAUSSIAN_MIXTURE) return SMM_ERR_CONFIG;
     for (size_t i = 0; i < OPTIONS; i++)
         if (!in_range(&options[i], value_of(c, &options[i]))) return SMM_ERR_CONFIG;
-    if (smm_is_learned(c) && !(c->eps > 0)) return SMM_ERR_CONFIG; /* a slot may get no weight */
+    if (smm_is_mixture(c) && smm_is_learned(c) && !(c->eps > 0))
+        return SMM_ERR_CONFIG; /* a slot may get no weight */
     if (!slots_fit(c)) return SMM_ERR_CONFIG;
     const int bare = !smm_is_learned(c) || (c->kind == SMM_SLOT_MIXTURE && !c->input_mlp);
     return bare && c->input_dim != c->dim ? SMM_ERR_CONFIG : SMM_OK;
