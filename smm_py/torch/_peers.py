@@ -319,12 +319,11 @@ def from_peer(
     Examples
     --------
     >>> from smm_py.torch import SlotAttention, compat
-    >>> module = SlotAttention(dim=8, num_slots=3, heads=2, joint_softmax=True, head_attention="sum")
-    >>> weights = compat.to_peer("slate", module)
-    >>> sorted(weights)[:3]
-    ['gru.bias_hh', 'gru.bias_ih', 'gru.weight_hh']
-    >>> compat.from_peer("slate", weights, num_slots=3, heads=2).extra_repr()
-    "dim=8, num_slots=3, num_iters=3, gradient='full', heads=2, joint_softmax=True, head_attention='sum'"
+    >>> weights = compat.to_peer("steve", SlotAttention(dim=8, slot_mlp="not-last"))
+    >>> sorted(weights)[-2:]
+    ['slot_log_sigma', 'slot_mu']
+    >>> compat.from_peer("steve", weights, num_slots=4).extra_repr()
+    "dim=8, num_slots=4, num_iters=3, gradient='full', slot_mlp='not-last'"
     """
     row = _row(peer)
     for name in options:
