@@ -81,7 +81,8 @@ def read(
                 _check_told(rows, {**stored, **options})
         found = {**stored, **options}
         arrays = _widened(arrays, options.get("dtype"))
-        spec = Spec(kind, **{n: _plain(v) for n, v in found.items() if n != "seed"})
+        every = {**{n: row.default for n, row in rows.items()}, **found}
+        spec = Spec(kind, **{n: _plain(v) for n, v in every.items() if n != "seed"})
         _check_shapes(spec, arrays)
     except (KeyError, TypeError, ValueError) as error:
         raise type(error)(f"{path}: {error.args[0]}") from error

@@ -139,6 +139,8 @@ STEPWISE = [
     for name, (_, own) in CASES.items()
     if not name.startswith("reference") and own.get("slot_mlp") != "not-last"
 ]
+# where states may start at inputs
+STARTS = [name for name, (_, own) in CASES.items() if own.get("qkv_dim", own["dim"]) == own["dim"]]
 
 
 def build(name, **changes):
@@ -174,6 +176,13 @@ def inputs(module, batch=2, count=37, slots=3, masks=False, indices=False, seed=
         real = call.get("mask", np.ones((batch, count), bool))
         call["init"]["indices"] = np.stack([rng.choice(np.flatnonzero(r), slots) for r in real])
     return x, call
+
+
+def attention_total(module):
+    """Sum over slots of the attention of an input."""
+    spec = module._spec
+    of_all_heads = 1 if spec.joint_softmax else spec.heads
+    return of_all_heads if spec.head_attention == "sum" else of_all_heads / spec.heads
 
 
 GRADED = ("slots", "mean", "variance", "prior", "log_likelihood", "attention")

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from cases import CASES, build, inputs
+from cases import CASES, attention_total, build, inputs
 
 import smm_py
 
@@ -424,5 +424,18 @@ def test_odd_numbers_work(name, shape):
     module = build(name)
     x, call = inputs(module, *shape)
     out = module(x, attention=True, **call)
-    assert np.allclose(out.attention.sum(-1), 1)
+    assert np.allclose(out.attention.sum(-1), attention_total(module))
     assert all(np.isfinite(g).all() for g in module.backward(out, np.ones_like(out.slots)).values())
+
+
+def test_indices_need_the_width_of_slots():
+    module = build("sa-qkv-wide")
+    x, call = inputs(module)
+    call["init"] = {"indices": np.zeros((2, 3), int)}
+    with pytest.raises(KeyError, match=r"init must hold \['slots'\], got \['indices'\]"):
+        module(x, **call)
+    torch = pytest.importorskip("torch")
+    from smm_py.torch import SlotAttention
+
+    with pytest.raises(KeyError, match=r"init must hold \['slots'\], got \['indices'\]"):
+        SlotAttention(**module.options)(torch.tensor(x), {"indices": torch.zeros(2, 3).long()})

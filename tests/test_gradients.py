@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
-from cases import CASES, STEPWISE, build, inputs, output_gradients, weighted
+from cases import CASES, STARTS, STEPWISE, build, inputs, output_gradients, weighted
 
 STEP = 1e-5
-STARTS = {name: sum(build(name)._spec.state_forms, ()) for name in CASES}
 
 
 def difference(function, array, index):
@@ -134,7 +133,7 @@ def test_straight_through(name):
         assert np.allclose(grads["log_std"], 2 * out.variance * d_slots[..., 5:], rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", [n for n in CASES if "indices" in STARTS[n]])
+@pytest.mark.parametrize("name", STARTS)
 def test_starts_at_inputs_are_constants(name):
     """Means that start at rows of h get no gradient, and h gets none through them."""
     module = build(name)

@@ -3,6 +3,7 @@
 With SMM_PEERS=FOLDER, also against what their own code computed (peer_files.py).
 """
 
+import contextlib
 import copy
 import importlib.util
 import os
@@ -40,7 +41,7 @@ def plain_results(module, x, call, masks):
     ), leaves
 
 
-def twin_results(module, x, call, masks):
+def twin_results(module, x, call, masks, lean=True):
     leaves = leaves_of(module, x, call)
     twin = getattr(twins, type(module).__name__)(**module.options)
     parameters = {n: leaves[n] for n in module.parameters}
@@ -56,25 +57,18 @@ def twin_results(module, x, call, masks):
             return self.twin.run(*arguments, return_attention=True)
 
     named = {f"twin.{n}": p for n, p in parameters.items()}
-    with twins.force_lean():
+    with twins.force_lean() if lean else contextlib.nullcontext():
         out = torch.func.functional_call(Run(), named)
     return out._asdict(), leaves
 
 
-@pytest.mark.filterwarnings("ignore:.*which is zero with gradient")
-@pytest.mark.parametrize("gradient", ["full", "bilevel"])
-@pytest.mark.parametrize("name", LEARNED)
-def test_plain_formulas(name, gradient):
-    """Every output and gradient of the form in PyTorch operations (the core's are compared with
-    it elsewhere)."""
-    if name.startswith("reference-fair") and gradient == "bilevel":
-        gradient = "implicit"  # which is another one there
+def compare(name, gradient, lean):
+    """Every output and gradient with those of the plain formulas."""
     module = build(name, gradient=gradient, num_iters=3)
     x, call = inputs(module, masks=True)
     masks = {n: torch.tensor(call[n]) for n in ("mask", "slot_mask")}
-    (expected, theirs), (got, ours) = (
-        results(module, x, call, masks) for results in (plain_results, twin_results)
-    )
+    expected, theirs = plain_results(module, x, call, masks)
+    got, ours = twin_results(module, x, call, masks, lean)
     rng = np.random.default_rng(5)
     weights = {n: torch.tensor(rng.standard_normal(v.shape)) for n, v in expected.items()}
     weights["attention"] *= masks["mask"][..., None]  # no gradient comes from masked inputs'
@@ -86,6 +80,32 @@ def test_plain_formulas(name, gradient):
         zero = torch.zeros_like(leaf)
         grads = [zero if a.grad is None else a.grad for a in (ours[n], leaf)]
         torch.testing.assert_close(*grads, rtol=1e-8, atol=1e-9, msg=lambda m, n=n: f"{n}: {m}")
+
+
+@pytest.mark.filterwarnings("ignore:.*which is zero with gradient")
+@pytest.mark.parametrize("gradient", ["full", "bilevel"])
+@pytest.mark.parametrize("name", LEARNED)
+def test_plain_formulas(name, gradient):
+    """The form in PyTorch operations; with it, the core's is compared elsewhere."""
+    if name.startswith("reference-fair") and gradient == "bilevel":
+        gradient = "implicit"  # which is another one there
+    compare(name, gradient, lean=True)
+
+
+@pytest.mark.parametrize(
+    "name, gradient",
+    [
+        ("reference-fair", "implicit"),
+        ("reference-fair-mlp-not-last", "implicit"),
+        ("reference-bias", "bilevel"),
+        ("reference-no-gru-gelu", "bilevel"),
+        ("sa-mlp-not-last", "bilevel"),
+        ("smm-mlp-not-last", "bilevel"),
+    ],
+)
+def test_plain_formulas_of_the_core(name, gradient):
+    """Gradients whose last step is unlike others, or that also pass through the prior."""
+    compare(name, gradient, lean=False)
 
 
 @pytest.mark.skipif(not FILES, reason="SMM_PEERS names no folder of their results")

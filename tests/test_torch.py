@@ -18,7 +18,7 @@ from vectors import FILES, read  # noqa: E402
 
 import smm_py  # noqa: E402
 import smm_py.torch as st  # noqa: E402
-from smm_py.torch import _modules, _ops, compat  # noqa: E402
+from smm_py.torch import _modules, _ops, _peers, compat  # noqa: E402
 
 KINDS = {
     "sa": (st.SlotAttention, dict(dim=8, hidden_dim=9, input_dim=5)),
@@ -1352,6 +1352,6 @@ def test_distributed():
 
 
 def test_docstrings():
-    for module, least in ((st, 5), (_modules, 4), (st.lean, 4)):
+    for module, least in ((st, 5), (_modules, 4), (st.lean, 4), (_peers, 5)):
         results = doctest.testmod(module)
         assert results.attempted >= least and not results.failed

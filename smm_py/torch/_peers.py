@@ -318,10 +318,12 @@ def from_peer(
 
     Examples
     --------
-    >>> theirs = SlotAttention(dim=8, num_slots=3, qkv_bias=True, gradient="full")
-    >>> weights = to_peer("lucidrains", theirs)
-    >>> from_peer("lucidrains", weights, num_slots=3)
-    SlotAttention(dim=8, num_slots=3, num_iters=3, qkv_bias=True, gradient='full')
+    >>> from smm_py.torch import SlotAttention, compat
+    >>> weights = compat.to_peer("steve", SlotAttention(dim=8, slot_mlp="not-last"))
+    >>> sorted(weights)[-2:]
+    ['slot_log_sigma', 'slot_mu']
+    >>> compat.from_peer("steve", weights, num_slots=4).extra_repr()
+    "dim=8, num_slots=4, num_iters=3, gradient='full', slot_mlp='not-last'"
     """
     row = _row(peer)
     for name in options:
