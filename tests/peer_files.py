@@ -1,6 +1,6 @@
 """Compare modules of `compat.from_peer` with what other implementations' own code computed.
 
-    python tests/peer_files.py FOLDER [--lean]
+    python -m tests.peer_files FOLDER [--lean]
 
 FOLDER holds .npz files of one slot module each: "meta" (JSON: peer, options, num_slots, num_iters,
 initial), its parameters p/NAME, inputs in/x, in/slots, in/d_slots, in/d_attention, outputs
