@@ -33,8 +33,9 @@ except ImportError as error:
     ) from error
 
 from ._arrays import from_bfloat16, to_bfloat16
+from ._config import show_config
 from ._core import __version__, get_num_threads, set_num_threads, trim
-from ._modules import GaussianMixture, KMeans, Output, SlotAttention, SlotMixture, show_config
+from ._modules import GaussianMixture, KMeans, Output, SlotAttention, SlotMixture
 
 __all__ = [
     "GaussianMixture",

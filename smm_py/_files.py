@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import secrets
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,12 +44,13 @@ def write(path: FilePath, arrays: dict[str, Array], metadata: dict[str, str]) ->
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    path = Path(os.path.realpath(path))  # what a link points to, not the link
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"folder {path.parent} for {path.name} is missing")
-    if path.exists() and not path.is_file():
+    path = os.path.realpath(os.fsdecode(path))  # what a link points to, not the link
+    folder, name = os.path.split(path)
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"folder {folder} for {name} is missing")
+    if os.path.exists(path) and not os.path.isfile(path):
         raise OSError(f"{path} is no file that could be replaced")
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    temporary = f"{path}.{os.urandom(4).hex()}"
     try:
         with open(temporary, "xb") as file:
             file.write(len(text).to_bytes(8, "little") + text)
@@ -61,7 +60,8 @@ def write(path: FilePath, arrays: dict[str, Array], metadata: dict[str, str]) ->
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
+        if os.path.exists(temporary):
+            os.unlink(temporary)
         if isinstance(error, OSError):
             told = f"{path} cannot be written: {error.strerror or error}"
             raise (OSError(error.errno, told) if error.errno else OSError(told)) from error
@@ -70,7 +70,8 @@ def write(path: FilePath, arrays: dict[str, Array], metadata: dict[str, str]) ->
 
 def read(path: FilePath) -> tuple[dict[str, Array], dict[str, str]]:
     """Arrays and metadata of a file; ValueError for one that is cut or damaged."""
-    content = Path(path).read_bytes()
+    with open(os.fsdecode(path), "rb") as file:
+        content = file.read()
     try:
         return _parse(content)
     except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:

@@ -41,19 +41,6 @@ from ._parameters import Parameters
 from ._spec import Spec, initial_parameters
 
 
-def show_config() -> None:
-    """Print the version, the instruction sets, OpenMP and the number of threads."""
-    chosen, sets, openmp = _core.simd()
-    built = ", ".join(
-        name if there else f"{name} (not on this machine)" for name, there in sets.items()
-    )
-    print(
-        f"smm_py {_core.__version__}\n"
-        f"instruction sets: {built}; chosen: {chosen}\n"
-        f"OpenMP: {'yes' if openmp else 'no'}\nthreads: {_core.get_num_threads()}"
-    )
-
-
 @dataclass(frozen=True, repr=False)
 class Output:
     """What a call returns: B images, N inputs, K slots, D slot width, in the module's dtype.
@@ -508,8 +495,8 @@ class SlotAttention(SlotAttentionOptions, Module):
 
     Examples
     --------
-    >>> import numpy as np
-    >>> module = SlotAttention(dim=16, num_slots=3)
+    >>> import numpy as np, smm_py
+    >>> module = smm_py.SlotAttention(dim=16, num_slots=3)
     >>> out = module(np.zeros((2, 9, 16), "float32"), seed=0, attention=True)
     >>> out
     Output(slots=float32[2, 3, 16], attention=float32[2, 9, 3], iterations=int64[2])
@@ -521,8 +508,8 @@ class SlotMixture(SlotMixtureOptions, Module):
 
     Examples
     --------
-    >>> import numpy as np
-    >>> module = SlotMixture(dim=16, num_slots=3)
+    >>> import numpy as np, smm_py
+    >>> module = smm_py.SlotMixture(dim=16, num_slots=3)
     >>> out = module(np.random.default_rng(0).normal(size=(2, 50, 16)).astype("float32"), seed=0)
     >>> out.mean.shape, bool((out.variance > 0).all())
     ((2, 3, 16), True)
@@ -532,14 +519,14 @@ class SlotMixture(SlotMixtureOptions, Module):
 class KMeans(KMeansOptions, Module):
     """Differentiable soft K-Means: no parameters, slots are the centres.
 
-    Responsibilities are softmax over slots of -|x - s|^2 scale. Works on (B, N, dim) and on one
+    Responsibilities are softmax over slots of `-|x - s|^2 scale`. Works on (B, N, dim) and on one
     (N, dim) array, whose results have no batch axis.
 
     Examples
     --------
-    >>> import numpy as np
+    >>> import numpy as np, smm_py
     >>> x = np.concatenate([np.zeros((50, 2)), np.ones((50, 2))])
-    >>> module = KMeans(dim=2, num_slots=2, num_iters=10, scale=50., dtype="float64")
+    >>> module = smm_py.KMeans(dim=2, num_slots=2, num_iters=10, scale=50., dtype="float64")
     >>> centres = module(x, seed=1).slots
     >>> np.sort(centres[:, 0].round(3)).tolist()
     [0.0, 1.0]
@@ -554,9 +541,9 @@ class GaussianMixture(GaussianMixtureOptions, Module):
 
     Examples
     --------
-    >>> import numpy as np
+    >>> import numpy as np, smm_py
     >>> x = np.random.default_rng(0).normal(size=(100, 2)) + np.repeat([[0., 0.], [9., 9.]], 50, 0)
-    >>> out = GaussianMixture(dim=2, num_slots=2, num_iters=10, dtype="float64")(x, seed=0)
+    >>> out = smm_py.GaussianMixture(dim=2, num_slots=2, num_iters=10, dtype="float64")(x, seed=0)
     >>> out.mean.shape, float(out.prior.sum().round(6))
     ((2, 2), 1.0)
     """

@@ -7,7 +7,6 @@ that uses it, the PyTorch form (`torch/lean.py`) and a case in tests/cases.py.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
 import sys
@@ -86,6 +85,8 @@ def not_negative(name: str, value: object) -> float:
 
 def near(name: str, names: Iterable[str]) -> str:
     """What may have been meant by an unknown name."""
+    import difflib
+
     names = list(names)
     close = difflib.get_close_matches(name, names, 3)
     return f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(names)}"

@@ -23,8 +23,8 @@ def includes(path):
         ("core", "smm.h kernels.h stdlib.h string.h math.h omp.h sys/mman.h"),
         (
             "python",
-            "smm.h Python.h numpy/arrayobject.h stdlib.h string.h pthread.h sched.h time.h "
-            "unistd.h",
+            "smm.h Python.h numpy/arrayobject.h stdarg.h stdlib.h string.h pthread.h sched.h "
+            "time.h unistd.h",
         ),
     ],
 )
@@ -86,5 +86,5 @@ def test_source_folder_without_a_build_says_what_to_do(tmp_path):
     (tmp_path / "smm_py").mkdir()
     for path in (ROOT / "smm_py").glob("*.py"):
         (tmp_path / "smm_py" / path.name).write_text(path.read_text())
-    done = run_python("-S", "-c", "import smm_py", cwd=tmp_path)
+    done = run_python("-E", "-S", "-c", "import smm_py", cwd=tmp_path)
     assert done.returncode != 0 and "pip install" in done.stderr

@@ -1,13 +1,13 @@
 """The table of options: what follows from it, on both sides of it."""
 
 import inspect
-import subprocess
+import re
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from cases import BASE, CASES, build, inputs
+from processes import ROOT, run_python
 
 import smm_py
 from smm_py._options import Options
@@ -110,22 +110,44 @@ def test_the_core_refuses_unknown_options():
         smm_py._core.Config(0, {"heads": 2})
 
 
-def test_type_checkers_see_them(tmp_path):
-    pytest.importorskip("mypy")
+USER = """
+import smm_py, smm_py.torch, smm_py.torch.compat, torch
+from typing import assert_type
+
+smm_py.SlotMixture(dim="16", prior="wrong")  # 2
+smm_py.torch.SlotMixture(dim="16", prior="wrong")  # 2
+smm_py.KMeans(hidden_dim=3)  # 1
+module = smm_py.torch.SlotMixture(16, 3, prior="uniform", seed=None)
+x = torch.zeros(1, 9, 16)
+assert_type(module.dim, int)
+assert_type(module(x), torch.Tensor)
+assert_type(module(x, return_attention=True), tuple[torch.Tensor, torch.Tensor])
+assert_type(module.forward(x, return_attention=True), tuple[torch.Tensor, torch.Tensor])
+assert_type(module(x, return_attention=bool(x)), torch.Tensor | tuple[torch.Tensor, torch.Tensor])
+assert_type(module.run(x), smm_py.torch.Output)
+assert_type(smm_py.torch.compat.SlotAttention(num_slots=3, dim=16)(x), torch.Tensor)
+assert_type(smm_py.SlotMixture(16, 3)(x.numpy()), smm_py.Output)
+"""
+
+
+@pytest.mark.parametrize(
+    "checker, options, error",
+    [
+        ("mypy", ["--strict"], r":(\d+): error:"),
+        ("pyright", ["--pythonpath", sys.executable], r":(\d+):\d+ - error:"),
+    ],
+)
+def test_type_checkers(tmp_path, checker, options, error):
+    """What is wrong is seen, and nothing else; results have their types."""
+    pytest.importorskip(checker)
     pytest.importorskip("torch")
     script = tmp_path / "script.py"
-    script.write_text(
-        "import smm_py, smm_py.torch\n"
-        'smm_py.SlotMixture(dim="16", prior="wrong")\n'
-        'smm_py.torch.SlotMixture(dim="16", prior="wrong")\n'
-        "smm_py.KMeans(hidden_dim=3)\n"
-        "width: int = smm_py.torch.SlotMixture(16, 3, prior='uniform', seed=None).dim\n"
-    )
-    command = [sys.executable, "-m", "mypy", "--strict", str(script)]
-    root = Path(__file__).resolve().parents[1]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
-    lines = [line.split(":")[1] for line in done.stdout.splitlines() if ": error:" in line]
-    assert lines == ["2", "2", "3", "3", "4"], done.stdout
+    script.write_text(USER)
+    done = run_python("-m", checker, *options, str(script), cwd=ROOT)
+    expected = []
+    for number, line in enumerate(USER.splitlines(), 1):
+        expected += [str(number)] * int(line.partition("  # ")[2] or 0)
+    assert re.findall(error, done.stdout) == expected, done.stdout
 
 
 def test_trim_gives_memory_back():

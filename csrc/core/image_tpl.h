@@ -225,7 +225,7 @@ static void step_backward(image_state *im, size_t t, int last, const grad_set *s
     const backward_pass pass = {.r = &r,
                                 .d_attention = first ? d_attention : NULL,
                                 .d_likelihood = likelihood ? a->d->log_likelihood[b] : 0,
-                                .prior = s->learned_prior || (t == 0 && a->grads->prior != NULL),
+                                .prior = s->learned_prior || (last && a->grads->prior != NULL),
                                 .at_means = finish_pass_rows(im, &r, &next),
                                 .to_inputs = last || !cached,
                                 .add = !first && !cached};

@@ -64,9 +64,8 @@ static void initial_backward(image_state *im, const call_inputs *in, size_t b,
                              const call_grads *grads) {
     const smm_sizes *s = im->s;
     const size_t at = b * s->K * s->D;
-    const int through = s->shared_values, mode = s->cfg->gradient;
-    const int full = through || mode == SMM_GRADIENT_FULL || mode == SMM_GRADIENT_BILEVEL;
-    const int implicit = !through && mode == SMM_GRADIENT_IMPLICIT;
+    const int mode = s->cfg->gradient, implicit = mode == SMM_GRADIENT_IMPLICIT;
+    const int full = mode == SMM_GRADIENT_FULL || mode == SMM_GRADIENT_BILEVEL || s->shared_values;
     real *d_mean = grads->mean ? grads->mean + at : NULL;
     real *d_log_std = s->variance && grads->log_std ? grads->log_std + at : NULL;
     if (d_mean && in->indices) memset(d_mean, 0, s->K * s->D * sizeof *d_mean);
@@ -76,7 +75,7 @@ static void initial_backward(image_state *im, const call_inputs *in, size_t b,
     if (!s->variance || !grads->prior) return;
     real *d_prior = grads->prior + b * s->K;
     memset(d_prior, 0, s->K * sizeof *d_prior);
-    for (size_t j = 0; j < im->slots && !implicit; j++)
+    for (size_t j = 0; j < im->slots && (full || !implicit); j++)
         if (is_assigned(im, j))
             d_prior[im->active[j]] = full ? im->back.d_prior[j] : im->out.d_prior[j];
 }

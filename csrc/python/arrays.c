@@ -1,7 +1,19 @@
 /* arrays.c - every check of an array argument and every message about one. */
 #include "binding.h"
 
+#include <stdarg.h>
 #include <string.h>
+
+void raise_type(PyObject *object, const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    PyObject *wanted = PyUnicode_FromFormatV(format, arguments);
+    va_end(arguments);
+    PyObject *type = PyType_GetName(Py_TYPE(object));
+    if (wanted && type) PyErr_Format(PyExc_TypeError, "%U, got %U", wanted, type);
+    Py_XDECREF(wanted);
+    Py_XDECREF(type);
+}
 
 static const char *type_name(int type) {
     switch (type) {
@@ -51,16 +63,16 @@ static int check_shape(const char *name, int rank, const npy_intp *shape, int gi
 static int described_view(PyObject *pair, const char *name, int rank, const npy_intp *shape,
                           view *v) {
     npy_intp given[NPY_MAXDIMS];
-    PyObject *sizes = PyTuple_GET_SIZE(pair) == 2 ? PyTuple_GET_ITEM(pair, 1) : NULL;
-    if (!sizes || !PyTuple_Check(sizes) || PyTuple_GET_SIZE(sizes) > NPY_MAXDIMS) {
+    PyObject *sizes = PyTuple_Size(pair) == 2 ? PyTuple_GetItem(pair, 1) : NULL;
+    if (!sizes || !PyTuple_Check(sizes) || PyTuple_Size(sizes) > NPY_MAXDIMS) {
         PyErr_Format(PyExc_TypeError, "%s must be an array or (address, shape)", name);
         return -1;
     }
-    const int given_rank = (int)PyTuple_GET_SIZE(sizes);
+    const int given_rank = (int)PyTuple_Size(sizes);
     int negative = 0;
     for (int i = 0; i < given_rank; i++)
-        negative |= (given[i] = PyLong_AsSsize_t(PyTuple_GET_ITEM(sizes, i))) < 0;
-    v->data = PyLong_AsVoidPtr(PyTuple_GET_ITEM(pair, 0));
+        negative |= (given[i] = PyLong_AsSsize_t(PyTuple_GetItem(sizes, i))) < 0;
+    v->data = PyLong_AsVoidPtr(PyTuple_GetItem(pair, 0));
     if (PyErr_Occurred()) return -1;
     if (negative) {
         PyErr_Format(PyExc_ValueError, "%s must have no negative size, got %R", name, sizes);
@@ -73,8 +85,7 @@ int checked_view(PyObject *object, const char *name, int type, int rank, const n
                  view *v) {
     if (PyTuple_Check(object)) return described_view(object, name, rank, shape, v);
     if (!PyArray_Check(object)) {
-        PyErr_Format(PyExc_TypeError, "%s must be a %s array, got %s", name, type_name(type),
-                     Py_TYPE(object)->tp_name);
+        raise_type(object, "%s must be a %s array", name, type_name(type));
         return -1;
     }
     PyArrayObject *array = (PyArrayObject *)object;

@@ -54,6 +54,9 @@ int optional_view(PyObject *object, const char *name, int type, int rank, const 
  * float64, or uint16 as bfloat16; or -1. */
 PyObject *first_nonfinite(PyObject *module, PyObject *object);
 
+/* Raise a TypeError: the message, and what came in place of what it asks for. */
+void raise_type(PyObject *object, const char *format, ...);
+
 /* Raise for a status other than SMM_OK. */
 void raise_status(smm_status status, size_t image);
 

@@ -87,10 +87,10 @@ static int collect(PyObject *const *args, Py_ssize_t count, PyObject *keywords, 
         return -1;
     }
     for (int i = 0; i < ARGS; i++) given[i] = i < count ? args[i] : Py_None;
-    const Py_ssize_t named = keywords ? PyTuple_GET_SIZE(keywords) : 0;
+    const Py_ssize_t named = keywords ? PyTuple_Size(keywords) : 0;
     int at = (int)count - 1;
     for (Py_ssize_t i = 0; i < named; i++) {
-        PyObject *keyword = PyTuple_GET_ITEM(keywords, i);
+        PyObject *keyword = PyTuple_GetItem(keywords, i);
         at = find_argument(keyword, at + 1, own);
         if (at == ARGS || at < count) {
             PyErr_Format(PyExc_TypeError, "unknown or repeated argument %R", keyword);
@@ -104,7 +104,7 @@ static int collect(PyObject *const *args, Py_ssize_t count, PyObject *keywords, 
 static int parse_config(PyObject *module, PyObject *object, call_arguments *a) {
     module_state *state = PyModule_GetState(module);
     if (!PyObject_TypeCheck(object, state->config_type)) {
-        PyErr_Format(PyExc_TypeError, "config must be a Config, got %s", Py_TYPE(object)->tp_name);
+        raise_type(object, "config must be a Config");
         return -1;
     }
     a->config = (config_object *)object;
@@ -115,7 +115,7 @@ static int parse_config(PyObject *module, PyObject *object, call_arguments *a) {
 
 static int parse_params(PyObject *object, call_arguments *a) {
     const config_object *c = a->config;
-    if (!PyTuple_Check(object) || PyTuple_GET_SIZE(object) != c->params) {
+    if (!PyTuple_Check(object) || PyTuple_Size(object) != c->params) {
         PyErr_Format(PyExc_TypeError, "params must be a tuple of %zd arrays", c->params);
         return -1;
     }
@@ -124,7 +124,7 @@ static int parse_params(PyObject *object, call_arguments *a) {
         const int rank = smm_param_shape(&c->config, c->param[i], shape);
         const npy_intp wanted[2] = {(npy_intp)shape[0], (npy_intp)shape[1]};
         view v;
-        if (checked_view(PyTuple_GET_ITEM(object, i), smm_param_name(c->param[i]), c->type, rank,
+        if (checked_view(PyTuple_GetItem(object, i), smm_param_name(c->param[i]), c->type, rank,
                          wanted, &v) < 0)
             return -1;
         a->params[c->param[i]] = v.data;
@@ -364,7 +364,7 @@ static PyObject *new_gradients(const config_object *c, void **to) {
             break;
         }
         to[c->param[i]] = data(array);
-        PyTuple_SET_ITEM(tuple, i, array);
+        PyTuple_SetItem(tuple, i, array);
     }
     return tuple;
 }

@@ -6,7 +6,7 @@ static int set_options(smm_config *config, PyObject *options) {
     PyObject *key, *value;
     Py_ssize_t at = 0;
     while (PyDict_Next(options, &at, &key, &value)) {
-        const char *name = PyUnicode_AsUTF8(key);
+        const char *name = PyUnicode_AsUTF8AndSize(key, NULL);
         const double number = name ? PyFloat_AsDouble(value) : -1;
         if (PyErr_Occurred()) return -1;
         if (smm_config_set(config, name, number) != SMM_OK) {
@@ -25,7 +25,7 @@ static PyObject *config_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iO!|pp:Config", names, &kind, &PyDict_Type,
                                      &options, &is_double, &bfloat16_inputs))
         return NULL;
-    config_object *self = (config_object *)type->tp_alloc(type, 0);
+    config_object *self = (config_object *)PyType_GenericAlloc(type, 0);
     if (!self) return NULL;
     smm_config *c = &self->config;
     smm_config_init(c, (smm_kind)kind, 0);
@@ -46,7 +46,7 @@ static PyObject *config_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
 
 static void config_dealloc(PyObject *self) {
     PyTypeObject *type = Py_TYPE(self);
-    type->tp_free(self);
+    PyObject_Free(self);
     Py_DECREF(type);
 }
 

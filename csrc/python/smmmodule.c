@@ -17,7 +17,7 @@ static PyObject *simd(PyObject *module, PyObject *unused) {
 
 static PyObject *select_simd(PyObject *module, PyObject *name) {
     (void)module;
-    const char *text = PyUnicode_AsUTF8(name);
+    const char *text = PyUnicode_AsUTF8AndSize(name, NULL);
     if (!text) return NULL;
     if (smm_simd_set(text) < 0) {
         PyErr_Format(
@@ -145,11 +145,9 @@ static int module_clear(PyObject *module) {
 
 static PyModuleDef_Slot slots[] = {
     {Py_mod_exec, module_exec},
-#if PY_VERSION_HEX >= 0x030c0000
+#ifndef Py_LIMITED_API /* free-threaded; the stable ABI of 3.11 knows neither of these */
     {Py_mod_multiple_interpreters,
      Py_MOD_MULTIPLE_INTERPRETERS_NOT_SUPPORTED}, /* NumPy is not either */
-#endif
-#if PY_VERSION_HEX >= 0x030d0000
     {Py_mod_gil, Py_MOD_GIL_NOT_USED},
 #endif
     {0, NULL},

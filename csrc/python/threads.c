@@ -45,8 +45,7 @@ int threads_now(void) { return forked ? 1 : wanted; }
 PyObject *set_num_threads(PyObject *module, PyObject *count) {
     (void)module;
     if (!PyIndex_Check(count) || PyBool_Check(count) || PyArray_Check(count)) {
-        PyErr_Format(PyExc_TypeError, "n must be an int, got %R (%s)", count,
-                     Py_TYPE(count)->tp_name);
+        raise_type(count, "n must be an int");
         return NULL;
     }
     int overflow;

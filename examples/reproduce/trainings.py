@@ -10,12 +10,13 @@ from pathlib import Path
 
 import torch
 
+from smm_py._config import processor
+
 from ..data import find_reader
 from ..data.fields import parse_json
 from ..shared.command import configure, make_parser, run
 from ..shared.config import Config
 from ..shared.files import write_atomically
-from ..shared.report import processor
 from ..shared.training import read_checkpoint
 
 RESULT = "result.json"

@@ -21,6 +21,17 @@ A model that uses the package `slot-attention` changes one line, its import:
 torch.Size([2, 5, 32])
 """
 
+try:
+    import torch as _  # noqa: F401
+except ModuleNotFoundError as error:
+    if error.name != "torch":
+        raise
+    raise ModuleNotFoundError(
+        "smm_py.torch needs PyTorch, which is not installed: pip install 'torch>=2.5', or choose a "
+        "build for your machine at https://pytorch.org/get-started/locally/",
+        name="torch",
+    ) from error
+
 from ._modules import GaussianMixture, KMeans, SlotAttention, SlotMixture, force_lean
 from .lean import Formulas, Output
 

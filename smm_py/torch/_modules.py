@@ -7,7 +7,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import InitVar
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, TypeVar, overload
 
 import numpy as np
 import torch
@@ -45,6 +45,7 @@ from .lean import (
 Generators = Generator | Sequence[Generator]
 # mean (or slots), log_std, prior, indices
 State = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+_F = TypeVar("_F", bound=Callable[..., Any])
 _force_lean = False
 
 
@@ -96,8 +97,13 @@ class _WithZeros(torch.autograd.Function):
         return slots.view_as(slots)
 
     @staticmethod
-    def backward(ctx: Any, d_slots: Tensor) -> tuple[Tensor, ...]:
-        return d_slots, *map(torch.zeros_like, ctx.saved_tensors)
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, ...]:
+        return *grad_outputs, *map(torch.zeros_like, ctx.saved_tensors)
+
+
+if TYPE_CHECKING:
+    # what is decorated has the type of the function
+    def _typed_as(function: _F) -> Callable[[Any], _F]: ...
 
 
 def _first(results: Any) -> Any:
@@ -214,6 +220,44 @@ class _Twin(Options, nn.Module):
     def extra_repr(self) -> str:
         return self._summary()
 
+    @overload
+    def forward(
+        self,
+        x: Tensor,
+        init: dict[str, Tensor] | None = None,
+        mask: Tensor | None = None,
+        slot_mask: Tensor | None = None,
+        num_iters: int | None = None,
+        num_slots: int | None = None,
+        generator: Generators | None = None,
+        return_attention: Literal[False] = False,
+    ) -> Tensor: ...
+    @overload
+    def forward(
+        self,
+        x: Tensor,
+        init: dict[str, Tensor] | None = None,
+        mask: Tensor | None = None,
+        slot_mask: Tensor | None = None,
+        num_iters: int | None = None,
+        num_slots: int | None = None,
+        generator: Generators | None = None,
+        *,
+        return_attention: Literal[True],
+    ) -> tuple[Tensor, Tensor]: ...
+    @overload
+    def forward(
+        self,
+        x: Tensor,
+        init: dict[str, Tensor] | None = None,
+        mask: Tensor | None = None,
+        slot_mask: Tensor | None = None,
+        num_iters: int | None = None,
+        num_slots: int | None = None,
+        generator: Generators | None = None,
+        *,
+        return_attention: bool,
+    ) -> Tensor | tuple[Tensor, Tensor]: ...
     def forward(
         self,
         x: Tensor,
@@ -224,7 +268,7 @@ class _Twin(Options, nn.Module):
         num_slots: int | None = None,
         generator: Generators | None = None,
         return_attention: bool = False,
-    ) -> Any:
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Slots of a batch.
 
         Parameters
@@ -273,7 +317,12 @@ class _Twin(Options, nn.Module):
         """
         wanted = _ops.Wanted(attention=flag("return_attention", return_attention))
         found = self._run(x, init, mask, slot_mask, num_iters, num_slots, generator, wanted)
-        return (found.slots, found.attention) if return_attention else found.slots
+        return found.slots if found.attention is None else (found.slots, found.attention)
+
+    if TYPE_CHECKING:  # nn.Module says nothing of what calls return
+
+        @_typed_as(forward)
+        def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
 
     def run(
         self,
@@ -580,7 +629,8 @@ class _Twin(Options, nn.Module):
     @classmethod
     def _made(cls, options: dict[str, Any]) -> Self:
         """A module of such options; its initial weights draw nothing from PyTorch's generator."""
-        return cls(**({"seed": 0} if "seed" in cls._rows else {}) | options)
+        seed: dict[str, Any] = {"seed": 0} if "seed" in cls._rows else {}
+        return cls(**seed | options)
 
     @classmethod
     def _saved_name(cls) -> str:

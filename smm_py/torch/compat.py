@@ -7,7 +7,7 @@ of the package slot-attention: with its arguments, its call and its state_dict.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -83,8 +83,14 @@ class _Lucidrains(_modules.SlotAttention):
         -------
         slots : (B, K, D)
         """
-        slots: Tensor = super().forward(inputs, num_slots=num_slots)
-        return slots
+        return super().forward(inputs, num_slots=num_slots)
+
+    if TYPE_CHECKING:
+
+        @_modules._typed_as(forward)
+        def __call__(  # type: ignore[override]
+            self, *args: Any, **kwargs: Any
+        ) -> Any: ...
 
 
 class SlotAttention(_Lucidrains):

@@ -9,12 +9,13 @@ whose variances may come close to 0, takes differences, slot by slot.
 To change a formula, derive from `Formulas`, override a method, and name the class in the module,
 whose calls then run on every device so:
 
+>>> import torch
+>>> from smm_py.torch import Formulas, SlotMixture
 >>> class Smoothed(Formulas):
 ...     def new_prior(self, gamma):
 ...         share = super().new_prior(gamma)
 ...         return (share + 1 / share.shape[1]) / 2
->>> import smm_py.torch
->>> class SmoothedMixture(smm_py.torch.SlotMixture):
+>>> class SmoothedMixture(SlotMixture):
 ...     formulas = Smoothed
 >>> SmoothedMixture(dim=8, num_slots=3)(torch.rand(2, 20, 8)).shape
 torch.Size([2, 3, 8])

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 import smm_py
-from examples.shared.report import processor
+from smm_py._config import processor
 
 from . import contenders
 from .problem import KINDS, SHAPES, Problem, Shape, flops

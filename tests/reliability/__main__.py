@@ -105,12 +105,11 @@ def row(name, outcome, seconds):
 
 def machine():
     import smm_py
+    from smm_py._config import processor
 
-    with open("/proc/cpuinfo") if os.path.exists("/proc/cpuinfo") else io.StringIO() as file:
-        models = {line.split(":")[1].strip() for line in file if line.startswith("model name")}
     commit = run("git", "describe", "--always", "--dirty", cwd=ROOT).stdout.strip()
     version = f"smm_py {smm_py.__version__}" + (f" ({commit})" if commit else "")
-    processors = f"{os.cpu_count()} processors ({', '.join(models) or platform.machine()})"
+    processors = f"{os.cpu_count()} processors ({processor()})"
     where = f"{platform.system()}, {processors}, instruction set {smm_py._core.simd()[0]}"
     return f"{version}, Python {platform.python_version()}, on {where}, {time.strftime('%Y-%m-%d')}"
 
