@@ -696,7 +696,7 @@ static void check_mistake(problem *p) {
                                                        : SMM_ERR_NO_SLOT;
     size_t image = 0, bad = 0;
     results r = {{NULL}, {NULL}};
-    if (!B || !p->ordinary) return;
+    if (!B || !p->ordinary || (m == BAD_INDEX && p->config.qkv_dim != p->config.dim)) return;
     bad = number() % B;
     for (size_t i = 0; i < OUTPUTS; i++)
         r.out[i] = new_array(p->whole_out[i] * bytes_of(p, i), 0, FIRST);
