@@ -78,7 +78,8 @@ static inline int smm_is_learned(const smm_config *c) {
     return c->kind != SMM_KMEANS && c->kind != SMM_GAUSSIAN_MIXTURE;
 }
 
-/* P: channels of queries, keys and values. What the update takes: those, or D behind combine_heads. */
+/* P, channels of queries, keys and values; and what the update takes: those, or D behind
+ * combine_heads. */
 size_t smm_qkv_width(const smm_config *c);
 size_t smm_update_width(const smm_config *c);
 

@@ -74,8 +74,8 @@ static double mean_factor(const smm_sizes *s) {
     return scaled ? (double)s->cfg->update_slots / (double)s->K : 1;
 }
 
-/* What the sum over inputs is multiplied by for the weighted mean, from the sum of responsibilities;
- * 0 without any weight. */
+/* What the sum over inputs is multiplied by for the weighted mean, from the sum of
+ * responsibilities; 0 without any weight. */
 static double mean_scale(const image_state *im, double sum) {
     const smm_config *c = im->s->cfg;
     const double count = (double)im->in.n;
@@ -152,8 +152,8 @@ static void variance_backward(image_state *im, const slot_state *r, const slot_s
     }
 }
 
-/* Constants of slot j's head h for the pass over inputs, without variances; returns sum_n w d_w, or 0
- * where what the sum is divided by is a constant. S: mean_scale, or 0. */
+/* Constants of slot j's head h for the pass over inputs, without variances; returns sum_n w d_w, or
+ * 0 where what the sum is divided by is a constant. S: mean_scale, or 0. */
 static real mean_constants(image_state *im, const slot_state *r, size_t j, size_t h, real S) {
     const smm_sizes *s = im->s;
     const size_t at = head_channels(im, h, j);
