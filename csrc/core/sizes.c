@@ -98,9 +98,9 @@ static void choose_forms(smm_sizes *s, const smm_config *c) {
     s->update_masked = s->learned && c->update_masked;
     s->learned_prior = s->variance && (s->reference ? c->fair : !c->uniform_prior);
     /* Multiplications of an input: 2 T K heads I with the maps applied to slots, 2 I P + 2 T K P
-     * without. T is taken as 4, so that the number of steps does not decide which roundings a step
-     * has. */
-    s->folded = s->dot && 4.0 * (double)s->K * ((double)(s->heads * s->I) - (double)s->P) <=
+     * without. T is taken as 2, so that the number of steps does not decide which roundings a step
+     * has; with 3 steps the former is the faster up to there, forward and backward. */
+    s->folded = s->dot && 2.0 * (double)s->K * ((double)(s->heads * s->I) - (double)s->P) <=
                               (double)s->I * (double)s->P;
     s->stack = s->folded ? s->heads : 1;
     s->split = s->heads / s->stack;
