@@ -36,6 +36,7 @@ def show_config() -> None:
 
     Examples
     --------
+    >>> from smm_py import show_config
     >>> show_config()  # doctest: +ELLIPSIS
     smm_py ...
     CPython ...

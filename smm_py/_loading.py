@@ -19,8 +19,8 @@ from ._spec import Spec, parameter_shapes
 
 # names that every module of the kind has
 MARKS = {
-    "slot_attention": ("slots_mu", "slots_logsigma", "to_q.weight", "gru.weight_ih"),
-    "slot_mixture": ("mean_mu", "logstd_mu", "to_q.weight", "gru.weight_ih"),
+    "slot_attention": ("slots_mu", "slots_logsigma", "to_q.weight", "to_k.weight"),
+    "slot_mixture": ("mean_mu", "logstd_mu", "to_q.weight", "to_k.weight"),
 }
 # of a pipeline's `model`
 KINDS = {
@@ -81,7 +81,8 @@ def read(
                 _check_told(rows, {**stored, **options})
         found = {**stored, **options}
         arrays = _widened(arrays, options.get("dtype"))
-        spec = Spec(kind, **{n: _plain(v) for n, v in found.items() if n != "seed"})
+        every = {**{n: row.default for n, row in rows.items()}, **found}
+        spec = Spec(kind, **{n: _plain(v) for n, v in every.items() if n != "seed"})
         _check_shapes(spec, arrays)
     except (KeyError, TypeError, ValueError) as error:
         raise type(error)(f"{path}: {error.args[0]}") from error
@@ -137,10 +138,16 @@ def _told(kind: str, arrays: Mapping[str, Array]) -> dict[str, Any]:
 
     told: dict[str, Any] = {
         "dim": int(first.shape[-1]) if first.ndim else None,
-        "hidden_dim": size("mlp.0.weight", 0),
+        "hidden_dim": size("mlp.0.weight", 0) or size("mlp_input.0.weight", 0),
         "qkv_bias": "to_q.bias" in arrays,
         "input_dim": size("norm_input.weight", 0),
+        "gru": "gru.weight_ih" in arrays,
     }
+    if "mlp.0.weight" not in arrays:
+        told["slot_mlp"] = "never"
+    if kind == "slot_attention":
+        told["qkv_dim"] = size("to_q.weight", 0)
+        told["combine_heads"] = "combine_heads.weight" in arrays
     if first.ndim == 2:
         told["num_slots"] = int(first.shape[0])
     if first.dtype in _files.NAMES:
@@ -151,6 +158,8 @@ def _told(kind: str, arrays: Mapping[str, Array]) -> dict[str, Any]:
         told["input_dim"] = told["input_dim"] or size("to_k.weight", 1)
         if "to_v.weight" in arrays:
             told["variant"] = "reference"
+        elif "to_out.2.weight" in arrays:
+            told["variant"] = "fair"
         else:
             told["norm_kv"] = "norm_kv.weight" in arrays
             told["slot_norm"] = "norm_slots.weight" in arrays

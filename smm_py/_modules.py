@@ -144,8 +144,7 @@ class Module(Options):
         return self._spec.slot_dim
 
     def __repr__(self) -> str:
-        shown = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
-        return f"{type(self).__name__}({shown})"
+        return f"{type(self).__name__}({self._summary()})"
 
     # -- calls ---------------------------------------------------------------------------------
 
@@ -284,7 +283,8 @@ class Module(Options):
             "log_std", and "prior" where it was given). Where the state was drawn, the parameters it
             was drawn from get their gradient through it; where it was given, zeros. With
             `gradient="implicit"` the initial state gets zeros (only the last step is
-            differentiated); with "straight-through" it gets the final state's gradient.
+            differentiated); with "straight-through" it gets the final state's gradient, with
+            "bilevel" that of the state before the last step.
         """
         if not isinstance(out, Output):
             raise TypeError(f"out must be an Output of this module, got {type(out).__name__}")
@@ -387,10 +387,9 @@ class Module(Options):
             raise TypeError(f"init must be a dict of arrays, got {type(init).__name__}")
         spec = self._spec
         names = spec.state_names
-        wanted = [set(names), {"indices", *names[1:]}]
-        if set(init) - set(spec.state[2:]) not in wanted:
+        if set(init) - set(spec.state[2:]) not in map(set, spec.state_forms):
             raise KeyError(
-                f"init must hold {' or '.join(str(sorted(w)) for w in wanted)}, "
+                f"init must hold {' or '.join(str(sorted(w)) for w in spec.state_forms)}, "
                 f"got {sorted(map(str, init))}"
             )
         name = "indices" if "indices" in init else names[0]

@@ -32,10 +32,15 @@ if TYPE_CHECKING:
     from ._spec import Spec
 
 DType = Literal["float32", "float64"]
-Gradient = Literal["full", "implicit", "straight-through"]
+Activation = Literal["relu", "gelu"]
+EpsIn = Literal["weights", "total"]
+Gradient = Literal["full", "implicit", "straight-through", "bilevel"]
+HeadAttention = Literal["mean", "sum"]
 Prior = Literal["learned", "uniform"]
+SlotMLP = Literal["always", "not-last", "never"]
 Start = Literal["gaussian", "inputs"]
-Variant = Literal["stable", "paper", "reference"]
+Update = Literal["mean", "scaled-mean", "constant", "sum"]
+Variant = Literal["stable", "paper", "reference", "fair"]
 WeightInit = Literal["em", "default"]
 
 MOST_OF = {"num_slots": 2**20, "num_iters": 2**20 - 1}  # others: the core's most of a width
@@ -108,6 +113,11 @@ def one_of(literal: Any) -> Check:
         return value
 
     return Check(f"{{{choices}}}", check)
+
+
+def _position(literal: Any) -> Callable[[Any], float]:
+    """What gives one of the strings of a Literal its number in the core."""
+    return lambda value: get_args(literal).index(value)
 
 
 COUNT, FLAG = Check("int", count), Check("bool", flag)
@@ -215,6 +225,15 @@ class Table:
         """The options that make a module like this one, by name."""
         return {name: getattr(self._spec, name) for name in self._rows if name != "seed"}
 
+    def _summary(self) -> str:
+        """Its sizes, and the options that differ from what would be taken if they were left out."""
+        shown = ("dim", "num_slots", "num_iters")
+        return ", ".join(
+            f"{name}={value!r}"
+            for name, value in self.options.items()
+            if name in shown or value != self._spec.left_out(name, self._rows[name].default)
+        )
+
 
 def _constructor(parameters: list[inspect.Parameter]) -> Any:
     signature = inspect.Signature(parameters)
@@ -245,7 +264,11 @@ class Options(Table):
 
     dim: int = option(COUNT, "D, width of a slot's mean.", default=64, kw_only=False)
     num_slots: int = option(
-        COUNT, "K, number of slots; a call may use another.", default=7, kw_only=False
+        COUNT,
+        "K, number of slots; a call may use another.",
+        default=7,
+        kw_only=False,
+        core="update_slots",
     )
     num_iters: int = option(
         COUNT, "T, number of steps; a call may use another.", default=3, kw_only=False
@@ -258,7 +281,8 @@ class Options(Table):
     gradient: Gradient = option(
         one_of(Gradient),
         'Through all steps ("full"), or the last alone. The initial state then gets zeros\n'
-        '("implicit") or the gradient of the final state ("straight-through").',
+        '("implicit"), the gradient of the final state ("straight-through") or that of the state\n'
+        'before the last step ("bilevel": Jia et al. 2023).',
         default="implicit",
         number=lambda value: _core.GRADIENTS[value],
     )
@@ -309,6 +333,38 @@ class NetworkOptions(ScaledOptions):
         FLAG, "The maps to queries, keys and values have biases.", default=False
     )
     norm_eps: float = option(POSITIVE, "Added to the variance in every LayerNorm.", default=1e-5)
+    gru: bool = option(
+        FLAG,
+        "Slots are updated by a GRU. Without it the weighted mean is added to the hidden state.",
+        default=True,
+    )
+    norm_hidden: bool = option(
+        FLAG,
+        "The hidden state is LayerNorm(slots), not the slots; in mixtures the mean of\n"
+        "LayerNorm([mean, log_std]), which needs slot_norm.",
+        default=False,
+    )
+    slot_mlp: SlotMLP = option(
+        one_of(SlotMLP),
+        'In which steps slots have their residual MLP. With "not-last", a gradient through the\n'
+        "last step alone does not reach it.",
+        default="always",
+        number=_position(SlotMLP),
+    )
+    activation: Activation = option(
+        one_of(Activation),
+        "Of the slots' residual MLP; GELU is the exact one.",
+        default="relu",
+        core="gelu",
+        number=lambda value: value == "gelu",
+    )
+    update_masked: bool = option(
+        FLAG,
+        "Masked slots, to which no input is assigned, are updated like others: with the mean of\n"
+        'all inputs, or with 0 where eps_in="total" or the update is no mean. Without it they\n'
+        "keep their state.",
+        default=False,
+    )
 
 
 class MixtureOptions(Options):
@@ -362,13 +418,48 @@ class SlotAttentionOptions(NetworkOptions):
     _kind = "slot_attention"
 
     scale: float | None = option(
-        doc="Factor of the logits; (dim / heads)^-1/2 if not given.", default=None
+        doc="Factor of the logits; (qkv_dim / heads)^-1/2 if not given.", default=None
     )
     heads: int = option(
         COUNT,
-        "A divisor of `dim`; each head has a softmax over slots of its own, and their outputs\n"
-        "are concatenated.",
+        "A divisor of `qkv_dim`; each head has a softmax over slots of its own, and their\n"
+        "outputs are concatenated.",
         default=1,
+    )
+    qkv_dim: int | None = option(
+        COUNT,
+        "P, width of queries, keys and values, all heads together; `dim` if not given.",
+        default=None,
+    )
+    combine_heads: bool = option(
+        FLAG, "A linear map from the heads' outputs, width P, to width D.", default=False
+    )
+    joint_softmax: bool = option(
+        FLAG, "One softmax over all slots of all heads, not one for each head.", default=False
+    )
+    head_attention: HeadAttention = option(
+        one_of(HeadAttention),
+        "The attention returned: mean or sum over heads.",
+        default="mean",
+        core="attention_sum",
+        number=lambda value: value == "sum",
+    )
+    update: Update = option(
+        one_of(Update),
+        "What the attention-weighted sum over inputs is divided by (Krimmel et al. 2024): the\n"
+        'slot\'s weight ("mean"), the same, times num_slots / K ("scaled-mean"; K is that of the\n'
+        'call), the number of inputs ("constant"), or nothing ("sum"). eps has a part in the\n'
+        "means alone.",
+        default="mean",
+        number=_position(Update),
+    )
+    eps_in: EpsIn = option(
+        one_of(EpsIn),
+        'Where eps stands: (a + eps) / sum(a + eps) ("weights"), or a / (sum(a) + eps) ("total"),\n'
+        "where the update of a slot without any weight is 0.",
+        default="weights",
+        core="eps_in_total",
+        number=lambda value: value == "total",
     )
 
 
@@ -377,7 +468,8 @@ class SlotMixtureOptions(NetworkOptions, MixtureOptions):
 
     num_iters: int = option(default=5, kw_only=False)
     scale: float | None = option(
-        doc="Factor of the log density in the reference variant alone; dim^-1/2 if not given.",
+        doc='Factor of the distances of the variants "reference" (dim^-1/2 if not given) and\n'
+        '"fair" (1).',
         default=None,
     )
     variant: Variant = option(
@@ -385,9 +477,13 @@ class SlotMixtureOptions(NetworkOptions, MixtureOptions):
         'A set of defaults, over which options given by hand win. "stable": norm_kv=True,\n'
         'prior="uniform", temperature=dim^-1/2, start="inputs", which learns. "paper",\n'
         'Algorithm 1 as printed: norm_kv=False, prior="learned", temperature=1,\n'
-        'start="gaussian". "reference": the code that the authors released, to which\n'
-        "slot_norm, norm_kv, prior and temperature do not apply.",
+        'start="gaussian". "reference": the code that the authors released; "fair": its\n'
+        "other class, in which values are the keys, slots have a learned prior, and scale is 1.\n"
+        "slot_norm, norm_kv, prior and temperature do not apply to these two. The gradient of\n"
+        '"fair" passes through the prior of every step with gradient="implicit" too.',
         default="stable",
+        core="fair",
+        number=lambda value: value == "fair",
     )
     start: Start | None = option(
         doc="Where means start: drawn from a learned Gaussian, or at distinct random inputs; if\n"
@@ -453,6 +549,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "stable": dict(norm_kv=True, prior="uniform", temperature=None, start="inputs"),
     "paper": dict(norm_kv=False, prior="learned", temperature=1.0, start="gaussian"),
     "reference": dict(norm_kv=False, prior="learned", temperature=1.0, start="gaussian"),
+    "fair": dict(norm_kv=False, prior="learned", temperature=1.0, start="gaussian"),
 }
 
 

@@ -43,6 +43,7 @@ class Spec(SlotAttentionOptions, SlotMixtureOptions, KMeansOptions, GaussianMixt
     drawn_names: tuple[str, ...]
     dtype: DType = option(default=cast(DType, None))  # None: of each input, see `of`
     input_dim: int = option(default=cast(int, None), kw_only=False)  # resolved, no longer None
+    qkv_dim: int = option(default=cast(int, None))
     scale: float = option(default=cast(float, None))
     start: Start = option(default=cast(Start, None))
     norm_kv: bool = option(default=cast(bool, None))
@@ -60,13 +61,14 @@ class Spec(SlotAttentionOptions, SlotMixtureOptions, KMeansOptions, GaussianMixt
         for name, value in VARIANTS[self.variant].items():
             if values[name] is None:
                 values[name] = self.dim**-0.5 if value is None else value
-        if self.dim % self.heads:
-            raise ValueError(f"heads must divide dim={self.dim}, got {self.heads}")
         if self.input_dim is None:
             values["input_dim"] = self.dim
+        if self.qkv_dim is None:
+            values["qkv_dim"] = self.dim
         if self.scale is None:
-            values["scale"] = (self.dim // self.heads) ** -0.5
+            values["scale"] = 1.0 if self.variant == "fair" else (self.qkv_dim / self.heads) ** -0.5
         self._check_numbers()
+        self._check_network()
         values["_hash"] = hash(tuple(self.options.values()))
         prefixes = {"slots": "slots", "mean": "mean", "log_std": "logstd"}
         names = self.state_names if self.has_network else ()
@@ -80,6 +82,42 @@ class Spec(SlotAttentionOptions, SlotMixtureOptions, KMeansOptions, GaussianMixt
             raise ValueError(
                 "input_dim must equal dim where input_mlp=False (the inputs are the "
                 f"values): expected {self.dim}, got {self.input_dim}"
+            )
+
+    def _check_network(self) -> None:
+        """What one option asks of another."""
+        width = "dim" if self.qkv_dim == self.dim else "qkv_dim"
+        if self.qkv_dim % self.heads:
+            raise ValueError(f"heads must divide {width}={self.qkv_dim}, got {self.heads}")
+        if not self.gru and self.qkv_dim != self.dim and not self.combine_heads:
+            raise ValueError(
+                f"qkv_dim must equal dim={self.dim} where gru=False and combine_heads=False, "
+                f"got {self.qkv_dim}"
+            )
+        if self.start == "inputs" and self.qkv_dim != self.dim:
+            raise ValueError(
+                f'start must be "gaussian" where qkv_dim={self.qkv_dim} differs from '
+                f"dim={self.dim}, got 'inputs'"
+            )
+        if self.eps_in == "total" and self.update in ("constant", "sum"):
+            raise ValueError(
+                f'eps_in must be "weights" where update={self.update!r}, which has no eps, '
+                "got 'total'"
+            )
+        if self.activation != "relu" and self.slot_mlp == "never":
+            raise ValueError(
+                f'activation must be "relu" where slot_mlp="never", got {self.activation!r}'
+            )
+        if self.norm_hidden and self.kind == "slot_mixture" and not self.slot_norm:
+            raise ValueError("norm_hidden must be False where slot_norm=False, got True")
+        if self.update_masked and self.is_reference:
+            raise ValueError(
+                f"update_masked must be False where variant={self.variant!r}, whose weights "
+                "have no eps, got True"
+            )
+        if self.variant == "fair" and self.gradient not in ("full", "implicit"):
+            raise ValueError(
+                f'gradient must be "full" or "implicit" where variant="fair", got {self.gradient!r}'
             )
 
     def _check_numbers(self) -> None:
@@ -114,6 +152,15 @@ class Spec(SlotAttentionOptions, SlotMixtureOptions, KMeansOptions, GaussianMixt
             _core.KINDS[kind], options, self.dtype == "float64", self.bfloat16_inputs
         )
 
+    def left_out(self, name: str, default: object) -> object:
+        """What an option would be if it were not given among the others."""
+        if default is not None:
+            return default
+        try:
+            return getattr(self.but(**{name: None}), name)
+        except ValueError:  # the others ask for one
+            return None
+
     @property
     def is_mixture(self) -> bool:
         """True where a slot has a variance."""
@@ -126,7 +173,18 @@ class Spec(SlotAttentionOptions, SlotMixtureOptions, KMeansOptions, GaussianMixt
 
     @property
     def is_reference(self) -> bool:
-        return self.kind == "slot_mixture" and self.variant == "reference"
+        """True for the code released by the paper's authors, either class."""
+        return self.kind == "slot_mixture" and self.variant in ("reference", "fair")
+
+    @property
+    def is_fair(self) -> bool:
+        """True for the one of these classes whose prior is learned."""
+        return self.is_reference and self.variant == "fair"
+
+    @property
+    def reaches_state(self) -> bool:
+        """Whether any gradient reaches the initial state."""
+        return self.gradient != "implicit" or self.is_fair
 
     @property
     def slot_dim(self) -> int:
@@ -137,6 +195,12 @@ class Spec(SlotAttentionOptions, SlotMixtureOptions, KMeansOptions, GaussianMixt
     @property
     def state_names(self) -> tuple[str, ...]:
         return ("mean", "log_std") if self.is_mixture else ("slots",)
+
+    @property
+    def state_forms(self) -> tuple[tuple[str, ...], ...]:
+        """Names of arrays that make a state; rows of values may be means if they have the width."""
+        names = self.state_names
+        return (names, ("indices", *names[1:]))[: 1 + (self.qkv_dim == self.dim)]
 
     @property
     def state(self) -> tuple[str, ...]:
@@ -224,13 +288,15 @@ def _em_weights(spec: Spec, values: dict[str, np.ndarray]) -> None:
     d = spec.dim
     for name in ("to_q.weight", "to_k.weight"):
         values[name] = np.eye(*values[name].shape)
-    for name in ("gru.weight_ih", "gru.weight_hh"):
-        values[name] *= 0.1
-    values["gru.weight_ih"][2 * d :] = np.eye(d)
-    values["gru.weight_hh"][2 * d :] = 0
-    for name in ("gru.bias_ih", "gru.bias_hh"):
-        values[name][:] = 0
-    # the update gate z is sigmoid(-2) = 0.12: seven eighths of the new mean are the candidate's
-    values["gru.bias_ih"][d : 2 * d] = -2
-    values["mlp.2.weight"] *= 0.1
-    values["mlp.2.bias"] *= 0.1
+    if spec.gru:
+        for name in ("gru.weight_ih", "gru.weight_hh"):
+            values[name] *= 0.1
+        values["gru.weight_ih"][2 * d :] = np.eye(d)
+        values["gru.weight_hh"][2 * d :] = 0
+        for name in ("gru.bias_ih", "gru.bias_hh"):
+            values[name][:] = 0
+        # the update gate z is sigmoid(-2) = 0.12: seven eighths of the new mean are the candidate's
+        values["gru.bias_ih"][d : 2 * d] = -2
+    if spec.slot_mlp != "never":
+        values["mlp.2.weight"] *= 0.1
+        values["mlp.2.bias"] *= 0.1

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from cases import CASES, build, inputs
+from cases import CASES, attention_total, build, inputs
 
 import smm_py
 
@@ -131,7 +131,7 @@ def test_call(smm, change, error, match):
             smm_py.SlotMixture,
             dict(variant="papers"),
             ValueError,
-            "variant must be one of 'stable', 'paper', 'reference', got 'papers'",
+            "variant must be one of 'stable', 'paper', 'reference', 'fair', got 'papers'",
         ),
         (
             smm_py.SlotMixture,
@@ -160,6 +160,55 @@ def test_call(smm, change, error, match):
         (smm_py.SlotMixture, dict(eps=0.0), ValueError, "eps must be finite and greater than 0"),
         (smm_py.SlotAttention, dict(seed=1.5), TypeError, "seed must be an int"),
         (smm_py.SlotAttention, dict(dim=4, heads=8), ValueError, "heads must divide dim=4, got 8"),
+        (
+            smm_py.SlotAttention,
+            dict(qkv_dim=10, heads=4),
+            ValueError,
+            "heads must divide qkv_dim=10, got 4",
+        ),
+        (
+            smm_py.SlotAttention,
+            dict(dim=4, qkv_dim=6, gru=False),
+            ValueError,
+            "qkv_dim must equal dim=4 where gru=False and combine_heads=False, got 6",
+        ),
+        (
+            smm_py.SlotAttention,
+            dict(dim=4, qkv_dim=6, start="inputs"),
+            ValueError,
+            "start must be \"gaussian\" where qkv_dim=6 differs from dim=4, got 'inputs'",
+        ),
+        (
+            smm_py.SlotAttention,
+            dict(update="sum", eps_in="total"),
+            ValueError,
+            "eps_in must be \"weights\" where update='sum', which has no eps, got 'total'",
+        ),
+        (
+            smm_py.SlotMixture,
+            dict(activation="gelu", slot_mlp="never"),
+            ValueError,
+            'activation must be "relu" where slot_mlp="never", got \'gelu\'',
+        ),
+        (
+            smm_py.SlotMixture,
+            dict(norm_hidden=True),
+            ValueError,
+            "norm_hidden must be False where slot_norm=False, got True",
+        ),
+        (
+            smm_py.SlotMixture,
+            dict(variant="reference", update_masked=True),
+            ValueError,
+            "update_masked must be False where variant='reference', whose weights have no eps",
+        ),
+        (
+            smm_py.SlotMixture,
+            dict(variant="fair", gradient="bilevel"),
+            ValueError,
+            'gradient must be "full" or "implicit" where variant="fair", got \'bilevel\'',
+        ),
+        (smm_py.SlotMixture, dict(eps_in="total"), TypeError, "has no option 'eps_in'"),
         (
             smm_py.SlotAttention,
             dict(num_iters=2**20),
@@ -375,5 +424,18 @@ def test_odd_numbers_work(name, shape):
     module = build(name)
     x, call = inputs(module, *shape)
     out = module(x, attention=True, **call)
-    assert np.allclose(out.attention.sum(-1), 1)
+    assert np.allclose(out.attention.sum(-1), attention_total(module))
     assert all(np.isfinite(g).all() for g in module.backward(out, np.ones_like(out.slots)).values())
+
+
+def test_indices_need_the_width_of_slots():
+    module = build("sa-qkv-wide")
+    x, call = inputs(module)
+    call["init"] = {"indices": np.zeros((2, 3), int)}
+    with pytest.raises(KeyError, match=r"init must hold \['slots'\], got \['indices'\]"):
+        module(x, **call)
+    torch = pytest.importorskip("torch")
+    from smm_py.torch import SlotAttention
+
+    with pytest.raises(KeyError, match=r"init must hold \['slots'\], got \['indices'\]"):
+        SlotAttention(**module.options)(torch.tensor(x), {"indices": torch.zeros(2, 3).long()})

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from cases import CASES, build, everything, inputs
+from cases import CASES, STARTS, build, everything, inputs
 
 import smm_py
 
@@ -32,6 +32,8 @@ def test_rounding():
 @pytest.mark.parametrize("how", ["plain", "masks", "indices"])
 @pytest.mark.parametrize("name", CASES)
 def test_same_bits_as_the_rounded_numbers(name, how, dtype):
+    if how == "indices" and name not in STARTS:
+        pytest.skip("means are of another width than values")
     wide = build(name, dtype=dtype)
     narrow = build(name, dtype=dtype, bfloat16_inputs=True)
     x, call = inputs(wide, 3, 150, masks=how == "masks", indices=how == "indices")

@@ -42,7 +42,7 @@ def outputs_and_gradients(module, x, init, masks):
     ]
 
 
-@pytest.mark.parametrize("gradient", ["full", "implicit", "straight-through"])
+@pytest.mark.parametrize("gradient", ["full", "implicit", "straight-through", "bilevel"])
 @pytest.mark.parametrize("name", KINDS)
 def test_equals_the_core(name, gradient):
     """In float64, and in float32 about as exactly as the core itself."""

@@ -165,6 +165,36 @@ def test_others_may_read_what_is_saved(tmp_path):
         build("sa").save(tmp_path / "nowhere" / "m.safetensors")
 
 
+def test_files_of_an_older_version(tmp_path):
+    """Options that a file of `save` does not know have their defaults."""
+    module, path = build("sa"), tmp_path / "m.safetensors"
+    module.save(path)
+    arrays, metadata = _files.read(path)
+    new = ("qkv_dim", "combine_heads", "joint_softmax", "head_attention", "update", "eps_in")
+    new += ("gru", "norm_hidden", "slot_mlp", "activation", "update_masked")
+    options = json.loads(metadata["options"])
+    assert set(new) < set(options)
+    older = {name: value for name, value in options.items() if name not in new}
+    _files.write(path, arrays, {**metadata, "options": json.dumps(older)})
+    assert smm_py.SlotAttention.load(path).options == module.options
+
+
+def test_names_and_shapes_tell_options(tmp_path):
+    """Of a file that holds arrays alone; an option that they do not tell is asked for."""
+    path = tmp_path / "m.safetensors"
+    for name, told in (
+        ("sa-no-gru-norm-hidden-qkv-wide", dict(gru=False, qkv_dim=8, combine_heads=True)),
+        ("sa-update-constant-no-gru", dict(gru=False, slot_mlp="never", combine_heads=False)),
+        ("reference-fair", dict(variant="fair", input_mlp=False)),
+    ):
+        module = build(name)
+        _files.write(path, dict(module.parameters), {})
+        loaded = type(module).load(path, assume_defaults=True)
+        assert {n: getattr(loaded, n) for n in told} == told
+        with pytest.raises(ValueError, match="does not tell the module's options.*activation="):
+            type(module).load(path)
+
+
 def test_files_of_another_module(tmp_path):
     path = tmp_path / "m.safetensors"
     build("sa").save(path)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from cases import CASES, build, inputs, output_gradients, weighted
+from cases import CASES, STARTS, STEPWISE, build, inputs, output_gradients, weighted
 
 STEP = 1e-5
 
@@ -59,11 +59,11 @@ def one_step(name, call, x):
     return module, last, before
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if not name.startswith("reference")])
+@pytest.mark.parametrize("name", STEPWISE)
 def test_implicit_is_the_last_step_alone(name):
     """With the state before the last step held fixed, differences of that step are the gradient.
 
-    (The reference variant takes an extra step: it is in test_vectors.)
+    (The reference variant takes an extra step: it is in test_vectors and test_peers.)
     """
     x, call = inputs(build(name))
     module, last, before = one_step(name, call, x)
@@ -85,7 +85,30 @@ def test_implicit_is_the_last_step_alone(name):
         assert not grads[key].any()
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", STEPWISE)
+def test_bilevel_reaches_the_initial_state(name):
+    """Like implicit, and the initial state gets what the state before the last step would."""
+    x, call = inputs(build(name), masks=True)
+    masks = {n: call[n] for n in ("mask", "slot_mask")}
+    module, last, before = one_step(name, call, x)
+    bilevel = build(name, gradient="bilevel", num_iters=3)
+    out, other, step = module(x, **call), bilevel(x, **call), last(x, before.state, **masks)
+    assert np.array_equal(out.slots, other.slots)
+    d = output_gradients(out, np.random.default_rng(5))
+    implicit, grads = module.backward(out, **d), bilevel.backward(other, **d)
+    alone = last.backward(step, **d)
+    for key in implicit:
+        if key not in call["init"]:
+            assert np.array_equal(grads[key], implicit[key]), key
+        else:
+            expected = alone[key]
+            if key == "prior":  # that of an inactive slot is replaced by 0
+                expected = np.where(masks["slot_mask"], expected, 0)
+            np.testing.assert_allclose(grads[key], expected, rtol=1e-10, atol=1e-12, err_msg=key)
+            assert key == "prior" or grads[key].any()
+
+
+@pytest.mark.parametrize("name", [n for n in CASES if not n.startswith("reference-fair")])
 def test_straight_through(name):
     """Like implicit, but the initial state gets the final state's gradient unchanged."""
     module, implicit = build(name, gradient="straight-through"), build(name, gradient="implicit")
@@ -110,7 +133,7 @@ def test_straight_through(name):
         assert np.allclose(grads["log_std"], 2 * out.variance * d_slots[..., 5:], rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", STARTS)
 def test_starts_at_inputs_are_constants(name):
     """Means that start at rows of h get no gradient, and h gets none through them."""
     module = build(name)

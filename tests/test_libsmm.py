@@ -247,6 +247,8 @@ def write_state(path, state):
 def test_numbers_of_a_trained_module(trained, tmp_path, name, indices):
     """The same bits as Python's, for every option of tests/cases.py."""
     module = build(name, dtype="float32")
+    if indices and module._spec.qkv_dim != module.dim:
+        pytest.skip("slots cannot start at values of another width")
     x, call = inputs(module, 1, indices=indices)
     module.save(tmp_path / "module.safetensors")
     x.tofile(tmp_path / "x.bin")

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from cases import CASES, build, inputs
+from cases import STEPWISE, build, inputs
 
 STEPS = 12
 
@@ -30,8 +30,8 @@ def expected_iterations(moved, tol):
 
 
 # A "run of one step" of the reference variant takes two: its movements are tested below.
-@pytest.mark.parametrize("gradient", ["full", "implicit", "straight-through"])
-@pytest.mark.parametrize("name", [n for n in CASES if not n.startswith("reference")])
+@pytest.mark.parametrize("gradient", ["full", "implicit", "straight-through", "bilevel"])
+@pytest.mark.parametrize("name", STEPWISE)
 def test_stops_where_it_has_settled(name, gradient):
     module = build(name, gradient=gradient, num_iters=STEPS)
     x, call = inputs(module, batch=4, masks=True)
@@ -89,7 +89,7 @@ def test_bad_tolerance(bad, error):
         build("smm", tol=bad)
 
 
-@pytest.mark.parametrize("gradient", ["full", "implicit", "straight-through"])
+@pytest.mark.parametrize("gradient", ["full", "implicit", "straight-through", "bilevel"])
 @pytest.mark.parametrize("name", ["sa", "smm", "reference", "gmm"])
 def test_lean_form_stops_alike(name, gradient):
     torch = pytest.importorskip("torch")

@@ -18,7 +18,7 @@ from vectors import FILES, read  # noqa: E402
 
 import smm_py  # noqa: E402
 import smm_py.torch as st  # noqa: E402
-from smm_py.torch import _modules, _ops, compat  # noqa: E402
+from smm_py.torch import _modules, _ops, _peers, compat  # noqa: E402
 
 KINDS = {
     "sa": (st.SlotAttention, dict(dim=8, hidden_dim=9, input_dim=5)),
@@ -87,7 +87,7 @@ def test_vectors(file, lean):
 
 
 @pytest.mark.filterwarnings("ignore:init.*requires a gradient:UserWarning")
-@pytest.mark.parametrize("gradient", ["full", "implicit", "straight-through"])
+@pytest.mark.parametrize("gradient", ["full", "implicit", "straight-through", "bilevel"])
 @pytest.mark.parametrize("name", KINDS)
 def test_lean_equals_core(name, gradient):
     """Float32, masks, starts at inputs, attention's gradient: 1e-5."""
@@ -517,7 +517,7 @@ def weights_of(found):
 @pytest.mark.filterwarnings("ignore:init.*requires a gradient:UserWarning")
 @pytest.mark.parametrize("masked", [False, True], ids=["", "masked"])
 @pytest.mark.parametrize("start", STARTS)
-@pytest.mark.parametrize("gradient", ["full", "implicit", "straight-through"])
+@pytest.mark.parametrize("gradient", ["full", "implicit", "straight-through", "bilevel"])
 @pytest.mark.parametrize("name", KINDS)
 def test_a_gradient_for_every_output(name, gradient, start, masked):
     """Each alone and all together: the core's values and gradients are the lean form's, to 1e-8."""
@@ -682,7 +682,7 @@ def test_an_empty_batch(name, lean):
 @pytest.mark.parametrize("lean", [False, True], ids=["core", "lean"])
 def test_an_unreachable_state_is_told_once(lean, recwarn):
     x, init = inputs(build("smm"))
-    for gradient in ("full", "straight-through", "implicit"):
+    for gradient in ("full", "straight-through", "bilevel", "implicit"):
         module = build("smm", gradient=gradient)
         own = {n: v.clone().requires_grad_() for n, v in init.items()}
         with path(lean), warnings.catch_warnings(record=True) as told:
@@ -1352,6 +1352,6 @@ def test_distributed():
 
 
 def test_docstrings():
-    for module, least in ((st, 5), (_modules, 4), (st.lean, 4)):
+    for module, least in ((st, 5), (_modules, 4), (st.lean, 4), (_peers, 4)):
         results = doctest.testmod(module)
         assert results.attempted >= least and not results.failed

@@ -79,7 +79,7 @@ void smm_config_init(smm_config *c, smm_kind kind, size_t dim) {
     memset(c, 0, sizeof *c);
     c->kind = kind;
     for (size_t i = 0; i < OPTIONS; i++) set(c, &options[i], options[i].value);
-    c->dim = c->input_dim = dim;
+    c->dim = c->input_dim = c->qkv_dim = dim;
     c->scale = dim ? 1 / sqrt((double)dim) : 1;
 }
 
@@ -96,13 +96,33 @@ smm_status smm_config_set(smm_config *config, const char *name, double value) {
     return SMM_ERR_CONFIG;
 }
 
+size_t smm_qkv_width(const smm_config *c) {
+    return c->kind == SMM_SLOT_ATTENTION ? c->qkv_dim : c->dim;
+}
+
+size_t smm_update_width(const smm_config *c) {
+    return c->kind == SMM_SLOT_ATTENTION && !c->combine_heads ? c->qkv_dim : c->dim;
+}
+
+/* What options of the slots' side ask of each other. */
+static int slots_fit(const smm_config *c) {
+    const int mixture = c->kind == SMM_SLOT_MIXTURE;
+    if (c->kind != SMM_SLOT_ATTENTION && c->heads > 1) return 0;
+    if (smm_qkv_width(c) % c->heads) return 0;
+    if (smm_is_learned(c) && !c->gru && smm_update_width(c) != c->dim) return 0;
+    if (mixture && c->norm_hidden && !c->slot_norm) return 0;
+    if (c->kind != SMM_SLOT_MIXTURE_REFERENCE) return 1;
+    return !c->update_masked && (!c->fair || c->gradient <= SMM_GRADIENT_IMPLICIT);
+}
+
 smm_status smm_config_check(const smm_config *c) {
     if (!c) return SMM_ERR_NULL;
     if ((int)c->kind < 0 || c->kind > SMM_GAUSSIAN_MIXTURE) return SMM_ERR_CONFIG;
     for (size_t i = 0; i < OPTIONS; i++)
         if (!in_range(&options[i], value_of(c, &options[i]))) return SMM_ERR_CONFIG;
-    if (smm_is_learned(c) && !(c->eps > 0)) return SMM_ERR_CONFIG; /* a slot may get no weight */
-    if (c->dim % c->heads || (c->heads > 1 && c->kind != SMM_SLOT_ATTENTION)) return SMM_ERR_CONFIG;
+    if (smm_is_mixture(c) && smm_is_learned(c) && !(c->eps > 0))
+        return SMM_ERR_CONFIG; /* a slot may get no weight */
+    if (!slots_fit(c)) return SMM_ERR_CONFIG;
     const int bare = !smm_is_learned(c) || (c->kind == SMM_SLOT_MIXTURE && !c->input_mlp);
     return bare && c->input_dim != c->dim ? SMM_ERR_CONFIG : SMM_OK;
 }
@@ -127,11 +147,14 @@ static int matrix_of(size_t shape[2], int present, size_t rows, size_t cols) {
 int smm_param_shape(const smm_config *c, size_t i, size_t shape[2]) {
     const int learned = smm_is_learned(c), mixture = smm_is_mixture(c) && learned,
               reference = c->kind == SMM_SLOT_MIXTURE_REFERENCE;
-    const int mlp = mixture && c->input_mlp, values = learned && (!mixture || reference),
-              bias = learned && c->qkv_bias;
+    const int mlp = mixture && c->input_mlp, bias = learned && c->qkv_bias,
+              values = learned && (!mixture || (reference && !c->fair)),
+              combine = learned && !mixture && c->combine_heads;
+    const int gru = learned && c->gru, slot_mlp = learned && c->slot_mlp != SMM_MLP_NEVER;
     const int norm_kv = mixture && (c->norm_kv || reference),
               norm_slots = learned && (!mixture || c->slot_norm || reference);
-    const size_t D = c->dim, H = c->hidden_dim, I = c->input_dim, F = mlp ? D : I;
+    const size_t D = c->dim, H = c->hidden_dim, I = c->input_dim, F = mlp ? D : I,
+                 P = smm_qkv_width(c);
     switch (i) {
     case SMM_NORM_INPUT_WEIGHT:
     case SMM_NORM_INPUT_BIAS: return vector_of(shape, learned && (!mixture || mlp), I);
@@ -141,24 +164,26 @@ int smm_param_shape(const smm_config *c, size_t i, size_t shape[2]) {
     case SMM_MLP_INPUT_2_BIAS: return vector_of(shape, mlp, D);
     case SMM_NORM_KV_WEIGHT:
     case SMM_NORM_KV_BIAS: return vector_of(shape, norm_kv, F);
-    case SMM_TO_Q_WEIGHT: return matrix_of(shape, learned, D, D);
+    case SMM_TO_Q_WEIGHT: return matrix_of(shape, learned, P, D);
     case SMM_TO_Q_BIAS:
-    case SMM_TO_K_BIAS: return vector_of(shape, bias, D);
-    case SMM_TO_K_WEIGHT: return matrix_of(shape, learned, D, F);
-    case SMM_TO_V_WEIGHT: return matrix_of(shape, values, D, F);
-    case SMM_TO_V_BIAS: return vector_of(shape, values && bias, D);
+    case SMM_TO_K_BIAS: return vector_of(shape, bias, P);
+    case SMM_TO_K_WEIGHT: return matrix_of(shape, learned, P, F);
+    case SMM_TO_V_WEIGHT: return matrix_of(shape, values, P, F);
+    case SMM_TO_V_BIAS: return vector_of(shape, values && bias, P);
+    case SMM_COMBINE_HEADS_WEIGHT: return matrix_of(shape, combine, D, P);
+    case SMM_COMBINE_HEADS_BIAS: return vector_of(shape, combine, D);
     case SMM_NORM_SLOTS_WEIGHT:
     case SMM_NORM_SLOTS_BIAS: return vector_of(shape, norm_slots, mixture ? 2 * D : D);
-    case SMM_GRU_WEIGHT_IH:
-    case SMM_GRU_WEIGHT_HH: return matrix_of(shape, learned, 3 * D, D);
+    case SMM_GRU_WEIGHT_IH: return matrix_of(shape, gru, 3 * D, smm_update_width(c));
+    case SMM_GRU_WEIGHT_HH: return matrix_of(shape, gru, 3 * D, D);
     case SMM_GRU_BIAS_IH:
-    case SMM_GRU_BIAS_HH: return vector_of(shape, learned, 3 * D);
+    case SMM_GRU_BIAS_HH: return vector_of(shape, gru, 3 * D);
     case SMM_NORM_MLP_WEIGHT:
     case SMM_NORM_MLP_BIAS:
-    case SMM_MLP_2_BIAS: return vector_of(shape, learned, D);
-    case SMM_MLP_0_WEIGHT: return matrix_of(shape, learned, H, D);
-    case SMM_MLP_0_BIAS: return vector_of(shape, learned, H);
-    case SMM_MLP_2_WEIGHT: return matrix_of(shape, learned, D, H);
+    case SMM_MLP_2_BIAS: return vector_of(shape, slot_mlp, D);
+    case SMM_MLP_0_WEIGHT: return matrix_of(shape, slot_mlp, H, D);
+    case SMM_MLP_0_BIAS: return vector_of(shape, slot_mlp, H);
+    case SMM_MLP_2_WEIGHT: return matrix_of(shape, slot_mlp, D, H);
     case SMM_TO_OUT_WEIGHT: return matrix_of(shape, mixture && !reference && c->reduce, D, 2 * D);
     case SMM_TO_OUT_BIAS: return vector_of(shape, mixture && !reference && c->reduce, D);
     case SMM_TO_OUT_0_WEIGHT: return matrix_of(shape, reference && c->reduce, 2 * H, 2 * D);

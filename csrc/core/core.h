@@ -13,6 +13,7 @@
 typedef struct {
     int rank;       /* 0: the module has no such parameter; 1: `out` numbers; 2: (out, in) */
     int of_slots;   /* it is applied to slots, not to inputs */
+    int by_head;    /* each part of its outputs, a head's, is of inputs of its own */
     int recomputed; /* backward recomputes what it gives */
     size_t out, in; /* in: 1 of a vector */
     size_t out_parts, in_parts;
@@ -27,17 +28,27 @@ typedef struct {
     size_t B, N, K, T; /* T counts the reference variant's extra step */
     size_t D, I, H, F; /* F: width of h, the vectors that keys are computed from */
     size_t W;          /* of an output slot */
+    size_t P;          /* of queries, and of keys and values where they are maps of the inputs */
     size_t Dp, Ip, Hp, Fp;
-    size_t C, Cp;              /* channels of keys and values in the passes over inputs */
-    size_t heads, Ch, Chp, Vp; /* channels of a head; Vp = heads * Chp, a row of values */
+    size_t Qp, Mp; /* rows of queries of all heads; of what the update of the slots takes */
+    size_t C, Cp;  /* channels of keys and values in the passes over inputs */
+    /* In the passes over inputs heads are blocks of channels, or each has rows of its own, with all
+     * channels: heads = split * stack, and one of them is 1. */
+    size_t heads, split, stack;
+    size_t Ch, Chp, Vp; /* channels of a block; Vp = split * Chp, a row of values */
 
     int dot;       /* logits are products (Slot Attention), not distances */
     int variance;  /* slots have variances */
     int learned;   /* there are parameters */
     int reference; /* the reference variant */
     int input_mlp, input_norm, norm_kv, slot_norm;
-    int own_values; /* v = W_v h rather than h itself */
-    int folded;     /* Slot Attention: W_k and W_v are applied to slots, see inputs_tpl.h */
+    int own_values;    /* v = W_v h rather than h itself */
+    int shared_values; /* v = k */
+    int folded;        /* Slot Attention: W_k and W_v are applied to slots, see inputs_tpl.h */
+    int combined;      /* heads have an output map */
+    int norm_hidden;   /* the GRU's hidden state is normalised */
+    int learned_prior; /* the prior is the mean responsibility */
+    int update_masked; /* masked slots, to which no input is assigned, are updated */
 
     size_t blocks, chunk_blocks, chunks; /* sums over inputs are taken per chunk of blocks */
     size_t segments;                     /* of an image, each with parameter gradients of its own */
@@ -66,6 +77,11 @@ static inline int smm_is_mixture(const smm_config *c) {
 static inline int smm_is_learned(const smm_config *c) {
     return c->kind != SMM_KMEANS && c->kind != SMM_GAUSSIAN_MIXTURE;
 }
+
+/* P, channels of queries, keys and values; and what the update takes: those, or D behind
+ * combine_heads. */
+size_t smm_qkv_width(const smm_config *c);
+size_t smm_update_width(const smm_config *c);
 
 static inline size_t smm_min(size_t a, size_t b) { return a < b ? a : b; }
 static inline size_t smm_max(size_t a, size_t b) { return a > b ? a : b; }

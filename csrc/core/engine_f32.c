@@ -4,6 +4,7 @@
 typedef float real;
 typedef smm_kernels_f32 KERNELS;
 #define LOG logf
+#define ERF erff
 #define KERNELS_GET smm_kernels_f32_get
 
 typedef smm_inputs_f32 call_inputs;

@@ -4,6 +4,7 @@
 typedef double real;
 typedef smm_kernels_f64 KERNELS;
 #define LOG log
+#define ERF erf
 #define KERNELS_GET smm_kernels_f64_get
 
 typedef smm_inputs_f64 call_inputs;

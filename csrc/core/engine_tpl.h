@@ -73,6 +73,8 @@ static smm_status check_call(const smm_sizes *s, const real *const *params, cons
     if (!options_fit(s->cfg)) return SMM_ERR_CONFIG;
     if (!in || (!in->x && !in->x_bfloat16) || (!in->mean && !in->indices)) return SMM_ERR_NULL;
     if (s->variance && !in->log_std) return SMM_ERR_NULL;
+    if (s->dot && in->indices && s->P != s->D)
+        return SMM_ERR_CONFIG; /* slots that start at values */
     for (size_t i = 0; i < SMM_PARAMS; i++)
         if (smm_param_shape(s->cfg, i, shape) && (!params || !params[i])) return SMM_ERR_NULL;
     return SMM_OK;

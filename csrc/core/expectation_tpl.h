@@ -46,15 +46,20 @@ static const real *query_inputs(image_state *im, const slot_state *r, const e_st
     return e->normed;
 }
 
-/* Folded: from the queries of W_q to those that meet inputs, W_k' q, and base = factor b_k . q. */
+/* Folded: from the queries of W_q to those that meet inputs, W_k' q of each head, and base = factor
+ * b_k . q. */
 static void fold_queries(image_state *im, const e_step *e, size_t K) {
     const smm_sizes *s = im->s;
-    slots_input_backward(&im->side, SMM_TO_K_WEIGHT, K, e->q_rows, s->Dp, e->q, s->Cp, OVERWRITE);
+    const size_t dims = s->P / s->heads, padded = s->Qp / s->heads;
+    heads_input_backward(&im->side, SMM_TO_K_WEIGHT, K, e->q_rows, s->Qp, e->q, s->Cp,
+                         head_stride(im));
     if (!s->cfg->qkv_bias) return;
-    const real *bias = im->p[SMM_TO_K_BIAS];
-    for (size_t j = 0; j < K; j++)
-        for (size_t d = 0; d < s->D; d++)
-            e->base[j] += e->factor * bias[d] * e->q_rows[j * s->Dp + d];
+    for (size_t h = 0; h < s->heads; h++) {
+        const real *bias = im->p[SMM_TO_K_BIAS] + h * dims, *q = e->q_rows + h * padded;
+        for (size_t j = 0; j < K; j++, q += s->Qp)
+            for (size_t d = 0; d < dims; d++)
+                e->base[h * im->slots + j] += e->factor * bias[d] * q[d];
+    }
 }
 
 /* Inverse standard deviations, shifts and constants of the logits, of slots [begin, begin + K). */
@@ -85,10 +90,12 @@ static void queries_forward(image_state *im, const slot_state *r, size_t begin, 
     const real *in = query_inputs(im, r, &e, begin, K, &log_std, &ld);
     real *const q = s->folded ? e.q_rows : e.q;
     if (s->learned)
-        slots_linear_forward(&im->side, SMM_TO_Q_WEIGHT, SMM_TO_Q_BIAS, K, in, ld, q, s->Dp,
+        slots_linear_forward(&im->side, SMM_TO_Q_WEIGHT, SMM_TO_Q_BIAS, K, in, ld, q, s->Qp,
                              OVERWRITE, NO_RELU);
     else copy_rows(K, s->Dp, in, ld, q, s->Dp);
-    memset(e.base, 0, K * sizeof *e.base);
+    for (size_t h = 0; h < s->heads; h++)
+        for (size_t j = 0; j < K; j++)
+            e.base[h * im->slots + j] = is_assigned(im, begin + j) ? 0 : -INFINITY;
     memset(e.largest, 0, K * sizeof *e.largest);
     if (s->folded) fold_queries(im, &e, K);
     if (!s->dot) precisions_forward(im, r, &e, begin, K, log_std, ld);
@@ -114,16 +121,22 @@ static real *d_query_inputs(const image_state *im, size_t begin, size_t *ld) {
 /* Backward of fold_queries: from back.d_folded and d_base to back.d_q and the gradient of W_k. */
 static void unfold_queries(image_state *im, const slot_share *share) {
     const smm_sizes *s = im->s;
-    const size_t Dp = s->Dp, K = share->count, begin = share->begin;
-    const real *d_folded = im->back.d_folded + begin * s->Cp, *bias = im->p[SMM_TO_K_BIAS];
-    real *d_q = im->back.d_q + begin * Dp;
-    slots_linear_forward(&im->side, SMM_TO_K_WEIGHT, NO_PARAM, K, d_folded, s->Cp, d_q, Dp,
-                         OVERWRITE, NO_RELU);
-    slots_weight_backward(&im->side, SMM_TO_K_WEIGHT, share, d_folded, s->Cp,
-                          im->e.q_rows + begin * Dp, Dp);
+    const size_t dims = s->P / s->heads, padded = s->Qp / s->heads;
+    const size_t K = share->count, begin = share->begin;
+    const real *d_folded = im->back.d_folded + begin * s->Cp;
+    real *d_q = im->back.d_q + begin * s->Qp;
+    heads_forward(&im->side, SMM_TO_K_WEIGHT, NO_PARAM, K, d_folded, s->Cp, head_stride(im), d_q,
+                  s->Qp);
+    heads_weight_backward(&im->side, SMM_TO_K_WEIGHT, share, d_folded, s->Cp, head_stride(im),
+                          im->e.q_rows + begin * s->Qp, s->Qp);
     if (!s->cfg->qkv_bias) return;
-    for (size_t j = 0; j < K; j++)
-        for (size_t d = 0; d < s->D; d++) d_q[j * Dp + d] += im->back.d_base[begin + j] * bias[d];
+    for (size_t h = 0; h < s->heads; h++) {
+        const real *d_base = im->back.d_base + h * im->slots + begin;
+        const real *bias = im->p[SMM_TO_K_BIAS] + h * dims;
+        for (size_t j = 0; j < K; j++)
+            for (size_t d = 0; d < dims; d++)
+                d_q[j * s->Qp + h * padded + d] += d_base[j] * bias[d];
+    }
 }
 
 /* Backward of query_inputs: from d_in to the state, added to d_state and, with [mean, log_std], to
@@ -135,20 +148,18 @@ static void query_inputs_backward(image_state *im, const slot_state *r, const e_
     const size_t Dp = s->Dp;
     const real *const gain = im->side.w[SMM_NORM_SLOTS_WEIGHT].row, *ones = im->side.ones;
     real *d_x = e->normed; /* nobody reads it any more */
-    if (s->dot) {
+    if (s->norm_hidden)    /* of the GRU's hidden state */
+        for (size_t j = 0; j < K; j++) k->add(Dp, d_state + j * Dp, d_in + j * ld);
+    if (s->dot)
         k->norm_rows_backward(K, Dp, s->D, ones, r->mean + at, Dp, gain, e->norm_mean, e->norm_rstd,
                               d_in, Dp, d_x, Dp);
-        k->add(K * Dp, d_x, d_state);
-        return;
-    }
-    if (s->reference) /* the GRU's hidden state was the normalised mean */
-        for (size_t j = 0; j < K; j++) k->add(Dp, d_state + j * Dp, d_in + j * ld);
-    k->norm_rows_backward(K, ld, 2 * s->D, ones, e->cat, ld, gain, e->norm_mean, e->norm_rstd, d_in,
-                          ld, d_x, ld);
-    if (s->reference) copy_rows(K, Dp, d_x, ld, d_state, Dp);
+    else
+        k->norm_rows_backward(K, ld, 2 * s->D, ones, e->cat, ld, gain, e->norm_mean, e->norm_rstd,
+                              d_in, ld, d_x, ld);
+    if (s->norm_hidden) copy_rows(K, Dp, d_x, ld, d_state, Dp);
     else
         for (size_t j = 0; j < K; j++) k->add(Dp, d_x + j * ld, d_state + j * Dp);
-    copy_rows(K, Dp, d_x + Dp, ld, d_log_std, Dp);
+    if (!s->dot) copy_rows(K, Dp, d_x + Dp, ld, d_log_std, Dp);
 }
 
 /* Backward of queries_forward, of a share of the slots: from back.d_q and back.d_ls to the state's,
@@ -159,7 +170,7 @@ static void queries_backward(image_state *im, const slot_state *r, const slot_sh
     const e_step e = e_step_of(s, &im->e, share->begin);
     const size_t Dp = s->Dp, K = share->count, at = share->begin * Dp;
     const int normed = s->dot || s->slot_norm;
-    const real *d_q = im->back.d_q + at, *d_ls = im->back.d_ls + at;
+    const real *d_q = im->back.d_q + share->begin * s->Qp, *d_ls = im->back.d_ls + at;
     real *d_state = im->back.d_state + at, *d_log_std = im->back.d_log_std + at;
     size_t ld;
     real *d_in = d_query_inputs(im, share->begin, &ld),
@@ -170,7 +181,7 @@ static void queries_backward(image_state *im, const slot_state *r, const slot_sh
     if (s->folded) unfold_queries(im, share);
     if (s->learned)
         slots_linear_backward(side, SMM_TO_Q_WEIGHT, &first, normed ? e.normed : r->mean + at, ld,
-                              d_q, Dp, d_in, ld, normed ? OVERWRITE : ACCUMULATE);
+                              d_q, s->Qp, d_in, ld, normed ? OVERWRITE : ACCUMULATE);
     else im->k->add(K * Dp, d_q, d_in);
     if (s->reference)
         slots_linear_backward(side, SMM_TO_Q_WEIGHT, &second, e.normed + Dp, ld, d_ls, Dp, d_second,
@@ -183,17 +194,18 @@ static void queries_backward(image_state *im, const slot_state *r, const slot_sh
 static void queries_sums(image_state *im, const slot_state *r, const grad_set *g) {
     const smm_sizes *s = im->s;
     const e_step *e = &im->e;
-    const size_t Dp = s->Dp, K = im->slots;
+    const size_t K = im->slots;
     size_t ld;
     const real *d_in = d_query_inputs(im, 0, &ld);
-    slots_bias_backward(&im->side, SMM_TO_Q_BIAS, K, im->back.d_q, Dp, g);
+    slots_bias_backward(&im->side, SMM_TO_Q_BIAS, K, im->back.d_q, s->Qp, g);
     if (s->dot || s->slot_norm)
         im->k->norm_rows_sums(K, ld, s->dot ? r->mean : e->cat, ld, e->norm_mean, e->norm_rstd,
                               d_in, ld, g->at[SMM_NORM_SLOTS_WEIGHT], g->at[SMM_NORM_SLOTS_BIAS]);
     if (!s->folded || !s->cfg->qkv_bias) return;
-    for (size_t j = 0; j < K; j++)
-        for (size_t d = 0; d < s->D; d++)
-            g->at[SMM_TO_K_BIAS][d] += im->back.d_base[j] * e->q_rows[j * Dp + d];
+    for (size_t h = 0, padded = s->Qp / s->heads; h < s->heads; h++)
+        for (size_t j = 0; j < K; j++)
+            for (size_t d = h * padded; d < (h + 1) * padded; d++)
+                g->at[SMM_TO_K_BIAS][d] += im->back.d_base[h * K + j] * e->q_rows[j * s->Qp + d];
 }
 
 /* Squared distances of a block's keys, in units of the standard deviations, to out (slots,
@@ -214,12 +226,12 @@ static void responsibilities(const image_state *im, const slot_state *r, const r
     const e_step *e = &im->e;
     const size_t K = im->slots, n = SMM_BLOCK;
     if (s->dot) {
-        for (size_t h = 0; h < s->heads; h++) {
-            real *g = gamma + h * K * n;
-            k->gemm(K, n, s->Ch, e->q + h * s->Ch, s->Cp, 1, keys + h * s->Ch * n, n, g, n,
-                    OVERWRITE);
-            k->softmax(K, n, valid, g, n, e->factor, e->base, sums + h * K, NULL);
-        }
+        const size_t rows = s->cfg->joint_softmax ? s->heads * K : K;
+        for (size_t i = 0; i < s->split; i++)
+            k->gemm(s->stack * K, n, s->Ch, e->q + i * s->Ch, s->Cp, 1, keys + i * s->Ch * n, n,
+                    gamma + i * K * n, n, OVERWRITE);
+        for (size_t j = 0; j < s->heads * K; j += rows)
+            k->softmax(rows, n, valid, gamma + j * n, n, e->factor, e->base + j, sums + j, NULL);
         return;
     }
     distances(im, keys, gamma);
@@ -249,7 +261,12 @@ static real responsibilities_and_likelihood(const image_state *im, const real *k
     return sum - (real)valid * (real)(0.5 * LOG_2PI) * (real)s->D;
 }
 
-/* attention[row, slot] = mean over heads of gamma, for the block's rows. */
+/* What the sum over heads is divided by for the attention. */
+static real attention_heads(const smm_sizes *s) {
+    return s->cfg->attention_sum ? 1 : (real)s->heads;
+}
+
+/* attention[row, slot] = mean or sum over heads of gamma, for the block's rows. */
 static void write_attention(const image_state *im, const real *gamma, size_t first, size_t valid,
                             const size_t *index, real *attention) {
     const size_t K = im->slots, n = SMM_BLOCK, heads = im->s->heads;
@@ -258,7 +275,7 @@ static void write_attention(const image_state *im, const real *gamma, size_t fir
         for (size_t j = 0; j < K; j++) {
             real sum = 0;
             for (size_t h = 0; h < heads; h++) sum += gamma[(h * K + j) * n + i];
-            row[im->active[j]] = sum / (real)heads;
+            row[im->active[j]] = sum / attention_heads(im->s);
         }
     }
 }
@@ -272,7 +289,7 @@ static void attention_backward(const image_state *im, size_t first, size_t valid
     for (size_t i = 0; i < valid; i++) {
         const real *row = d_attention + (index ? index[first + i] : first + i) * s->K;
         for (size_t j = 0; j < s->heads * K; j++)
-            b->d_gamma[j * n + i] += row[im->active[j % K]] / ((real)s->heads * im->back.a[j]);
+            b->d_gamma[j * n + i] += row[im->active[j % K]] / (attention_heads(s) * im->back.a[j]);
     }
 }
 
@@ -280,10 +297,10 @@ static void attention_backward(const image_state *im, size_t first, size_t valid
 static void logits_backward(const image_state *im, input_block *b, real *sums) {
     const size_t K = im->slots, n = SMM_BLOCK;
     const real *factor = im->s->reference ? b->ratio : b->gamma;
-    for (size_t h = 0; h < im->s->heads; h++)
-        im->k->softmax_backward(K, n, b->gamma + h * K * n, factor + h * K * n,
-                                b->d_gamma + h * K * n, n, im->back.a + h * K, im->back.c + h * K,
-                                sums + h * K);
+    const size_t all = im->s->heads * K, rows = im->s->cfg->joint_softmax ? all : K;
+    for (size_t j = 0; j < all; j += rows)
+        im->k->softmax_backward(rows, n, b->gamma + j * n, factor + j * n, b->d_gamma + j * n, n,
+                                im->back.a + j, im->back.c + j, sums + j);
 }
 
 /* What the log-likelihood's gradient g gives to the logits, in b->d_gamma, and to sums and extra.
@@ -336,15 +353,15 @@ static void keys_backward(const image_state *im, const real *keys, size_t valid,
     const KERNELS *k = im->k;
     const backward_work *w = &im->back;
     const size_t K = im->slots, n = SMM_BLOCK, Cp = s->Cp, Ch = s->Ch, Vp = s->Vp;
-    for (size_t h = 0; h < s->heads; h++)
-        k->transpose_out(valid, Ch, s->Chp, keys + h * Ch * n, n, NULL, b->rows + h * s->Chp, Vp);
+    for (size_t i = 0; i < s->split; i++)
+        k->transpose_out(valid, Ch, s->Chp, keys + i * Ch * n, n, NULL, b->rows + i * s->Chp, Vp);
     if (s->dot) {
-        for (size_t h = 0; h < s->heads; h++) {
-            const real *d_logits = b->d_gamma + h * K * n;
-            k->gemm(Ch, n, K, w->key_slope + h * Ch, 1, Cp, d_logits, n, d_keys + h * Ch * n, n,
-                    ACCUMULATE);
-            k->gemm(K, s->Chp, valid, d_logits, n, 1, b->rows + h * s->Chp, Vp, m->m1 + h * s->Chp,
-                    Vp, ACCUMULATE);
+        for (size_t i = 0; i < s->split; i++) {
+            const real *d_logits = b->d_gamma + i * K * n;
+            k->gemm(Ch, n, s->stack * K, w->key_slope + i * Ch, 1, Cp, d_logits, n,
+                    d_keys + i * Ch * n, n, ACCUMULATE);
+            k->gemm(s->stack * K, s->Chp, valid, d_logits, n, 1, b->rows + i * s->Chp, Vp,
+                    m->m1 + i * s->Chp, Vp, ACCUMULATE);
         }
     } else if (im->e.centred) {
         k->spread_about(K, s->D, n, b->d_gamma, n, keys, n, w->key_slope, w->key_const, im->e.q, Cp,
@@ -360,10 +377,12 @@ static void keys_backward(const image_state *im, const real *keys, size_t valid,
 static void product_sums_backward(image_state *im, const moment_sums *t, size_t j, real *d_q) {
     const smm_sizes *s = im->s;
     for (size_t h = 0; h < s->heads; h++) {
-        const real *R1 = t->m1 + j * s->Vp + h * s->Chp;
-        for (size_t d = 0; d < s->Ch; d++) d_q[h * s->Ch + d] = im->e.factor * R1[d];
+        const real *R1 = t->m1 + head_moments(im, h, j);
+        real *to = d_q + head_channels(im, h, j);
+        for (size_t d = 0; d < s->Ch; d++) to[d] = im->e.factor * R1[d];
     }
-    if (s->folded) im->back.d_base[j] = im->e.factor * t->sums[j];
+    for (size_t i = j; s->folded && i < s->heads * im->slots; i += im->slots)
+        im->back.d_base[i] = im->e.factor * t->sums[i];
 }
 
 /* Others: gradients of slot j's query and log standard deviation from R0, R1, R2. `kept`: the
@@ -395,12 +414,13 @@ static void query_sums_backward(image_state *im, const slot_state *r, const mome
     const smm_sizes *s = im->s;
     const size_t begin = share->begin, K = share->count;
     real *d_q = s->folded ? im->back.d_folded : im->back.d_q;
-    memset(d_q + begin * s->Cp, 0, K * s->Cp * sizeof *d_q);
+    for (size_t i = 0; i < s->stack; i++)
+        memset(d_q + i * head_stride(im) + begin * s->Cp, 0, K * s->Cp * sizeof *d_q);
     memset(im->back.d_ls + begin * s->Dp, 0, K * s->Dp * sizeof *d_q);
     for (size_t j = begin; j < begin + K; j++) {
         const real prior = s->variance ? r->prior[j] : 0,
                    *d_log_std = im->back.d_log_std + j * s->Dp;
-        if (s->dot) product_sums_backward(im, total, j, d_q + j * s->Cp);
+        if (s->dot) product_sums_backward(im, total, j, d_q);
         else
             distance_sums_backward(im, total, j, d_q + j * s->Cp, im->back.d_ls + j * s->Dp,
                                    is_empty(im, r->sums, j) ? d_log_std : NULL);

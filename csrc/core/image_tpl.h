@@ -23,6 +23,12 @@ static void share_forward(image_state *im, const slot_state *r, const slot_state
     if (!last) queries_forward(im, next, share.begin, share.count);
 }
 
+/* Whether a step has the slots' MLP. */
+static int has_mlp(const smm_sizes *s, int last) {
+    const int when = s->cfg->slot_mlp;
+    return when == SMM_MLP_ALWAYS || (when == SMM_MLP_NOT_LAST && !last);
+}
+
 /* One try at a step. Returns whether the moments are exact enough, or the call is to stop. */
 static int try_step(image_state *im, const slot_state *r, const slot_state *next,
                     forward_pass *pass) {
@@ -32,6 +38,7 @@ static int try_step(image_state *im, const slot_state *r, const slot_state *next
     if (has_stopped(im, 0)) return 1;
     const moment_sums total = sum_weights(im);
     memcpy(r->sums, total.sums, s->heads * im->slots * sizeof(real));
+    im->u.mlp = has_mlp(s, pass->last);
     if (pass->first) memcpy(im->moments.value_sums, total.values, 2 * s->Vp * sizeof(real));
     pass->likelihood = *total.loglik;
     SMM_PARALLEL(shares, shares, i, thread,
@@ -63,6 +70,7 @@ static double movement(const image_state *im, const slot_state *r, const slot_st
     double largest = 0;
     for (size_t j = 0; j < im->slots; j++) {
         double sum = 0;
+        if (!is_assigned(im, j)) continue;
         for (size_t d = 0; d < D; d++) {
             const double moved = (double)next->mean[j * Dp + d] - (double)r->mean[j * Dp + d];
             sum += moved * moved;
@@ -98,7 +106,7 @@ static void restore_image(image_state *im, const real *saved) {
     im->saved = saved;
     memcpy(im->states, saved, s->states * s->state * sizeof *saved);
     memcpy(im->moments.centre, centre, s->Cp * sizeof *saved);
-    for (size_t d = 0; d < s->D; d++) im->moments.minus_centre[d] = -centre[d];
+    for (size_t d = 0; d < s->Cp; d++) im->moments.minus_centre[d] = -centre[d];
     im->steps = done >= 1 && done <= (real)s->T ? (size_t)done : s->T;
 }
 
@@ -203,6 +211,7 @@ static void step_backward(image_state *im, size_t t, int last, const grad_set *s
     const int first = t + 1 == im->steps, cached = s->cache_backward;
     const slot_state r = saved_state_before(im, t), next = saved_state_before(im, t + 1);
     reserve_pending(&im->side, K, &sets[0]);
+    im->u.mlp = has_mlp(s, first);
     SMM_PARALLEL(shares, shares, i, thread,
                  share_state_backward(im, &r, &next, t, share_of(K, i, shares)));
     finish_queries(im);
@@ -216,7 +225,7 @@ static void step_backward(image_state *im, size_t t, int last, const grad_set *s
     const backward_pass pass = {.r = &r,
                                 .d_attention = first ? d_attention : NULL,
                                 .d_likelihood = likelihood ? a->d->log_likelihood[b] : 0,
-                                .prior = t == 0 && a->grads->prior != NULL,
+                                .prior = s->learned_prior || (last && a->grads->prior != NULL),
                                 .at_means = finish_pass_rows(im, &r, &next),
                                 .to_inputs = last || !cached,
                                 .add = !first && !cached};
@@ -241,8 +250,14 @@ static void image_backward(image_state *im, const backward_arguments *a, const g
     const slot_state last = saved_state_before(im, im->steps);
     final_state(im, a->in, b, &last);
     final_backward(im, a->d, b, &sets[0]);
-    for (size_t i = 0; i < steps; i++)
+    for (size_t i = 0; i < steps; i++) {
         step_backward(im, im->steps - 1 - i, i + 1 == steps, sets, a, b);
+        if (i == 0 && s->shared_values && s->cfg->gradient != SMM_GRADIENT_FULL) {
+            /* to the last step the state is a constant, but for its prior */
+            memset(im->back.d_mean, 0, im->slots * s->Dp * sizeof(real));
+            memset(im->back.d_log_std, 0, im->slots * s->Dp * sizeof(real));
+        }
+    }
     initial_backward(im, a->in, b, a->grads);
 }
 

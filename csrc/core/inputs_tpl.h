@@ -2,12 +2,12 @@
  *
  *     Slot Attention   h = LN(x);                 k = W_k h, v = W_v h
  *     SMM, paper       h = MLP(LN(x)) or x;  h = LN(h) if norm_kv;   k = W_k h, v = h
- *     SMM, reference   h = MLP(LN(x)) or x;  h = LN(h);              k = W_k h, v = W_v h
+ *     SMM, reference   h = MLP(LN(x)) or x;  h = LN(h);              k = W_k h, v = W_v h or k
  *     clustering       k = v = x
  *
  * Slot Attention uses keys and values linearly: q . (W_k h) = (W_k' q) . h and
- * sum_n w (W_v h) = W_v sum_n w h. With one head both maps are `folded`: applied to the K slots,
- * where they cost next to nothing, so that the passes over inputs see k = v = h.
+ * sum_n w (W_v h) = W_v sum_n w h. Where slots and heads are few both maps are `folded`: applied to
+ * the K slots, so that the passes over inputs see k = v = h, and each head has rows of its own.
  *
  * Backward recomputes a block, but takes layers of the MLP and keys from the saved state where
  * forward has left them there. */
@@ -52,8 +52,8 @@ typedef struct {
     real *mean_x, *rstd_x;         /* SMM_BLOCK: of the LayerNorm of x */
     real *mean_h, *rstd_h;         /* SMM_BLOCK: of h */
     real *keys;                    /* C */
-    real *v;                       /* D, where values have a map of their own */
-    const real *values;            /* D: v or features */
+    real *v;                       /* P, where values have a map of their own */
+    const real *values;            /* C: v, features or keys */
     real *value_rows;              /* (SMM_BLOCK, Vp), where values are not cached going forward */
     real *density;                 /* (K, SMM_BLOCK): see likelihood_backward; backward */
     real *gamma, *d_gamma, *ratio; /* (heads K, SMM_BLOCK): responsibilities, their gradients */
@@ -175,7 +175,7 @@ static const real *keys_forward(const block_source *f, input_block *b, real *key
     real *save = f->save ? f->save + saved_keys_at(s) : NULL;
     real *to = save && aligned(save) ? save : keys;
     if (s->learned && !s->folded)
-        linear_forward(f->k, s->D, s->F, n, f->p[SMM_TO_K_WEIGHT], bias_of(f, SMM_TO_K_BIAS),
+        linear_forward(f->k, s->P, s->F, n, f->p[SMM_TO_K_WEIGHT], bias_of(f, SMM_TO_K_BIAS),
                        b->features, to, NO_RELU);
     if (save && to != save) memcpy(save, to, s->C * n * sizeof *save);
     return to;
@@ -187,11 +187,13 @@ static const real *inputs_forward(const block_source *f, input_block *b, real *k
     features_forward(f, b, keys);
     b->values = b->features;
     if (s->own_values) {
-        linear_forward(f->k, s->D, s->F, f->n, f->p[SMM_TO_V_WEIGHT], bias_of(f, SMM_TO_V_BIAS),
+        linear_forward(f->k, s->P, s->F, f->n, f->p[SMM_TO_V_WEIGHT], bias_of(f, SMM_TO_V_BIAS),
                        b->features, b->v, NO_RELU);
         b->values = b->v;
     }
-    return keys_forward(f, b, keys);
+    const real *made = keys_forward(f, b, keys);
+    if (s->shared_values) b->values = made;
+    return made;
 }
 
 /* dx (N,I) of the rows from d (I,n), added with `add`. */
@@ -220,21 +222,21 @@ static void map_backward(const block_source *f, input_block *b, size_t weight, s
 }
 
 /* Backward of inputs_forward, whose results are in b: from d_keys and d_values (C,n) to gradients
- * of parameters and, unless dx is NULL, to dx. Both are zero in lanes beyond the real inputs;
- * d_values is overwritten; folded: it is the gradient of both. */
-static void inputs_backward(const block_source *f, input_block *b, const real *d_keys,
-                            real *d_values, const grad_set *g, real *dx, int add) {
+ * of parameters and, unless dx is NULL, to dx. Both are zero in lanes beyond the real inputs, and
+ * overwritten; folded: d_values is the gradient of both. */
+static void inputs_backward(const block_source *f, input_block *b, real *d_keys, real *d_values,
+                            const grad_set *g, real *dx, int add) {
     const smm_sizes *s = f->s;
     const size_t n = f->n;
-    real *d = d_values;  /* gradient of the features: they are the values themselves, */
-    if (s->own_values) { /* or have a map to them */
-        d = b->d_features;
-        map_backward(f, b, SMM_TO_V_WEIGHT, SMM_TO_V_BIAS, s->D, s->F, b->features, d_values, d,
+    const int mapped = s->own_values || s->shared_values;
+    real *d = mapped ? b->d_features : d_values; /* of the features, or values, which they are */
+    if (s->own_values)
+        map_backward(f, b, SMM_TO_V_WEIGHT, SMM_TO_V_BIAS, s->P, s->F, b->features, d_values, d,
                      OVERWRITE, g);
-    }
+    if (s->shared_values) f->k->add(s->C * n, d_values, d_keys);
     if (s->learned && !s->folded)
-        map_backward(f, b, SMM_TO_K_WEIGHT, SMM_TO_K_BIAS, s->D, s->F, b->features, d_keys, d,
-                     ACCUMULATE, g);
+        map_backward(f, b, SMM_TO_K_WEIGHT, SMM_TO_K_BIAS, s->P, s->F, b->features, d_keys, d,
+                     !s->shared_values, g);
     if (!s->learned) f->k->add(s->D * n, d_keys, d);
     if (s->norm_kv)
         f->k->norm_backward(s->F, n, s->input_mlp ? b->h : b->x, n, f->p[SMM_NORM_KV_WEIGHT],

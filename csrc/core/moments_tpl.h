@@ -8,7 +8,8 @@
  *     sum_n w d_w  = sum_d A (V + (m - mu')^2) + dm (m - mu')
  *     d_v[n]       = sum_k w (2 A t + dm)
  *
- * Slot Attention: d_w = dm . v, d_v = sum_k w dm. */
+ * Slot Attention: d_w = dm . v, d_v = sum_k w dm. What its sum over inputs is divided by may be
+ * S + eps, or a constant, which takes sum_n w d_w out of d_gamma. */
 #ifndef SMM_MOMENTS_TPL_H
 #define SMM_MOMENTS_TPL_H
 
@@ -16,7 +17,7 @@
 
 static moment_sums moments_of(const image_state *im, size_t chunk) {
     const smm_sizes *s = im->s;
-    const size_t rows = s->K * s->Vp;
+    const size_t rows = s->stack * s->K * s->Vp;
     moment_sums m = {.sums = im->moments.partials + chunk * im->moments.partial};
     m.extra = m.sums + smm_pad(s->heads * s->K);
     m.m1 = m.sums + im->moments.weights;
@@ -32,9 +33,9 @@ static void block_moments(const image_state *im, const real *gamma, const real *
     const smm_sizes *s = im->s;
     const size_t K = im->slots, n = SMM_BLOCK, Vp = s->Vp;
     if (!s->variance)
-        for (size_t h = 0; h < s->heads; h++)
-            im->k->gemm(K, s->Chp, valid, gamma + h * K * n, n, 1, values + h * s->Chp, Vp,
-                        m->m1 + h * s->Chp, Vp, ACCUMULATE);
+        for (size_t i = 0; i < s->split; i++)
+            im->k->gemm(s->stack * K, s->Chp, valid, gamma + i * K * n, n, 1, values + i * s->Chp,
+                        Vp, m->m1 + i * s->Chp, Vp, ACCUMULATE);
     else if (im->moments.at_points)
         im->k->moments_about(K, valid, Vp, gamma, n, values, Vp, im->moments.point, m->m1, m->m2,
                              Vp);
@@ -58,24 +59,51 @@ static moment_sums sum_moments(const image_state *im, const slot_share *share) {
     const moment_sums total = moments_of(im, 0);
     for (size_t c = 1; c < image_chunks(im); c++) {
         const moment_sums m = moments_of(im, c);
-        im->k->add(size, m.m1 + first, total.m1 + first);
+        for (size_t i = 0; i < im->s->stack; i++) {
+            const size_t at = first + i * im->slots * im->s->Vp;
+            im->k->add(size, m.m1 + at, total.m1 + at);
+        }
         if (total.m2) im->k->add(size, m.m2 + first, total.m2 + first);
     }
     return total;
 }
 
+/* What a mean is multiplied by. */
+static double mean_factor(const smm_sizes *s) {
+    const int scaled = s->dot && s->cfg->update == SMM_UPDATE_SCALED_MEAN;
+    return scaled ? (double)s->cfg->update_slots / (double)s->K : 1;
+}
+
+/* What the sum over inputs is multiplied by for the weighted mean, from the sum of
+ * responsibilities; 0 without any weight. */
+static double mean_scale(const image_state *im, double sum) {
+    const smm_config *c = im->s->cfg;
+    const double count = (double)im->in.n;
+    if (!im->s->dot) return 1 / (sum + weight_eps(im->s) * count);
+    if (c->update == SMM_UPDATE_SUM) return 1;
+    if (c->update == SMM_UPDATE_CONSTANT) return 1 / count;
+    const double weight = sum + (c->eps_in_total ? c->eps : c->eps * count);
+    return weight < (double)WEIGHT_LEAST ? 0 : mean_factor(im->s) / weight;
+}
+
+/* Whether that depends on the sum of responsibilities. */
+static int scale_varies(const smm_sizes *s) {
+    return !s->dot || s->cfg->update <= SMM_UPDATE_SCALED_MEAN;
+}
+
 /* Slot j's weighted mean, head by head, of kinds without variances. The eps of every weight enters
  * through the sums of all values. */
-static void slot_mean(const image_state *im, const moment_sums *t, size_t j, real *m) {
+static void slot_mean(const image_state *im, const moment_sums *t, size_t j, real *means) {
     const smm_sizes *s = im->s;
-    const double eps = weight_eps(s), count = (double)im->in.n;
+    const double eps = weight_eps(s);
     for (size_t h = 0; h < s->heads; h++) {
-        const double scale = 1 / ((double)t->sums[h * im->slots + j] + eps * count);
-        const real *first = t->m1 + j * s->Vp + h * s->Chp;
-        const real *all = im->moments.value_sums + h * s->Chp;
-        for (size_t d = 0, at = h * s->Ch; d < s->Ch; d++, at++) {
-            const real centre = s->learned ? 0 : im->moments.centre[at];
-            m[at] = (real)(centre + (first[d] + eps * all[d]) * scale);
+        const double scale = mean_scale(im, (double)t->sums[h * im->slots + j]);
+        const real *first = t->m1 + head_moments(im, h, j);
+        const real *all = im->moments.value_sums + head_values(im, h);
+        real *m = means + head_channels(im, h, j);
+        for (size_t d = 0; d < s->Ch; d++) {
+            const real centre = s->learned ? 0 : im->moments.centre[d];
+            m[d] = (real)(centre + (first[d] + eps * all[d]) * scale);
         }
     }
 }
@@ -96,7 +124,7 @@ static int slot_moments(image_state *im, const slot_state *r, const moment_sums 
         return 1;
     }
     if (!s->variance) {
-        slot_mean(im, t, j, m);
+        slot_mean(im, t, j, r->m);
         return 1;
     }
     return im->k->mean_variance(Vp, (double)t->sums[j], weight_eps(s), (double)im->in.n,
@@ -124,21 +152,22 @@ static void variance_backward(image_state *im, const slot_state *r, const slot_s
     }
 }
 
-/* Constants of slot j's head h for the pass over inputs, without variances; returns sum_n w d_w. */
+/* Constants of slot j's head h for the pass over inputs, without variances; returns sum_n w d_w, or
+ * 0 where what the sum is divided by is a constant. S: mean_scale, or 0. */
 static real mean_constants(image_state *im, const slot_state *r, size_t j, size_t h, real S) {
     const smm_sizes *s = im->s;
-    const size_t at = j * s->Cp;
+    const size_t at = head_channels(im, h, j);
     const real *restrict dm = (s->folded ? im->back.d_folded : im->back.dm) + at;
     const real *restrict centre = im->moments.centre, *restrict m = r->m + at;
     real *restrict linear = im->back.linear + at;
     real *restrict slope = im->back.value_slope + at, *restrict constant =
                                                           im->back.value_const + at;
     real sum = 0;
-    for (size_t d = h * s->Ch; d < (h + 1) * s->Ch; d++) {
-        linear[d] = dm[d], slope[d] = 0, constant[d] = dm[d] * S;
+    for (size_t d = 0; d < s->Ch; d++) {
+        linear[d] = S > 0 ? dm[d] : 0, slope[d] = 0, constant[d] = dm[d] * S;
         sum += dm[d] * (m[d] - centre[d]);
     }
-    return sum;
+    return scale_varies(s) ? sum / (real)mean_factor(s) : 0;
 }
 
 /* The same with variances. Values are centred at the shared point or, with at_means, at the slots'
@@ -170,16 +199,21 @@ static real variance_constants(image_state *im, const slot_state *r, const slot_
     return sum;
 }
 
-/* Constants of slot j for the gradients of the keys. */
+/* Constants of row j of the queries for the gradients of the keys. */
 static void key_constants(image_state *im, size_t j) {
     const smm_sizes *s = im->s;
     const e_step *e = &im->e;
     const size_t at = j * s->Cp;
+    if (s->dot) {
+        for (size_t d = 0; d < s->C; d++) im->back.key_slope[at + d] = e->q[at + d] * e->factor;
+        memset(im->back.key_const + at, 0, s->C * sizeof(real));
+        return;
+    }
     const real *restrict q = e->q + at, *restrict scale = e->scale + at;
     real *restrict slope = im->back.key_slope + at, *restrict constant = im->back.key_const + at;
     for (size_t d = 0; d < s->C; d++) {
-        slope[d] = s->dot ? q[d] * e->factor : 2 * e->factor * scale[d] * scale[d];
-        constant[d] = s->dot ? 0 : -slope[d] * q[d];
+        slope[d] = 2 * e->factor * scale[d] * scale[d];
+        constant[d] = -slope[d] * q[d];
     }
 }
 
@@ -188,21 +222,19 @@ static void key_constants(image_state *im, size_t j) {
 static int pass_rows(image_state *im, const slot_state *r, const slot_state *next,
                      const slot_share *share, int at_means) {
     const smm_sizes *s = im->s;
-    const real eps = (real)weight_eps(s), count = (real)im->in.n;
     int far = 0;
     for (size_t j = share->begin; j < share->begin + share->count; j++) {
         for (size_t h = 0; h < s->heads; h++) {
             const size_t i = h * im->slots + j;
-            const real weight = r->sums[i] + eps * count;
             const int empty = is_empty(im, r->sums, j); /* all is 0 then */
-            const real S = im->back.a[i] = weight > 0 && !empty ? 1 / weight : 1;
+            const real S = empty ? 1 : (real)mean_scale(im, (double)r->sums[i]);
             const real sum = s->variance ? variance_constants(im, r, next, j, S, at_means, &far)
                                          : mean_constants(im, r, j, h, S);
+            im->back.a[i] = S > 0 ? S : 1;
             im->back.c[i] = -sum * S;
         }
-        key_constants(im, j);
-        if (s->variance && !s->reference && !s->cfg->uniform_prior)
-            im->back.c[j] += im->back.d_prior[j] / count;
+        for (size_t i = 0; i < s->stack; i++) key_constants(im, i * im->slots + j);
+        if (s->learned_prior) im->back.c[j] += im->back.d_prior[j] / (real)im->in.n;
     }
     return far;
 }
@@ -219,7 +251,7 @@ static int finish_pass_rows(image_state *im, const slot_state *r, const slot_sta
     for (size_t j = 0; j < K; j++) at_means |= im->moments.inexact[j] != 0;
     if (at_means) pass_rows(im, r, next, &all, 1);
     if (im->e.centred) memset(w->key_const, 0, K * Cp * sizeof(real)); /* keys: at the queries */
-    for (size_t j = 0; j < K; j++)
+    for (size_t j = 0; j < s->stack * K; j++)
         for (size_t d = 0; d < s->C; d++) {
             const size_t at = j * Cp + d;
             const real moved = at_means ? w->value_slope[at] * w->point[at] : 0;
@@ -236,9 +268,9 @@ static void weights_backward(const image_state *im, const real *values, int at_m
     const backward_work *w = &im->back;
     const size_t K = im->slots, n = SMM_BLOCK, Cp = s->Cp, Ch = s->Ch;
     if (!s->variance)
-        for (size_t h = 0; h < s->heads; h++)
-            im->k->gemm(K, n, Ch, w->linear + h * Ch, Cp, 1, values + h * Ch * n, n,
-                        b->d_gamma + h * K * n, n, OVERWRITE);
+        for (size_t i = 0; i < s->split; i++)
+            im->k->gemm(s->stack * K, n, Ch, w->linear + i * Ch, Cp, 1, values + i * Ch * n, n,
+                        b->d_gamma + i * K * n, n, OVERWRITE);
     else if (at_means)
         im->k->quad_about(K, s->D, n, values, n, w->d_variance, w->linear, w->point, Cp, b->d_gamma,
                           n);
@@ -252,9 +284,9 @@ static void values_backward(const image_state *im, const real *values, int at_me
     const backward_work *w = &im->back;
     const size_t K = im->slots, n = SMM_BLOCK, Cp = s->Cp, Ch = s->Ch;
     if (!s->variance)
-        for (size_t h = 0; h < s->heads; h++)
-            im->k->gemm(Ch, n, K, w->value_const + h * Ch, 1, Cp, b->gamma + h * K * n, n,
-                        d_values + h * Ch * n, n, ACCUMULATE);
+        for (size_t i = 0; i < s->split; i++)
+            im->k->gemm(Ch, n, s->stack * K, w->value_const + i * Ch, 1, Cp, b->gamma + i * K * n,
+                        n, d_values + i * Ch * n, n, ACCUMULATE);
     else if (at_means)
         im->k->spread_about(K, s->D, n, b->gamma, n, values, n, w->value_slope, w->value_const,
                             w->point, Cp, d_values, n);

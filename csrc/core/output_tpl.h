@@ -17,7 +17,7 @@ static void means_at_inputs(image_state *im, const int64_t *indices, size_t firs
     const block_source f = {im->k, s, im->p, &rows, 0, n, NULL, NULL};
     inputs_forward(&f, b, b->keys);
     if (s->folded) {
-        linear_forward(im->k, s->D, s->C, n, im->p[SMM_TO_V_WEIGHT], bias_of(&f, SMM_TO_V_BIAS),
+        linear_forward(im->k, s->P, s->C, n, im->p[SMM_TO_V_WEIGHT], bias_of(&f, SMM_TO_V_BIAS),
                        b->features, b->v, NO_RELU);
         b->values = b->v;
     }
@@ -41,8 +41,10 @@ static void initial_state(image_state *im, const call_inputs *in, size_t b, cons
     memset(im->states, 0, s->states * s->state * sizeof(real)); /* the saved state's every bit */
     slots_in(im, initial_means(im, in, b), r->mean);
     if (s->variance) slots_in(im, in->log_std + b * s->K * s->D, r->log_std);
-    for (size_t j = 0; j < im->slots; j++)
-        r->prior[j] = in->prior ? in->prior[b * s->K + im->active[j]] : 1 / (real)im->slots;
+    for (size_t j = 0; j < im->slots; j++) {
+        const real prior = in->prior ? in->prior[b * s->K + im->active[j]] : 1 / (real)im->assigned;
+        r->prior[j] = is_assigned(im, j) ? prior : 0;
+    }
 }
 
 /* Gradient of an initial array (K,D), to the caller's `to`, or nowhere if NULL: the active slots'
@@ -62,8 +64,8 @@ static void initial_backward(image_state *im, const call_inputs *in, size_t b,
                              const call_grads *grads) {
     const smm_sizes *s = im->s;
     const size_t at = b * s->K * s->D;
-    const int full = s->cfg->gradient == SMM_GRADIENT_FULL;
-    const int implicit = s->cfg->gradient == SMM_GRADIENT_IMPLICIT;
+    const int mode = s->cfg->gradient, implicit = mode == SMM_GRADIENT_IMPLICIT;
+    const int full = mode == SMM_GRADIENT_FULL || mode == SMM_GRADIENT_BILEVEL || s->shared_values;
     real *d_mean = grads->mean ? grads->mean + at : NULL;
     real *d_log_std = s->variance && grads->log_std ? grads->log_std + at : NULL;
     if (d_mean && in->indices) memset(d_mean, 0, s->K * s->D * sizeof *d_mean);
@@ -73,8 +75,9 @@ static void initial_backward(image_state *im, const call_inputs *in, size_t b,
     if (!s->variance || !grads->prior) return;
     real *d_prior = grads->prior + b * s->K;
     memset(d_prior, 0, s->K * sizeof *d_prior);
-    for (size_t j = 0; j < im->slots && !implicit; j++)
-        d_prior[im->active[j]] = full ? im->back.d_prior[j] : im->out.d_prior[j];
+    for (size_t j = 0; j < im->slots && (full || !implicit); j++)
+        if (is_assigned(im, j))
+            d_prior[im->active[j]] = full ? im->back.d_prior[j] : im->out.d_prior[j];
 }
 
 /* Whether slots are a map of the state. */

@@ -1,7 +1,7 @@
 /* params_tpl.h - parameters as products read them, packed once a call; gradients of a group.
  *
  * Templates are included by engine_f32.c and engine_f64.c with these defined: real; LOG, its
- * logarithm; KERNELS and KERNELS_GET, its table of kernels. */
+ * logarithm, ERF, its error function; KERNELS and KERNELS_GET, its table of kernels. */
 #ifndef SMM_PARAMS_TPL_H
 #define SMM_PARAMS_TPL_H
 
@@ -48,17 +48,19 @@ static void copy_rows(size_t rows, size_t width, const real *X, size_t ldx, real
 /* Weights are packed in shares of their lanes, so that threads have equal work. */
 #define PACK_SHARES 4
 
-/* Strips of W' of a parameter W (out,in): one share. */
+/* Strips of W' of a parameter W (out,in), by head of each head's outputs: one share. */
 static void pack_to_out(const KERNELS *k, const smm_layout *l, const real *W, real *to,
                         size_t share) {
     const size_t in = l->in / l->in_parts, out = l->out / l->out_parts, outp = smm_pad(out);
+    const size_t product = l->by_head ? outp : l->outp; /* lanes of one */
     for (size_t part = 0; part < l->in_parts; part++, to += in * l->outp)
         for (size_t lane = share * SMM_LANES; lane < l->outp; lane += PACK_SHARES * SMM_LANES) {
             const size_t first = lane % outp, valid = smm_min(SMM_LANES, out - first);
-            const size_t strip = lane / SMM_STRIP * SMM_STRIP;
+            const size_t strip = lane % product / SMM_STRIP * SMM_STRIP;
+            const size_t at = lane - lane % product + strip;
             const real *from = W + (lane / outp * out + first) * l->in + part * in;
-            k->transpose_in(valid, in, SMM_LANES, from, l->in, NULL, to + strip * in + lane - strip,
-                            smm_min(SMM_STRIP, l->outp - strip));
+            k->transpose_in(valid, in, SMM_LANES, from, l->in, NULL, to + at * in + lane - at,
+                            smm_min(SMM_STRIP, product - strip));
         }
 }
 

@@ -31,7 +31,7 @@ static const real *make_block(const image_state *im, size_t i, input_block *b) {
 static void value_rows(const image_state *im, size_t i, const input_block *b, real *rows) {
     const smm_sizes *s = im->s;
     const size_t n = SMM_BLOCK, valid = smm_min(n, im->in.n - i * n);
-    for (size_t h = 0; h < s->heads; h++)
+    for (size_t h = 0; h < s->split; h++)
         im->k->transpose_out(valid, s->Ch, s->Chp, b->values + h * s->Ch * n, n,
                              im->moments.centre + h * s->Ch, rows + h * s->Chp, s->Vp);
 }

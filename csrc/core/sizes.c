@@ -10,17 +10,28 @@ static void place(smm_layout *l, const smm_sizes *s, size_t param) {
     case SMM_TO_K_BIAS:
     case SMM_TO_V_WEIGHT:
     case SMM_TO_V_BIAS:
-        l->of_slots = s->folded;
+        l->of_slots = l->by_head = s->folded;
         l->recomputed = 1;
+        l->out_parts = s->stack;
         break;
     case SMM_TO_Q_WEIGHT:
-    case SMM_TO_Q_BIAS: l->of_slots = l->recomputed = 1; break;
+    case SMM_TO_Q_BIAS:
+        l->of_slots = l->recomputed = 1;
+        l->out_parts = s->stack;
+        break;
+    case SMM_COMBINE_HEADS_WEIGHT:
+        l->of_slots = l->recomputed = 1;
+        l->in_parts = s->stack;
+        break;
+    case SMM_COMBINE_HEADS_BIAS: l->of_slots = l->recomputed = 1; break;
     case SMM_NORM_SLOTS_WEIGHT:
     case SMM_NORM_SLOTS_BIAS:
         l->of_slots = 1;
         if (s->variance) l->out_parts = 2;
         break;
     case SMM_GRU_WEIGHT_IH:
+        l->in_parts = s->combined ? 1 : s->stack;
+        /* fall through */
     case SMM_GRU_WEIGHT_HH:
     case SMM_GRU_BIAS_IH:
     case SMM_GRU_BIAS_HH:
@@ -81,25 +92,34 @@ static void choose_forms(smm_sizes *s, const smm_config *c) {
     s->input_norm = s->dot || s->input_mlp;
     s->norm_kv = s->reference || (c->kind == SMM_SLOT_MIXTURE && c->norm_kv);
     s->slot_norm = s->reference || (c->kind == SMM_SLOT_MIXTURE && c->slot_norm);
-    /* Multiplications of an input: 2 T K I with the maps applied to slots, 2 I D + 2 T K D without.
-     * T is taken as 4, so that the number of steps does not decide which roundings a step has. */
-    s->folded =
-        s->dot && c->heads == 1 && (s->I <= s->D || 4 * s->K * (s->I - s->D) <= s->I * s->D);
-    s->own_values = (s->dot && !s->folded) || s->reference;
+    s->norm_hidden = s->reference || (s->learned && c->norm_hidden);
+    s->combined = s->dot && c->combine_heads;
+    s->shared_values = s->reference && c->fair;
+    s->update_masked = s->learned && c->update_masked;
+    s->learned_prior = s->variance && (s->reference ? c->fair : !c->uniform_prior);
+    /* Multiplications of an input: 2 T K heads I with the maps applied to slots, 2 I P + 2 T K P
+     * without. T is taken as 2, so that the number of steps does not decide which roundings a step
+     * has; with 3 steps the former is the faster up to there, forward and backward. */
+    s->folded = s->dot && 2.0 * (double)s->K * ((double)(s->heads * s->I) - (double)s->P) <=
+                              (double)s->I * (double)s->P;
+    s->stack = s->folded ? s->heads : 1;
+    s->split = s->heads / s->stack;
+    s->own_values = (s->dot && !s->folded) || (s->reference && !c->fair);
 }
 
 static void pad_widths(smm_sizes *s) {
     s->F = s->input_mlp ? s->D : s->I;
-    s->C = s->folded ? s->I : s->D;
-    s->Ch = s->C / s->heads;
+    s->C = s->folded ? s->I : s->P;
+    s->Ch = s->C / s->split;
     s->Dp = smm_pad(s->D), s->Ip = smm_pad(s->I), s->Hp = smm_pad(s->H), s->Fp = smm_pad(s->F);
-    s->Cp = smm_pad(s->C), s->Chp = smm_pad(s->Ch), s->Vp = s->heads * s->Chp;
+    s->Cp = smm_pad(s->C), s->Chp = smm_pad(s->Ch), s->Vp = s->split * s->Chp;
+    s->Qp = s->stack * smm_pad(s->P / s->stack), s->Mp = s->combined ? s->Dp : s->Qp;
 }
 
 /* Whether sizes of arrays overflow. */
 static int overflows(const smm_sizes *s) {
-    const size_t widest = smm_max(smm_max(s->I, s->H), 4 * s->D) + SMM_LANES;
-    const size_t row = 8 * s->Dp + s->Hp + s->Cp + 8;
+    const size_t widest = smm_max(smm_max(s->I, s->H), 4 * smm_max(s->D, s->P)) + SMM_LANES;
+    const size_t row = 8 * s->Dp + s->Hp + s->stack * s->Cp + s->Qp + 8;
     if (s->N > (size_t)-1 - SMM_BLOCK || smm_too_big(s->N + SMM_BLOCK, widest)) return 1;
     return smm_too_big(s->B, (s->N + SMM_BLOCK) * widest) || s->K > ((size_t)1 << 20) ||
            smm_too_big(s->K * s->heads, s->B) || smm_too_big(s->T + 2, s->B * s->K * row);
@@ -126,7 +146,7 @@ static void lay_out_saved(smm_sizes *s) {
     const size_t block = block_layers(s);
     const size_t most = block && s->blocks <= SMALL / block ? MOST_OF_SMALL : MOST;
     s->states = s->steps_back + 1;
-    s->state = (3 * s->Dp + s->Cp) * s->K + smm_pad(s->K) + smm_pad(s->heads * s->K);
+    s->state = (3 * s->Dp + s->stack * s->Cp) * s->K + smm_pad(s->K) + smm_pad(s->heads * s->K);
     s->update = s->learned ? (5 * s->Dp + s->Hp) * s->K : 0;
     s->saved_head = s->states * s->state + s->Cp + SMM_LANES + s->steps_back * s->update;
     s->saved_block = block && s->B * s->blocks <= most / block ? block : 0;
@@ -143,12 +163,13 @@ smm_status smm_sizes_init(smm_sizes *s, const smm_config *c, const smm_dims *dim
     s->cfg = c;
     s->B = dims->batch, s->N = dims->inputs, s->K = dims->slots;
     s->D = c->dim, s->I = c->input_dim, s->H = c->hidden_dim, s->heads = c->heads;
+    s->P = smm_qkv_width(c);
     s->W = smm_slot_width(c);
     choose_forms(s, c);
     s->T = dims->iters + (size_t)s->reference;
     pad_widths(s);
     if (overflows(s)) return SMM_ERR_DIMS;
-    s->steps_back = c->gradient == SMM_GRADIENT_FULL ? s->T : 1;
+    s->steps_back = c->gradient == SMM_GRADIENT_FULL || s->shared_values ? s->T : 1;
     s->pending_rows = smm_max(128, 2 * s->K);
     for (size_t i = 0; i < SMM_PARAMS; i++) s->layout[i] = layout_of(s, i);
     split_work(s);

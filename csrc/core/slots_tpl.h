@@ -81,6 +81,43 @@ static void slots_weight_backward(const slots_side *c, size_t weight, const slot
     if (share->begin == 0) q->next = q->rows + share->all;
 }
 
+/* A map that each head has of its own, of K rows of each: head h's part of Y's columns is its rows
+ * of X, `stride` further on than those of the head before, times its rows of W', plus b. */
+static void heads_forward(const slots_side *c, size_t weight, size_t bias, size_t K, const real *X,
+                          size_t ldx, size_t stride, real *Y, size_t ldy) {
+    const packed_param *w = &c->w[weight];
+    const smm_layout *l = &w->layout;
+    const size_t outp = l->outp / l->out_parts;
+    const real *b = bias == NO_PARAM ? NULL : c->w[bias].row;
+    for (size_t h = 0; h < l->out_parts; h++)
+        c->k->rows_linear(K, outp, l->in, X + h * stride, ldx, w->to_out + h * l->in * outp,
+                          b ? b + h * outp : NULL, Y + h * outp, ldy, OVERWRITE, NO_RELU);
+}
+
+/* dX = dY W of each head. */
+static void heads_input_backward(const slots_side *c, size_t weight, size_t K, const real *dY,
+                                 size_t ldy, real *dX, size_t ldx, size_t stride) {
+    const packed_param *w = &c->w[weight];
+    const smm_layout *l = &w->layout;
+    const size_t out = l->out / l->out_parts, outp = smm_pad(out);
+    for (size_t h = 0; h < l->out_parts; h++)
+        c->k->rows_linear(K, l->inp, out, dY + h * outp, ldy, w->to_in + h * out * l->inp, NULL,
+                          dX + h * stride, ldx, OVERWRITE, NO_RELU);
+}
+
+/* gW += dY' X of each head, left pending. */
+static void heads_weight_backward(const slots_side *c, size_t weight, const slot_share *share,
+                                  const real *X, size_t ldx, size_t stride, const real *dY,
+                                  size_t ldy) {
+    pending_product *q = &c->pending[weight];
+    const smm_layout *l = &c->w[weight].layout;
+    const size_t first = q->rows + share->begin, ld = l->out_parts * l->inp;
+    for (size_t h = 0; h < l->out_parts; h++)
+        copy_rows(share->count, l->inp, X + h * stride, ldx, q->x + first * ld + h * l->inp, ld);
+    copy_rows(share->count, l->outp, dY, ldy, q->dy + first * l->outp, l->outp);
+    if (share->begin == 0) q->next = q->rows + share->all;
+}
+
 /* Both: dX (+)= dY W, and the gradient of W left pending. */
 static void slots_linear_backward(const slots_side *c, size_t weight, const slot_share *share,
                                   const real *X, size_t ldx, const real *dY, size_t ldy, real *dX,
@@ -102,10 +139,11 @@ static void flush_part(const slots_side *c, const grad_set *g, size_t param, siz
     const smm_layout *l = &c->w[param].layout;
     const size_t out = l->out / l->out_parts, outp = smm_pad(out);
     const size_t begin = smm_part(out, part, parts), rows = smm_part(out, part + 1, parts) - begin;
+    const size_t stride = l->by_head ? l->inp : 0, ld = l->by_head ? l->out_parts * l->inp : l->inp;
     if (!q->rows) return;
     for (size_t o = 0; o < l->out_parts; o++)
-        c->k->gemm(rows, l->inp, q->rows, q->dy + o * outp + begin, 1, l->outp, q->x, l->inp,
-                   g->at[param] + (o * out + begin) * l->inp, l->inp, q->summed);
+        c->k->gemm(rows, l->inp, q->rows, q->dy + o * outp + begin, 1, l->outp, q->x + o * stride,
+                   ld, g->at[param] + (o * out + begin) * l->inp, l->inp, q->summed);
 }
 
 #define FLUSH_PARTS 4

@@ -13,18 +13,20 @@
 typedef struct {
     real *mean, *log_std; /* (K,Dp) */
     real *prior;          /* K */
-    real *m;              /* (K,Cp): weighted mean; of a Gaussian mixture minus the centre */
-    real *variance;       /* (K,Dp): about m; of the last state: the module's output */
-    real *sums;           /* (heads, slots): sums of the responsibilities */
+    real *m;        /* (stack, K, Cp): weighted mean; of a Gaussian mixture minus the centre */
+    real *variance; /* (K,Dp): about m; of the last state: the module's output */
+    real *sums;     /* (heads, slots): sums of the responsibilities */
 } slot_state;
 
 /* What the E step needs of a state: see queries_forward. */
 typedef struct {
     real *cat, *normed; /* (K,2Dp): [mean, log_std] and its LayerNorm; Slot Attention (K,Dp) */
     real *norm_mean, *norm_rstd; /* K */
-    real *q_rows;                /* folded: (K,Dp), the query before W_k' is applied */
-    real *q, *scale, *shift;     /* (K,Cp): query, e^{-log_std}, -q scale */
-    real *base, *base_density;   /* K: constants of the logits, of log prior + log density */
+    real *q_rows;                /* folded: (K,Qp), the query before W_k' is applied */
+    real *q;                     /* (stack, slots, Cp): query */
+    real *scale, *shift;         /* (K,Cp): e^{-log_std}, -q scale */
+    real *base;                  /* (heads, slots): constants of the logits */
+    real *base_density;          /* K: of log prior + log density */
     real *largest;               /* K: the largest |q scale| of some slots; else 0 */
     real factor;                 /* of distances or products in the logits */
     int exact;                   /* q scale is so large that x scale + shift would cancel */
@@ -35,7 +37,9 @@ typedef struct {
 typedef struct {
     real *gates_in, *gates_hidden; /* 3 Dp: W_ih m + b_ih, W_hh hidden + b_hh */
     real *gru;         /* 5 Dp: residuals of the kernel gru, whose output h comes last */
-    real *hidden;      /* Hp: ReLU(W_1 LN(h) + b_1) */
+    int mlp;           /* whether this step has the MLP */
+    real *hidden;      /* Hp: ReLU(W_1 LN(h) + b_1), or what a GELU is taken of */
+    real *activated;   /* Hp: the GELU, then its gradient; else hidden */
     real *normed;      /* Dp: LN(h) */
     real *mean, *rstd; /* K: of the LayerNorm */
     real *d_gates_in, *d_gates_hidden, *d_hidden, *d_normed; /* gradients */
@@ -52,11 +56,12 @@ typedef struct {
 
 /* What the M step sums over inputs: one for each chunk, and their sum in the first. */
 typedef struct {
-    real *sums;    /* (heads, slots): of responsibilities; backward R0, of the logits' gradients */
-    real *extra;   /* slots: backward, what log prior gets beside R0; mixtures only */
-    real *m1, *m2; /* (slots, Vp): first and second moments; Slot Attention has no second */
-    real *values;  /* 2 Vp: sums of values and of their squares, in the first step */
-    real *loglik;  /* 1 */
+    real *sums;   /* (heads, slots): of responsibilities; backward R0, of the logits' gradients */
+    real *extra;  /* slots: backward, what log prior gets beside R0; mixtures only */
+    real *m1;     /* (stack, slots, Vp): first moments */
+    real *m2;     /* (slots, Vp): second moments; not of Slot Attention */
+    real *values; /* 2 Vp: sums of values and of their squares, in the first step */
+    real *loglik; /* 1 */
 } moment_sums;
 
 /* The M step. Moments are centred at a point amid the values that all slots share; where that
@@ -86,12 +91,16 @@ typedef struct {
     real *d_mean, *d_log_std,
         *d_prior;               /* of the state: after the step, then before it; d_prior K */
     real *d_state;              /* of the GRU's hidden state, then of the mean */
-    real *dm;                   /* of the weighted mean that the update takes */
+    real *dm;                   /* (K,Qp): of the weighted means of all heads */
+    real *d_combined;           /* and of their output map, which the update takes */
     real *d_variance;           /* (K,Cp): of the variance, A in docs/math.md */
-    real *d_folded;             /* (K,Cp): folded: of m, then of the query */
-    real *d_q, *d_ls, *d_base;  /* of query, log standard deviation; folded: K, of base */
+    real *d_folded;             /* (stack, slots, Cp): folded: of m, then of the query */
+    real *d_q;                  /* (K,Qp): of the query */
+    real *d_ls;                 /* of the log standard deviation */
+    real *d_base;               /* (heads, slots): folded: of base */
     real *d_cat, *d_out_hidden; /* (K,2Dp): of e.cat or e.normed; (K, pad(2H)) */
-    /* Constants of the pass over inputs: coefficients of quadratics in values and keys, (K,Cp). */
+    /* Constants of the pass over inputs: coefficients of quadratics in values and keys, (stack,
+     * slots, Cp). */
     real *linear;                    /* d_gamma from values: d_variance t^2 + linear t */
     real *value_slope, *value_const; /* d_values: sum_k gamma (slope t + const) */
     real *key_slope, *key_const;     /* d_keys: sum_k d_logits (slope t + const) */
@@ -112,8 +121,10 @@ typedef struct {
 
     input_rows in;
     size_t *index, *active; /* lists of real inputs and active slots */
-    size_t slots;           /* active ones */
-    size_t steps;           /* done: T, or fewer with a tolerance */
+    uint8_t *unassigned; /* of those, whether no input is assigned; or NULL: masked, but updated */
+    size_t slots;        /* active ones */
+    size_t assigned;     /* of those, to which inputs are assigned */
+    size_t steps;        /* done: T, or fewer with a tolerance */
 
     real *states;      /* (s->states, s->state) */
     real *save;        /* forward: where the saved state goes; NULL where no backward follows */
@@ -122,7 +133,8 @@ typedef struct {
     e_step e;
     moment_work moments;
     update_work u;
-    real *mapped; /* folded: (K,Dp), W_v m + b_v */
+    real *mapped;   /* folded: (K,Qp), W_v m + b_v */
+    real *combined; /* heads with an output map: (K,Dp), that of mapped or m */
     output_work out;
     input_cache cache;
     backward_work back;
@@ -130,13 +142,14 @@ typedef struct {
 
 static void layout_block(input_block *b, const smm_sizes *s, int backward, smm_arena *arena) {
     const size_t n = SMM_BLOCK, gammas = s->heads * s->K;
-    const size_t widest = smm_max(smm_max(s->Ip, s->Hp), smm_max(s->Vp, s->Fp)) + SMM_LANES;
+    const size_t widest =
+        smm_max(smm_max(s->Ip, s->Hp), smm_max(s->Vp, smm_max(s->Cp, s->Fp))) + SMM_LANES;
     b->x = CARVE(s->I * n), b->x_normed = CARVE(s->I * n);
     b->layers = s->input_mlp ? CARVE((s->H + s->F) * n) : NULL;
     b->h_normed = s->norm_kv ? CARVE(s->F * n) : NULL;
     b->mean_x = CARVE(n), b->rstd_x = CARVE(n), b->mean_h = CARVE(n), b->rstd_h = CARVE(n);
     b->keys = CARVE(s->C * n);
-    b->v = s->own_values || s->folded ? CARVE(s->D * n) : NULL;
+    b->v = s->own_values || s->folded ? CARVE(s->P * n) : NULL;
     b->gamma = CARVE(gammas * n), b->d_gamma = CARVE(gammas * n);
     b->lse = CARVE(n), b->ones = CARVE(n), b->discarded = CARVE(gammas);
     b->rows = CARVE(widest * n);
@@ -154,13 +167,13 @@ static void layout_e_step(e_step *e, const smm_sizes *s, smm_arena *arena) {
     const size_t K = s->K, c = K * s->Dp, r = K * s->Cp;
     e->cat = CARVE(2 * c), e->normed = CARVE(2 * c);
     e->norm_mean = CARVE(K), e->norm_rstd = CARVE(K);
-    e->q_rows = s->folded ? CARVE(c) : NULL;
-    e->q = CARVE(r), e->scale = CARVE(r), e->shift = CARVE(r);
-    e->base = CARVE(K), e->base_density = CARVE(K), e->largest = CARVE(K);
+    e->q_rows = s->folded ? CARVE(K * s->Qp) : NULL;
+    e->q = CARVE(s->stack * r), e->scale = CARVE(r), e->shift = CARVE(r);
+    e->base = CARVE(s->heads * K), e->base_density = CARVE(K), e->largest = CARVE(K);
 }
 
 static void layout_moments(moment_work *m, const smm_sizes *s, smm_arena *arena) {
-    const size_t rows = (s->dot ? 1 : 2) * s->K + 2;
+    const size_t rows = (s->dot ? s->stack : 2) * s->K + 2;
     m->centre = CARVE(s->Cp), m->minus_centre = CARVE(s->Cp), m->value_sums = CARVE(2 * s->Vp);
     m->weights = smm_pad(s->heads * s->K) + (s->variance ? smm_pad(s->K) : 0);
     m->partial = m->weights + rows * s->Vp + SMM_LANES;
@@ -172,6 +185,7 @@ static void layout_update(update_work *u, const smm_sizes *s, smm_arena *arena) 
     const size_t c = s->K * s->Dp, h = s->K * s->Hp;
     u->gates_in = CARVE(3 * c), u->gates_hidden = CARVE(3 * c), u->gru = CARVE(5 * c);
     u->normed = CARVE(c), u->hidden = CARVE(h), u->mean = CARVE(s->K), u->rstd = CARVE(s->K);
+    u->activated = s->cfg->gelu ? CARVE(h) : u->hidden;
     u->d_gates_in = CARVE(3 * c), u->d_gates_hidden = CARVE(3 * c);
     u->d_hidden = CARVE(h), u->d_normed = CARVE(c);
 }
@@ -198,11 +212,12 @@ static void layout_cache(input_cache *cache, const smm_sizes *s, int backward, s
 }
 
 static void layout_backward(backward_work *b, const smm_sizes *s, smm_arena *arena) {
-    const size_t K = s->K, c = K * s->Dp, r = K * s->Cp, heads = s->heads * K;
+    const size_t K = s->K, c = K * s->Dp, r = s->stack * K * s->Cp, heads = s->heads * K;
     b->d_mean = CARVE(c), b->d_log_std = CARVE(c), b->d_prior = CARVE(K);
-    b->d_state = CARVE(c), b->dm = CARVE(c), b->d_variance = CARVE(r);
-    b->d_folded = s->folded ? CARVE(r) : NULL, b->d_base = s->folded ? CARVE(K) : NULL;
-    b->d_q = CARVE(c), b->d_ls = CARVE(c);
+    b->d_state = CARVE(c), b->dm = CARVE(K * s->Qp), b->d_variance = CARVE(K * s->Cp);
+    b->d_combined = s->combined ? CARVE(c) : NULL;
+    b->d_folded = s->folded ? CARVE(r) : NULL, b->d_base = s->folded ? CARVE(heads) : NULL;
+    b->d_q = CARVE(K * s->Qp), b->d_ls = CARVE(c);
     b->d_cat = CARVE(2 * c), b->d_out_hidden = CARVE(K * smm_pad(2 * s->H));
     b->linear = CARVE(r), b->value_slope = CARVE(r), b->value_const = CARVE(r);
     b->key_slope = CARVE(r), b->key_const = CARVE(r), b->point = CARVE(r);
@@ -215,8 +230,10 @@ static void layout_pending(slots_side *side, const smm_sizes *s, smm_arena *aren
     for (size_t i = 0; i < SMM_PARAMS; i++) {
         const smm_layout l = s->layout[i];
         pending_product q = {NULL, NULL, 0, 0, 0};
-        if (l.rank == 2 && l.of_slots)
-            q.x = CARVE(s->pending_rows * l.inp), q.dy = CARVE(s->pending_rows * l.outp);
+        if (l.rank == 2 && l.of_slots) {
+            q.x = CARVE(s->pending_rows * l.inp * (l.by_head ? l.out_parts : 1));
+            q.dy = CARVE(s->pending_rows * l.outp);
+        }
         if (side->pending) side->pending[i] = q;
     }
 }
@@ -225,8 +242,10 @@ static void layout_image(image_state *im, const smm_sizes *s, int masked, int ba
                          smm_arena *arena) {
     im->index = masked ? smm_carve(arena, s->N, sizeof *im->index) : NULL;
     im->active = smm_carve(arena, s->K, sizeof *im->active);
+    im->unassigned = s->update_masked ? smm_carve(arena, s->K, sizeof *im->unassigned) : NULL;
     im->states = CARVE(s->states * s->state);
-    im->mapped = s->folded ? CARVE(s->K * s->Dp) : NULL;
+    im->mapped = s->folded ? CARVE(s->K * s->Qp) : NULL;
+    im->combined = s->combined ? CARVE(s->K * s->Dp) : NULL;
     layout_e_step(&im->e, s, arena);
     layout_moments(&im->moments, s, arena);
     layout_update(&im->u, s, arena);
@@ -242,7 +261,7 @@ static e_step e_step_of(const smm_sizes *s, const e_step *all, size_t j) {
     e_step e = *all;
     const size_t ld = s->dot ? s->Dp : 2 * s->Dp, r = j * s->Cp;
     e.cat += j * ld, e.normed += j * ld, e.norm_mean += j, e.norm_rstd += j;
-    if (s->folded) e.q_rows += j * s->Dp;
+    if (s->folded) e.q_rows += j * s->Qp;
     e.q += r, e.scale += r, e.shift += r, e.base += j, e.base_density += j, e.largest += j;
     return e;
 }
@@ -251,13 +270,16 @@ static update_work update_of(const smm_sizes *s, const update_work *all, size_t 
     update_work u = *all;
     const size_t c = j * s->Dp, h = j * s->Hp;
     u.gates_in += 3 * c, u.gates_hidden += 3 * c, u.gru += 5 * c;
-    u.hidden += h, u.normed += c, u.mean += j, u.rstd += j;
+    u.hidden += h, u.activated += h, u.normed += c, u.mean += j, u.rstd += j;
     u.d_gates_in += 3 * c, u.d_gates_hidden += 3 * c, u.d_hidden += h, u.d_normed += c;
     return u;
 }
 
 /* What is added to every weight, and to every variance. */
-static double weight_eps(const smm_sizes *s) { return s->reference ? 0 : s->cfg->eps; }
+static double weight_eps(const smm_sizes *s) {
+    const int mean = s->cfg->update <= SMM_UPDATE_SCALED_MEAN && !s->cfg->eps_in_total;
+    return s->reference || (s->dot && !mean) ? 0 : s->cfg->eps;
+}
 static double variance_floor(const smm_sizes *s) {
     return s->reference ? s->cfg->eps : s->cfg->var_floor;
 }
@@ -265,7 +287,7 @@ static double variance_floor(const smm_sizes *s) {
 static slot_state state_at(const image_state *im, size_t i) {
     const size_t K = im->s->K, c = K * im->s->Dp;
     real *at = im->states + i * im->s->state;
-    real *m = at + 3 * c, *prior = m + K * im->s->Cp;
+    real *m = at + 3 * c, *prior = m + im->s->stack * K * im->s->Cp;
     const slot_state r = {.mean = at,
                           .log_std = at + c,
                           .variance = at + 2 * c,
@@ -298,6 +320,26 @@ static size_t chunk_begin(const image_state *im, size_t chunk) {
 static real mean_shift(const image_state *im, const slot_state *r, const slot_state *next,
                        size_t i) {
     return im->s->learned ? r->m[i] - next->mean[i] : 0;
+}
+
+/* From one head's rows to the next's, where each has rows of its own. */
+static size_t head_stride(const image_state *im) { return im->slots * im->s->Cp; }
+
+/* Where head h of slot j begins: in rows of channels (stack, slots, Cp), in moments (stack, slots,
+ * Vp) and in a row of values. */
+static size_t head_channels(const image_state *im, size_t h, size_t j) {
+    return im->s->folded ? (h * im->slots + j) * im->s->Cp : j * im->s->Cp + h * im->s->Ch;
+}
+static size_t head_moments(const image_state *im, size_t h, size_t j) {
+    return im->s->folded ? (h * im->slots + j) * im->s->Vp : j * im->s->Vp + h * im->s->Chp;
+}
+static size_t head_values(const image_state *im, size_t h) {
+    return im->s->folded ? 0 : h * im->s->Chp;
+}
+
+/* Whether inputs are assigned to active slot j. */
+static int is_assigned(const image_state *im, size_t j) {
+    return !im->unassigned || !im->unassigned[j];
 }
 
 /* Whether slot j has no weight to speak of, as can be in clustering with eps = 0: it keeps its
@@ -338,9 +380,13 @@ static void open_image(image_state *im, const call_inputs *in, size_t b) {
     if (mask)
         for (size_t i = 0; i < s->N; i++)
             if (mask[i]) im->index[im->in.n++] = i;
-    im->slots = 0;
-    for (size_t j = 0; j < s->K; j++)
-        if (!slot_mask || slot_mask[j]) im->active[im->slots++] = j;
+    im->slots = im->assigned = 0;
+    for (size_t j = 0; j < s->K; j++) {
+        const int active = !slot_mask || slot_mask[j];
+        im->assigned += (size_t)active;
+        if (im->unassigned) im->unassigned[j] = !active;
+        if (active || im->unassigned) im->active[im->slots++] = j;
+    }
     im->moments.at_points = 0;
     open_floor(im, in->var_floor ? in->var_floor + b * s->D : NULL);
     memset(im->cache.made, 0, s->blocks * sizeof *im->cache.made);

@@ -6,7 +6,7 @@
  * Dimensions everywhere:
  *
  *     B images   N inputs of an image   K slots   D slot width (dim)   I input width (input_dim)
- *     H hidden width   T steps
+ *     H hidden width   P width of queries, keys and values (qkv_dim)   T steps
  *
  * Formulas: Slot Attention is Locatello et al. 2020, Algorithm 1; the Slot Mixture Module is
  * Kirilenko et al. 2024, Algorithm 1 (SMM_SLOT_MIXTURE), or the code its authors released
@@ -77,8 +77,26 @@ typedef enum {
     /* through the last step only (Chang et al. 2022); the initial state gets zeros */
     SMM_GRADIENT_IMPLICIT,
     /* implicit, and the final state's gradient goes to the initial state unchanged */
-    SMM_GRADIENT_STRAIGHT_THROUGH
+    SMM_GRADIENT_STRAIGHT_THROUGH,
+    /* implicit, and the gradient of the state before the last step goes to the initial state
+     * (Jia et al. 2023) */
+    SMM_GRADIENT_BILEVEL
 } smm_gradient;
+
+/* What Slot Attention's sum over inputs is divided by (Krimmel et al. 2024). */
+typedef enum {
+    SMM_UPDATE_MEAN,        /* the slot's weight: a mean */
+    SMM_UPDATE_SCALED_MEAN, /* a mean, times update_slots / K */
+    SMM_UPDATE_CONSTANT,    /* the number of inputs */
+    SMM_UPDATE_SUM          /* nothing */
+} smm_update;
+
+/* In which steps the slots have their residual MLP. */
+typedef enum {
+    SMM_MLP_ALWAYS,
+    SMM_MLP_NOT_LAST, /* in all but the last */
+    SMM_MLP_NEVER
+} smm_slot_mlp;
 
 /* Every option that a configuration holds besides its kind: X(type, name, default, least, most,
  * text).
@@ -92,8 +110,29 @@ typedef enum {
     X(size_t, hidden_dim, 128, 1, SMM_WIDTH_MOST,                                                \
       "H, hidden width of both MLPs (2H in the reference variant's output MLP)")                 \
     X(size_t, heads, 1, 1, SMM_WIDTH_MOST,                                                       \
-      "Slot Attention: heads, a divisor of D, each with a softmax over slots of its own")        \
-    X(int, gradient, SMM_GRADIENT_FULL, 0, SMM_GRADIENT_STRAIGHT_THROUGH, "one of smm_gradient") \
+      "Slot Attention: heads, a divisor of P, each with a softmax over slots of its own")        \
+    X(size_t, qkv_dim, 0, 1, SMM_WIDTH_MOST,                                                     \
+      "Slot Attention: P, width of queries, keys and values, all heads together")                \
+    X(int, combine_heads, 0, 0, 1,                                                               \
+      "Slot Attention: a linear map from width P to D after the heads")                          \
+    X(int, joint_softmax, 0, 0, 1, "Slot Attention: one softmax over all slots of all heads")    \
+    X(int, attention_sum, 0, 0, 1,                                                               \
+      "Slot Attention: the attention put out is the sum over heads, not their mean")             \
+    X(int, update, SMM_UPDATE_MEAN, 0, SMM_UPDATE_SUM, "Slot Attention: one of smm_update")      \
+    X(size_t, update_slots, 1, 1, (size_t)1 << 20,                                               \
+      "Slot Attention: slots in training, for SMM_UPDATE_SCALED_MEAN")                           \
+    X(int, gradient, SMM_GRADIENT_FULL, 0, SMM_GRADIENT_BILEVEL, "one of smm_gradient")          \
+    X(int, gru, 1, 0, 1,                                                                         \
+      "slots are updated by a GRU; without it the weighted mean is added to the hidden state")   \
+    X(int, norm_hidden, 0, 0, 1,                                                                 \
+      "the GRU's hidden state is LN(slots) (reference: always; paper: with slot_norm)")          \
+    X(int, slot_mlp, SMM_MLP_ALWAYS, 0, SMM_MLP_NEVER, "one of smm_slot_mlp")                    \
+    X(int, gelu, 0, 0, 1, "the slots' MLP has a GELU in place of the ReLU")                      \
+    X(int, update_masked, 0, 0, 1,                                                               \
+      "masked slots, to which no input is assigned, are updated as others; else they stay")      \
+    X(int, fair, 0, 0, 1,                                                                        \
+      "reference variant: values are the keys, and the prior the mean responsibility, whose "    \
+      "gradient SMM_GRADIENT_IMPLICIT takes through all steps")                                  \
     X(int, qkv_bias, 0, 0, 1, "Slot Attention, mixtures: the maps to q, k and v have biases")    \
     X(int, input_mlp, 1, 0, 1, "mixtures: h = MLP(LN(x)); without it h = x")                     \
     X(int, norm_kv, 0, 0, 1, "paper variant: keys and values from LN(h) (reference: always)")    \
@@ -110,6 +149,8 @@ typedef enum {
       "factor of the logits (Slot Attention, K-Means) or distances (reference)")                 \
     X(double, eps, 1e-8, 0, DBL_MAX,                                                             \
       "added to the responsibilities before they are normalised over inputs")                    \
+    X(int, eps_in_total, 0, 0, 1,                                                                \
+      "eps is added to their sum alone; masses of 0 then give a mean of 0")                      \
     X(double, var_floor, 1e-4, 0, DBL_MAX,                                                       \
       "paper variant, Gaussian mixture: added to every variance")                                \
     X(double, norm_eps, 1e-5, DBL_MIN, DBL_MAX, "added to the variance in every LayerNorm")      \
@@ -126,7 +167,7 @@ typedef struct {
 #undef SMM_X
 } smm_config;
 
-/* Fill a configuration with the defaults of the table; I = D = dim and scale = D^-1/2. */
+/* Fill a configuration with the defaults of the table; I = D = P = dim and scale = D^-1/2. */
 SMM_API void smm_config_init(smm_config *config, smm_kind kind, size_t dim);
 
 /* Set one option by name: SMM_OK, SMM_ERR_NULL, or SMM_ERR_CONFIG where there is no such option or
@@ -146,38 +187,40 @@ typedef struct {
 
 /* Every parameter any kind has: name in the tables of pointers, name in files. Linear weights are
  * (out, in); the GRU's three gates r, z, n are stacked as PyTorch's GRUCell does. */
-#define SMM_PARAM_LIST(X)                           \
-    X(SMM_NORM_INPUT_WEIGHT, "norm_input.weight")   \
-    X(SMM_NORM_INPUT_BIAS, "norm_input.bias")       \
-    X(SMM_MLP_INPUT_0_WEIGHT, "mlp_input.0.weight") \
-    X(SMM_MLP_INPUT_0_BIAS, "mlp_input.0.bias")     \
-    X(SMM_MLP_INPUT_2_WEIGHT, "mlp_input.2.weight") \
-    X(SMM_MLP_INPUT_2_BIAS, "mlp_input.2.bias")     \
-    X(SMM_NORM_KV_WEIGHT, "norm_kv.weight")         \
-    X(SMM_NORM_KV_BIAS, "norm_kv.bias")             \
-    X(SMM_TO_Q_WEIGHT, "to_q.weight")               \
-    X(SMM_TO_Q_BIAS, "to_q.bias")                   \
-    X(SMM_TO_K_WEIGHT, "to_k.weight")               \
-    X(SMM_TO_K_BIAS, "to_k.bias")                   \
-    X(SMM_TO_V_WEIGHT, "to_v.weight")               \
-    X(SMM_TO_V_BIAS, "to_v.bias")                   \
-    X(SMM_NORM_SLOTS_WEIGHT, "norm_slots.weight")   \
-    X(SMM_NORM_SLOTS_BIAS, "norm_slots.bias")       \
-    X(SMM_GRU_WEIGHT_IH, "gru.weight_ih")           \
-    X(SMM_GRU_WEIGHT_HH, "gru.weight_hh")           \
-    X(SMM_GRU_BIAS_IH, "gru.bias_ih")               \
-    X(SMM_GRU_BIAS_HH, "gru.bias_hh")               \
-    X(SMM_NORM_MLP_WEIGHT, "norm_mlp.weight")       \
-    X(SMM_NORM_MLP_BIAS, "norm_mlp.bias")           \
-    X(SMM_MLP_0_WEIGHT, "mlp.0.weight")             \
-    X(SMM_MLP_0_BIAS, "mlp.0.bias")                 \
-    X(SMM_MLP_2_WEIGHT, "mlp.2.weight")             \
-    X(SMM_MLP_2_BIAS, "mlp.2.bias")                 \
-    X(SMM_TO_OUT_WEIGHT, "to_out.weight")           \
-    X(SMM_TO_OUT_BIAS, "to_out.bias")               \
-    X(SMM_TO_OUT_0_WEIGHT, "to_out.0.weight")       \
-    X(SMM_TO_OUT_0_BIAS, "to_out.0.bias")           \
-    X(SMM_TO_OUT_2_WEIGHT, "to_out.2.weight")       \
+#define SMM_PARAM_LIST(X)                               \
+    X(SMM_NORM_INPUT_WEIGHT, "norm_input.weight")       \
+    X(SMM_NORM_INPUT_BIAS, "norm_input.bias")           \
+    X(SMM_MLP_INPUT_0_WEIGHT, "mlp_input.0.weight")     \
+    X(SMM_MLP_INPUT_0_BIAS, "mlp_input.0.bias")         \
+    X(SMM_MLP_INPUT_2_WEIGHT, "mlp_input.2.weight")     \
+    X(SMM_MLP_INPUT_2_BIAS, "mlp_input.2.bias")         \
+    X(SMM_NORM_KV_WEIGHT, "norm_kv.weight")             \
+    X(SMM_NORM_KV_BIAS, "norm_kv.bias")                 \
+    X(SMM_TO_Q_WEIGHT, "to_q.weight")                   \
+    X(SMM_TO_Q_BIAS, "to_q.bias")                       \
+    X(SMM_TO_K_WEIGHT, "to_k.weight")                   \
+    X(SMM_TO_K_BIAS, "to_k.bias")                       \
+    X(SMM_TO_V_WEIGHT, "to_v.weight")                   \
+    X(SMM_TO_V_BIAS, "to_v.bias")                       \
+    X(SMM_NORM_SLOTS_WEIGHT, "norm_slots.weight")       \
+    X(SMM_NORM_SLOTS_BIAS, "norm_slots.bias")           \
+    X(SMM_COMBINE_HEADS_WEIGHT, "combine_heads.weight") \
+    X(SMM_COMBINE_HEADS_BIAS, "combine_heads.bias")     \
+    X(SMM_GRU_WEIGHT_IH, "gru.weight_ih")               \
+    X(SMM_GRU_WEIGHT_HH, "gru.weight_hh")               \
+    X(SMM_GRU_BIAS_IH, "gru.bias_ih")                   \
+    X(SMM_GRU_BIAS_HH, "gru.bias_hh")                   \
+    X(SMM_NORM_MLP_WEIGHT, "norm_mlp.weight")           \
+    X(SMM_NORM_MLP_BIAS, "norm_mlp.bias")               \
+    X(SMM_MLP_0_WEIGHT, "mlp.0.weight")                 \
+    X(SMM_MLP_0_BIAS, "mlp.0.bias")                     \
+    X(SMM_MLP_2_WEIGHT, "mlp.2.weight")                 \
+    X(SMM_MLP_2_BIAS, "mlp.2.bias")                     \
+    X(SMM_TO_OUT_WEIGHT, "to_out.weight")               \
+    X(SMM_TO_OUT_BIAS, "to_out.bias")                   \
+    X(SMM_TO_OUT_0_WEIGHT, "to_out.0.weight")           \
+    X(SMM_TO_OUT_0_BIAS, "to_out.0.bias")               \
+    X(SMM_TO_OUT_2_WEIGHT, "to_out.2.weight")           \
     X(SMM_TO_OUT_2_BIAS, "to_out.2.bias")
 
 enum {

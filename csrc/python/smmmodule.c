@@ -85,8 +85,9 @@ static PyObject *kinds(void) {
 }
 
 static PyObject *gradients(void) {
-    return Py_BuildValue("{sisisi}", "full", SMM_GRADIENT_FULL, "implicit", SMM_GRADIENT_IMPLICIT,
-                         "straight-through", SMM_GRADIENT_STRAIGHT_THROUGH);
+    return Py_BuildValue("{sisisisi}", "full", SMM_GRADIENT_FULL, "implicit", SMM_GRADIENT_IMPLICIT,
+                         "straight-through", SMM_GRADIENT_STRAIGHT_THROUGH, "bilevel",
+                         SMM_GRADIENT_BILEVEL);
 }
 
 /* Names of the options of smm.h. */

@@ -122,19 +122,36 @@ static int metadata(const char *name, json *value) {
     return 1;
 }
 
+/* The options of `save` that are strings, and whose place in a list is a number of the core. */
+static const struct {
+    const char *name, *core, *values[5];
+} choices[] = {
+    {"prior", "uniform_prior", {"learned", "uniform"}},
+    {"eps_in", "eps_in_total", {"weights", "total"}},
+    {"activation", "gelu", {"relu", "gelu"}},
+    {"head_attention", "attention_sum", {"mean", "sum"}},
+    {"slot_mlp", "slot_mlp", {"always", "not-last", "never"}},
+    {"update", "update", {"mean", "scaled-mean", "constant", "sum"}},
+};
+
 /* One option of `save`. Those that a forward pass of given weights does not depend on are left. */
 static void read_option(module *m, const char *name, json value, json options) {
     static const char *const left[] = {"variant", "gradient", "weight_init", "bfloat16_inputs"};
     static const char *const starts[] = {"gaussian", "inputs", NULL};
-    static const char *const priors[] = {"learned", "uniform", NULL};
     double number;
     if (*value.at == 'n') return; /* null: the default */
     for (size_t i = 0; i < sizeof left / sizeof *left; i++)
         if (!strcmp(name, left[i])) return;
-    if (!strcmp(name, "num_slots")) m->slots = count_of(value, name, SLOTS_MOST);
-    else if (!strcmp(name, "num_iters")) m->steps = count_of(value, name, STEPS_MOST);
+    for (size_t i = 0; i < sizeof choices / sizeof *choices; i++)
+        if (!strcmp(name, choices[i].name)) {
+            set(m, choices[i].core, one_of(options, name, choices[i].values));
+            return;
+        }
+    if (!strcmp(name, "num_slots")) {
+        m->slots = count_of(value, name, SLOTS_MOST);
+        set(m, "update_slots", (double)m->slots);
+    } else if (!strcmp(name, "num_iters")) m->steps = count_of(value, name, STEPS_MOST);
     else if (!strcmp(name, "start")) m->starts_at_inputs = one_of(options, name, starts);
-    else if (!strcmp(name, "prior")) set(m, "uniform_prior", one_of(options, name, priors));
     else if (!strcmp(name, "dtype")) {
         if (!string_is(options, name, "float32"))
             fail("the module's dtype must be float32, is %.*s", (int)(value.end - value.at),
@@ -150,12 +167,14 @@ static void of_save(module *m, json options) {
     const int attention = string_is(model.metadata, "module", "SlotAttention");
     if (!attention && !string_is(model.metadata, "module", "SlotMixture"))
         fail("the file must hold a SlotAttention or a SlotMixture");
-    static const char *const variants[] = {"stable", "paper", "reference", NULL};
-    const smm_kind kind = attention                                   ? SMM_SLOT_ATTENTION
-                          : one_of(options, "variant", variants) == 2 ? SMM_SLOT_MIXTURE_REFERENCE
-                                                                      : SMM_SLOT_MIXTURE;
+    static const char *const variants[] = {"stable", "paper", "reference", "fair", NULL};
+    const int variant = attention ? 0 : one_of(options, "variant", variants);
+    const smm_kind kind = attention      ? SMM_SLOT_ATTENTION
+                          : variant >= 2 ? SMM_SLOT_MIXTURE_REFERENCE
+                                         : SMM_SLOT_MIXTURE;
     if (!json_get(options, "dim", &value)) fail("the options have no dim");
     smm_config_init(&m->config, kind, count_of(value, "dim", SMM_WIDTH_MOST));
+    set(m, "fair", variant == 3);
     for (json rest = options; json_next(&rest, &own, &value);) {
         if (!json_text(own, name, sizeof name)) fail("an option's name is no name");
         read_option(m, name, value, options);

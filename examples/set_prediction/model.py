@@ -21,6 +21,13 @@ class SetPredictor(SlotEncoder):
         first, second = nn.Linear(self.slots.slot_dim, config.dim), nn.Linear(config.dim, WIDTH)
         self.head = nn.Sequential(first, nn.ReLU(), second)
 
+    @staticmethod
+    def rename(weights):
+        """As they are; those that the paper's authors released are told by a name."""
+        if "slot_attention.mu_init.0.weight" in weights:
+            raise ValueError("those that the paper's authors released; give --model reference")
+        return weights
+
     def forward(self, image, seeds=None, num_iters=None, return_attention=False):
         """seeds: see `SlotEncoder.find`."""
         slots, attention = self.find(image, seeds, num_iters)

@@ -168,7 +168,10 @@ def load_weights(model, path, slots=None):
     except Exception as error:
         reason = "it is a folder" if Path(path).is_dir() else first_line(error)
         raise ValueError(f"weights {path} cannot be read: {reason}") from error
-    weights = model.rename(weights) if hasattr(model, "rename") else weights
+    try:
+        weights = model.rename(weights) if hasattr(model, "rename") else weights
+    except ValueError as error:  # of a model that it knows
+        raise ValueError(f"weights {path} are {error}") from None
     check_weights(weights, model.state_dict(), f"weights {path} are", slots)
     model.load_state_dict(weights)
 

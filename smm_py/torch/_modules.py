@@ -218,7 +218,7 @@ class _Twin(Options, nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def extra_repr(self) -> str:
-        return ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+        return self._summary()
 
     @overload
     def forward(
@@ -408,14 +408,14 @@ class _Twin(Options, nn.Module):
 
     def _warn_of_zeros(self, spec: Spec, init: dict[str, Tensor]) -> None:
         """The gradient of a given state, asked for where there is none, is no silent zero."""
-        if self._warned or spec.gradient != "implicit" or torch.compiler.is_compiling():
+        if self._warned or spec.reaches_state or torch.compiler.is_compiling():
             return
         lost = [f"init[{name!r}]" for name, value in init.items() if value.requires_grad]
         if lost and torch.is_grad_enabled():
             self._warned = True
             warnings.warn(
                 f'{" and ".join(lost)} requires a gradient, which is zero with gradient="implicit";'
-                ' gradient="full" or gradient="straight-through" reaches it',
+                ' "full", "bilevel" and "straight-through" reach it',
                 UserWarning,
                 stacklevel=6,  # who called the module
             )
@@ -493,14 +493,14 @@ class _Twin(Options, nn.Module):
     ) -> dict[str, Tensor]:
         """An initial state for x, as a call without `init` draws it: the dict that `init` takes.
 
-        Without gradients where gradient="implicit", as none reach it.
+        Without gradients where none reach it (gradient="implicit").
         """
         call = self._prepare(x, None, mask, slot_mask)
         spec, params, x, _, mask, slot_mask, single, _ = call
         slots = spec.num_slots if num_slots is None else num_slots
         count("num_slots", slots)
         _check_masks(x, mask, slot_mask, slots)
-        reached = torch.is_grad_enabled() and spec.gradient != "implicit"
+        reached = torch.is_grad_enabled() and spec.reaches_state
         with call.without_autocast(), torch.set_grad_enabled(reached):
             init = self._draw(spec, params, x, mask, slot_mask, slots, generator)
             return _first(init) if single else init
@@ -512,9 +512,9 @@ class _Twin(Options, nn.Module):
         if not isinstance(init, dict):
             raise TypeError(f"init must be a dict of tensors, got {type(init).__name__}")
         names = spec.state_names
-        if set(init) - set(spec.state[2:]) not in ({*names}, {"indices", *names[1:]}):
+        if set(init) - set(spec.state[2:]) not in map(set, spec.state_forms):
             raise KeyError(
-                f"init must hold {list(names)} or {['indices', *names[1:]]}, "
+                f"init must hold {' or '.join(str(list(form)) for form in spec.state_forms)}, "
                 f"got {sorted(map(str, init))}"
             )
         indices = init.get("indices")

@@ -61,8 +61,8 @@ def _linear(p: Parameters, name: str, x: Tensor) -> Tensor:
     return F.linear(x, p[name + ".weight"], p.get(name + ".bias"))
 
 
-def _mlp(p: Parameters, name: str, x: Tensor) -> Tensor:
-    return _linear(p, name + ".2", F.relu(_linear(p, name + ".0", x)))
+def _mlp(p: Parameters, name: str, x: Tensor, activation: Callable[..., Tensor] = F.relu) -> Tensor:
+    return _linear(p, name + ".2", activation(_linear(p, name + ".0", x)))
 
 
 def is_traced() -> bool:
@@ -136,6 +136,17 @@ def _where(moving: Tensor, new: Tensor | None, old: Tensor | None) -> Tensor | N
     return torch.where(moving.view(-1, *[1] * (new.dim() - 1)), new, old)
 
 
+def _detached(state: State) -> State:
+    return cast(State, tuple(a if a is None else a.detach() for a in state))
+
+
+def _with_gradient_of(initial: tuple[Tensor, Tensor | None, Tensor | None], state: State) -> State:
+    """The state, whose gradient the initial state, as far as it was given, gets too."""
+    pairs = zip(state, initial)
+    passed = [a if a is None or b is None else a + (b - b.detach()) for a, b in pairs]
+    return cast(State, tuple(passed))
+
+
 class Formulas:
     """One call of a module; the keys and values are computed when it is made, `run` iterates.
 
@@ -156,12 +167,15 @@ class Formulas:
     Attributes
     ----------
     keys, values : (B, N, D)
-        What slots are compared with, and what they are means of.
+        What slots are compared with, and what they are means of; Slot Attention (B, N, qkv_dim).
     active : (B, K) bool
         Slots that take part.
+    last : bool
+        Whether a step is the call's last.
     """
 
     active: Tensor
+    last = False
 
     def __init__(self, spec: Spec, x: Tensor, p: Parameters, mask: Tensor | None) -> None:
         self.spec, self.p = spec, p
@@ -181,7 +195,10 @@ class Formulas:
             h = self._norm("norm_kv", h) if spec.norm_kv or spec.is_reference else h
         self.keys = _linear(p, "to_k", h) if spec.has_network else h
         own = spec.kind == "slot_attention" or spec.is_reference
-        self.values = _linear(p, "to_v", h) if own else h
+        if spec.is_fair:
+            self.values = self.keys
+        else:
+            self.values = _linear(p, "to_v", h) if own else h
         self.count: int | Tensor = x.shape[1] if mask is None else mask.sum(1)[:, None]
         # centres of the expansions: points amid the data, which no result depends on
         self.key_centre = self._mean(self.keys)
@@ -230,7 +247,8 @@ class Formulas:
         moving = torch.ones_like(self.active[:, 0])
         iterations = torch.full_like(moving, 1 - spec.is_reference, dtype=torch.int64)
         steps: list[dict[str, Tensor]] = []
-        with torch.set_grad_enabled(torch.is_grad_enabled() and spec.gradient == "full"):
+        every = spec.gradient == "full" or spec.is_fair
+        with torch.set_grad_enabled(torch.is_grad_enabled() and every):
             for _ in range(num_iters + spec.is_reference - 1):
                 new, _, density = self.step(*state)
                 iterations = iterations + moving
@@ -243,19 +261,22 @@ class Formulas:
                     steps.append(self.found(new, state, density))
                 state = new
         if spec.gradient != "full":
-            state = cast(State, tuple(a if a is None else a.detach() for a in state))
+            prior = state[2]  # of the reference variants' other class, which has a gradient
+            state = _detached(state)
+            state = (*state[:2], prior) if spec.is_fair else state
+        if spec.gradient == "bilevel":
+            state = _with_gradient_of(initial, state)
+        self.last = True
         new, gamma, density = self.step(*state)
         if history and not spec.is_reference:
             steps.append(self.found(new, state, density))
         if spec.gradient == "straight-through":
-            pairs = zip(new, initial)
-            passed = [a if a is None or b is None else a + (b - b.detach()) for a, b in pairs]
-            new = cast(State, tuple(passed))
+            new = _with_gradient_of(initial, new)
         result = self.result(*new, gamma if attention else None, density, iterations)
         if history:
             result = result._replace(history=self.history(steps, iterations))
         if spec.is_reference:  # the extra step leads to no further one
-            new = cast(State, tuple(a if a is None else a.detach() for a in state))
+            new = _detached(state)
         return result._replace(state=dict(zip(spec.state, (a for a in new if a is not None))))
 
     def step(
@@ -264,7 +285,7 @@ class Formulas:
         """The next state, and this step's responsibilities and log prior + log density."""
         gamma, hidden, density = self.e_step(mean, log_std, prior)
         mean, log_std = self.m_step(gamma, hidden, mean, log_std)
-        if self.spec.is_reference:
+        if self.spec.is_reference and not self.spec.is_fair:
             prior = self.uniform / (1 + self.spec.eps * self.uniform.amax(1, keepdim=True))
         elif self.spec.prior == "uniform":
             prior = self.uniform
@@ -331,12 +352,14 @@ class Formulas:
         """
         spec, p = self.spec, self.p
         if spec.kind == "slot_attention":
-            return self.attend(_linear(p, "to_q", self._norm("norm_slots", mean))), mean, None
+            normed = self._norm("norm_slots", mean)
+            hidden = normed if spec.norm_hidden else mean
+            return self.attend(_linear(p, "to_q", normed)), hidden, None
         q, s = mean, log_std
         if spec.slot_norm or spec.is_reference:
             both = torch.cat([mean, cast(Tensor, log_std)], -1)
             q, s = self._norm("norm_slots", both).chunk(2, -1)
-        hidden = q if spec.is_reference else mean
+        hidden = q if spec.is_reference or spec.norm_hidden else mean
         q = _linear(p, "to_q", q) if spec.has_network else q
         if spec.is_reference:
             s = F.linear(cast(Tensor, s), p["to_q.weight"])
@@ -361,7 +384,10 @@ class Formulas:
         keys, q = (a.unflatten(-1, (self.spec.heads, -1)).transpose(1, 2) for a in (self.keys, q))
         logits = keys @ q.transpose(-1, -2) * self.spec.scale
         masked: Tensor = logits.masked_fill(~self.active[:, None, None], -math.inf)
-        return masked.softmax(-1)
+        if not self.spec.joint_softmax:
+            return masked.softmax(-1)
+        heads = masked.transpose(1, 2)
+        return heads.flatten(2).softmax(-1).view(heads.shape).transpose(1, 2)
 
     def distances(self, q: Tensor, log_std: Tensor | None) -> Tensor:
         """sum_d (k - q)^2 e^{-2 log_std}, (B,N,K), by three products."""
@@ -383,24 +409,29 @@ class Formulas:
         )
 
     def weights(self, gamma: Tensor) -> Tensor:
-        """Responsibilities normalised over real inputs; an inactive slot gets zeros."""
-        real = self.real
+        """Responsibilities normalised over real inputs, or otherwise as `update` says."""
+        spec, real = self.spec, self.real
         if real is not None:
             real = real if gamma.dim() == 3 else real[:, None]
             gamma = torch.where(real, gamma, 0)
         # ONNX's optimizer drops a constant as small as eps where it is added to every weight
-        eps = 0.0 if self.spec.is_reference else self.spec.eps
+        eps = 0.0 if spec.is_reference else spec.eps
         count = self.count
         if isinstance(count, Tensor):
-            count = count.view(-1, *[1] * (gamma.dim() - 1))
-        total = gamma.sum(-2, keepdim=True) + eps * count
-        if not eps and self.spec.has_network:
+            count = count.to(gamma.dtype).view(-1, *[1] * (gamma.dim() - 1))
+        if spec.update in ("constant", "sum"):
+            return gamma / count if spec.update == "constant" else gamma
+        total = gamma.sum(-2, keepdim=True) + eps * (1 if spec.eps_in == "total" else count)
+        if not eps and spec.has_network:
             return gamma / (total + (total == 0))
         if not eps:  # a slot of hardly any weight has none, as in the C core
             empty = total < (1e-30 if total.dtype == torch.float32 else 1e-290)
             return torch.where(empty, 0, gamma) / torch.where(empty, 1, total)
-        w = gamma / total + eps / total
-        return w if real is None else torch.where(real, w, 0)
+        w = gamma / total
+        if spec.eps_in == "weights":
+            w = w + eps / total
+            w = w if real is None else torch.where(real, w, 0)
+        return w * (spec.num_slots / w.shape[-1]) if spec.update == "scaled-mean" else w
 
     def m_step(
         self, gamma: Tensor, hidden: Tensor, mean: Tensor, log_std: Tensor | None
@@ -411,6 +442,7 @@ class Formulas:
         if spec.kind == "slot_attention":
             values = self.values.unflatten(-1, (spec.heads, -1)).transpose(1, 2)
             found = (w.transpose(-1, -2) @ values).transpose(1, 2).flatten(-2)
+            found = _linear(self.p, "combine_heads", found) if spec.combine_heads else found
             return self.keep(self.update(found, hidden), mean), None
         values = self.values - self.value_centre
         first = w.transpose(-1, -2) @ values
@@ -434,18 +466,26 @@ class Formulas:
 
     def keep(self, new: Tensor, old: Tensor, taken: Tensor | None = None) -> Tensor:
         """The new state of active slots (of those that are taken (B,K)), the old one of others."""
+        if self.spec.update_masked:
+            return new
         chosen = self.active if taken is None else self.active & taken
         return torch.where(chosen[..., None], new, old)
 
     def update(self, m: Tensor, hidden: Tensor) -> Tensor:
         """GRU and residual MLP (PyTorch's GRUCell for any number of leading dimensions)."""
-        p = self.p
-        i = F.linear(m, p["gru.weight_ih"], p["gru.bias_ih"]).chunk(3, -1)
-        g = F.linear(hidden, p["gru.weight_hh"], p["gru.bias_hh"]).chunk(3, -1)
-        r, z = torch.sigmoid(i[0] + g[0]), torch.sigmoid(i[1] + g[1])
-        n = torch.tanh(i[2] + r * g[2])
-        h = n + z * (hidden - n)
-        return h + _mlp(p, "mlp", self._norm("norm_mlp", h))
+        spec, p = self.spec, self.p
+        if spec.gru:
+            i = F.linear(m, p["gru.weight_ih"], p["gru.bias_ih"]).chunk(3, -1)
+            g = F.linear(hidden, p["gru.weight_hh"], p["gru.bias_hh"]).chunk(3, -1)
+            r, z = torch.sigmoid(i[0] + g[0]), torch.sigmoid(i[1] + g[1])
+            n = torch.tanh(i[2] + r * g[2])
+            h = n + z * (hidden - n)
+        else:
+            h = hidden + m
+        if spec.slot_mlp == "never" or (spec.slot_mlp == "not-last" and self.last):
+            return h
+        activation = F.gelu if spec.activation == "gelu" else F.relu
+        return h + _mlp(p, "mlp", self._norm("norm_mlp", h), activation)
 
     def result(
         self,
@@ -458,7 +498,8 @@ class Formulas:
     ) -> Output:
         spec, p = self.spec, self.p
         if gamma is not None:
-            gamma = gamma.mean(1) if gamma.dim() == 4 else gamma
+            if gamma.dim() == 4:
+                gamma = gamma.sum(1) if spec.head_attention == "sum" else gamma.mean(1)
             gamma = gamma if self.real is None else torch.where(self.real, gamma, gamma.detach())
         if log_std is None:
             return Output(mean, attention=gamma, iterations=iterations)

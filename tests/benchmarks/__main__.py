@@ -22,7 +22,10 @@ examples, from the repository's root:
   # everything, on an idle machine, into docs/benchmarks.md
   python -m tests.benchmarks --page
 """
-SECTIONS = ("limit", "peers", "sweep", "threads", "small", "warm", "bfloat16", "memory", "step")
+SECTIONS = (
+    *("limit", "peers", "sweep", "threads", "small", "warm", "bfloat16", "memory", "step"),
+    "sklearn",
+)
 PAGE = Path("docs/benchmarks.md")
 
 
@@ -88,7 +91,7 @@ def keep_to_cores(count):
 
 
 def measure_all(chosen):
-    from . import measure, memory, narrow, step, warm
+    from . import estimators, measure, memory, narrow, step, warm
     from .problem import SHAPES
 
     quick, seconds, threads = chosen.quick, chosen.seconds, chosen.threads
@@ -112,6 +115,7 @@ def measure_all(chosen):
         "bfloat16": lambda: listed(narrow.narrow_inputs(threads, labels, seconds / 5)),
         "memory": lambda: listed(memory.against_inputs(2**14 if quick else 2**20)),
         "step": lambda: step.whole_step(threads, 2 * seconds),
+        "sklearn": lambda: listed(estimators.beside_sklearn(threads, seconds)),
     }
     names = {"threads": "threads sweep", "small": "small calls"}
     earlier = chosen.out / "results.json"

@@ -279,6 +279,49 @@ def step(results):
     )
 
 
+def beside_sklearn(results):
+    def pair(row):
+        return [ms(row["time"]["scikit-learn"]), ms(row["time"]["smm_py"])]
+
+    def ratio(row):
+        theirs, ours = (row["time"][name]["median"] for name in ("scikit-learn", "smm_py"))
+        return f"{theirs / ours:.1f}"
+
+    found = results["sklearn"]
+    threads = found[0]["threads"]
+    by_way = {way: [] for way in ("steps", "whole", "k-means")}
+    for row in found:
+        size = [" ".join(f"{n}={v}" for n, v in zip("NDK", row["N"])), row["dtype"]]
+        cells = [*size, *pair(row), f"**{ratio(row)}**"]
+        steps = list(row["steps"].values())
+        shown = str(steps[0]) if steps[0] == steps[1] else f"{steps[1]}, {steps[0]}"
+        if "difference" in row:
+            cells.append(f"{row['difference']:.0e}")
+        by_way[row["kind"]].append([*cells, shown])
+    header = ["shape", "dtype", "scikit-learn", "smm_py", "times as fast"]
+    first = (
+        "`fit` of a diagonal Gaussian mixture from one start, "
+        f"{found[0]['steps']['smm_py']} steps, "
+        + ("1 thread, ms of processor time; " if threads == 1 else f"{threads} threads, ms; ")
+        + "difference of the mean log-likelihoods:"
+    )
+    parts = (
+        (first, [*header, "difference", "steps"], "steps"),
+        (
+            "The same by default (K-Means of scikit-learn first, in both), with `tol=1e-4`:",
+            [*header, "difference", "steps"],
+            "whole",
+        ),
+        (
+            "K-Means from one start, soft with `scale=1` and scikit-learn's (Lloyd); steps of "
+            "scikit-learn and ours where they differ:",
+            [*header, "steps"],
+            "k-means",
+        ),
+    )
+    return "\n".join(f"{text}\n\n{table(head, by_way[way])}" for text, head, way in parts)
+
+
 SECTIONS = {
     "limit": ("Fraction of the limit", limit),
     "peers": ("Against the peers", peers),
@@ -289,6 +332,7 @@ SECTIONS = {
     "bfloat16": ("Inputs in bfloat16", bfloat16),
     "memory": ("Memory", memory),
     "step": ("A whole training step", step),
+    "sklearn": ("Beside scikit-learn", beside_sklearn),
 }
 
 

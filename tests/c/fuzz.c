@@ -231,6 +231,22 @@ static void *above_zero(const problem *p, void *to, size_t n) {
 
 static double among(const double *values, size_t n) { return values[pick(n)]; }
 
+/* Options of the slots' side, and heads. */
+static void draw_slots(smm_config *c) {
+    c->gru = (int)pick(2), c->slot_mlp = (int)pick(3), c->gelu = (int)pick(2);
+    c->norm_hidden = c->kind == SMM_SLOT_MIXTURE ? c->slot_norm && pick(2) : (int)pick(2);
+    c->update_masked = c->kind != SMM_SLOT_MIXTURE_REFERENCE && pick(2);
+    if (c->kind == SMM_SLOT_MIXTURE_REFERENCE && c->gradient <= SMM_GRADIENT_IMPLICIT)
+        c->fair = (int)pick(2);
+    if (c->kind != SMM_SLOT_ATTENTION) return;
+    if (pick(2)) c->qkv_dim = 1 + pick(one_in(8) ? 60 : 12);
+    c->heads = 1 + pick(4);
+    while (c->qkv_dim % c->heads) c->heads--;
+    c->combine_heads = pick(2) || (!c->gru && c->qkv_dim != c->dim);
+    c->joint_softmax = (int)pick(2), c->attention_sum = (int)pick(2);
+    c->update = (int)pick(4), c->update_slots = 1 + pick(9), c->eps_in_total = (int)pick(2);
+}
+
 static void draw_config(problem *p) {
     static const double temperatures[] = {1, 0.1, 0.5, 2}, scales[] = {0.3, 1, 0.05},
                         epses[] = {1e-8, 1e-3, 0, 0.1}, floors[] = {1e-4, 0, 1e-2, 1},
@@ -242,20 +258,17 @@ static void draw_config(problem *p) {
     p->mixture = kind != SMM_SLOT_ATTENTION && kind != SMM_KMEANS;
     const int learned = kind <= SMM_SLOT_MIXTURE_REFERENCE;
     c->hidden_dim = 1 + pick(wide ? 40 : 10);
-    c->gradient = (int)pick(3);
+    c->gradient = (int)pick(4);
     c->qkv_bias = (int)pick(2), c->input_mlp = !one_in(4), c->norm_kv = (int)pick(2);
     c->slot_norm = (int)pick(2), c->uniform_prior = (int)pick(2), c->reduce = (int)pick(2);
     c->recompute = one_in(4);
     if (learned && (kind != SMM_SLOT_MIXTURE || c->input_mlp) && pick(2))
         c->input_dim = 1 + pick(wide ? 40 : 10);
-    if (kind == SMM_SLOT_ATTENTION && pick(2)) {
-        c->heads = 1 + pick(4);
-        while (c->dim % c->heads) c->heads--;
-    }
+    if (one_in(3)) draw_slots(c);
     if (one_in(3)) c->temperature = among(temperatures, 4);
     if (one_in(3)) c->scale = among(scales, 3);
     if (pick(2)) c->eps = among(epses, 4);
-    if (learned && c->eps == 0) c->eps = 1e-8;
+    if (learned && p->mixture && c->eps == 0) c->eps = 1e-8;
     if (one_in(3)) c->var_floor = among(floors, 4);
     if (one_in(4)) c->norm_eps = among(norms, 3);
     if (one_in(3)) c->tol = among(tols, 4);
@@ -293,7 +306,7 @@ static void draw_inputs(problem *p) {
         }
         p->in[X_BFLOAT16] = x, p->in[X] = NULL;
     }
-    if (one_in(3)) {
+    if (one_in(3) && (p->mixture || p->config.qkv_dim == D)) {
         int64_t *indices = p->in[INDICES] = new_array(B * K * sizeof *indices, 0, 0);
         const uint8_t *mask = p->in[MASK];
         for (size_t i = 0; i < B * K; i++) do
@@ -683,7 +696,7 @@ static void check_mistake(problem *p) {
                                                        : SMM_ERR_NO_SLOT;
     size_t image = 0, bad = 0;
     results r = {{NULL}, {NULL}};
-    if (!B || !p->ordinary) return;
+    if (!B || !p->ordinary || (m == BAD_INDEX && p->config.qkv_dim != p->config.dim)) return;
     bad = number() % B;
     for (size_t i = 0; i < OUTPUTS; i++)
         r.out[i] = new_array(p->whole_out[i] * bytes_of(p, i), 0, FIRST);
@@ -711,11 +724,11 @@ static void check_mistake(problem *p) {
     case MANY_K: p->dims.slots = ((size_t)1 << 20) + 1 + pick(3); break;
     case MANY_N: p->dims.inputs = ((size_t)-1 >> pick(7)) - pick(200); break;
     case MANY_B: p->dims.batch = ((size_t)-1 >> pick(7)) - pick(200); break;
-    case HEADS: c->heads = pick(2) ? 0 : c->dim + 1; break;
+    case HEADS: c->heads = pick(2) ? 0 : c->qkv_dim + 1; break;
     case FLAG: c->reduce = pick(2) ? 2 : -1; break;
     case NO_DIM: c->dim = pick(2) ? 0 : SMM_WIDTH_MOST + 1; break;
     case KIND: c->kind = (smm_kind)(SMM_GAUSSIAN_MIXTURE + 1 + (int)pick(100)); break;
-    case GRADIENT: c->gradient = pick(2) ? 3 : -1; break;
+    case GRADIENT: c->gradient = pick(2) ? 4 : -1; break;
     case NEGATIVE_EPS: c->eps = -1e-9; break;
     case NAN_FLOOR: c->var_floor = NAN; break;
     case INFINITE_SCALE: c->scale = INFINITY; break;
