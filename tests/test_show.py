@@ -145,6 +145,12 @@ def test_tokens_are_those_of_the_model(runs, tmp_path):
     assert sum(slot["share"] for slot in found["slots"]) == pytest.approx(1, abs=1e-3)
 
 
+@pytest.mark.parametrize("name", PIPELINES)
+def test_a_files_name_is_no_formula(name, runs, tmp_path):
+    path = save(tmp_path / r"$\nothing$.png")
+    assert show(runs, name, path, out=tmp_path)["images"] == 1
+
+
 def test_words_for_people(runs, tmp_path, capsys):
     """Without --json: how the picture was brought to size, what was found, where its PNG is."""
     path = save(tmp_path / "a.png", shape=(20, 50))

@@ -55,16 +55,15 @@ def figure(given, marked, lines, slots, titles):
     top = 0.17 * (head.count("\n") + 1) + 0.1
     height = top + above + 0.3 + below
     whole = plt.figure(figsize=(width, height))
-    text = {"va": "top", "fontsize": 8}
-    whole.text(0.05 / width, 1 - 0.05 / height, head, **text)
+    whole.text(0.05 / width, 1 - 0.05 / height, head, **plots.HEAD)
     axes = whole.add_axes((0.05 / width, 1 - (top + 2.8) / height, 2.8 / width, 2.8 / height))
     axes.imshow(given.image)
     mark(axes, marked, len(given.image), True)
     axes.axis("off")
     words = "\n".join(lines) or "no object that the model is sure of"
-    text |= {"family": "monospace", "fontsize": 7.5}
-    whole.text(3.0 / width, 1 - (top + 0.02) / height, words, **text)
-    whole.text(0.05 / width, (below + 0.2) / height, SLOTS, va="top", fontsize=8)
+    font = {"family": "monospace", "fontsize": 7.5, "va": "top"}
+    whole.text(3.0 / width, 1 - (top + 0.02) / height, words, **font)
+    whole.text(0.05 / width, (below + 0.2) / height, SLOTS, **plots.HEAD)
     plots.tiles(whole.add_axes((0, 0, 1, below / height)), slots, titles=titles)
     return whole
 

@@ -88,6 +88,7 @@ def faded(images, attention):
     ]
 
 
+HEAD = {"fontsize": 8, "va": "top", "parse_math": False}  # a file's name may have dollars
 CELL = 1.1  # inches of a picture of a sheet, with its gap
 
 
@@ -101,7 +102,7 @@ def sheet(rows, path, names=(), titles=None, head=""):
     figure = plt.figure(figsize=(width, whole))
     tiles(figure.add_axes((0, 0, 1, height / whole)), rows, names, titles)
     if head:
-        figure.text(0.05 / width, 1 - 0.05 / whole, head, fontsize=8, va="top")
+        figure.text(0.05 / width, 1 - 0.05 / whole, head, **HEAD)
     save(figure, path)
 
 
