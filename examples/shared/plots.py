@@ -130,6 +130,8 @@ def tiles(axis, rows, names=(), titles=None):
             y, x = i * (head + size + gap) + head, j * (size + gap)
             cell = cell / 255 if cell.dtype == np.uint8 else np.clip(cell, 0, 1)
             canvas[y : y + size, x : x + size] = cell if cell.ndim == 3 else cell[..., None]
+            frame = plt.Rectangle((x - 0.5, y - 0.5), size, size, fill=False, ec="0.8", lw=0.5)
+            axis.add_patch(frame)  # of what is white
             if titles and titles[i][j]:
                 axis.text(x + size / 2, y - 1, titles[i][j], **text)
     for j, name in enumerate(names):
