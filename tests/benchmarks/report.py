@@ -287,7 +287,9 @@ def heads(results):
         more = [f"{t / times[0]:.2f} ({w:.1f})" for t, w in zip(times[1:], row["work"][1:])]
         rows.append([row["name"], ms(row["time"]["1"]), *more])
     counts = [f"{count} heads" for count in list(alone[0]["time"])[1:]]
-    text = "Time of one head (ms), and of several beside it; in brackets, the multiplications of an\n"
+    text = (
+        "Time of one head (ms), and of several beside it; in brackets, the multiplications of an\n"
+    )
     text += f"input beside its:\n\n{table(['', '1 head', *counts], rows)}"
     for row in results["heads"]:
         if "work" not in row:
