@@ -115,6 +115,8 @@ class Spec(SlotAttentionOptions, SlotMixtureOptions, KMeansOptions, GaussianMixt
                 f"update_masked must be False where variant={self.variant!r}, whose weights "
                 "have no eps, got True"
             )
+        if self.precision == "bfloat16" and self.dtype == "float64":
+            raise ValueError('precision must be "float32" where dtype="float64", got "bfloat16"')
         if self.variant == "fair" and self.gradient not in ("full", "implicit"):
             raise ValueError(
                 f'gradient must be "full" or "implicit" where variant="fair", got {self.gradient!r}'

@@ -96,6 +96,7 @@ static void choose_forms(smm_sizes *s, const smm_config *c) {
     s->combined = s->dot && c->combine_heads;
     s->shared_values = s->reference && c->fair;
     s->update_masked = s->learned && c->update_masked;
+    s->bfloat16 = s->learned && c->bfloat16;
     s->learned_prior = s->variance && (s->reference ? c->fair : !c->uniform_prior);
     /* Multiplications of an input: 2 T K heads I with the maps applied to slots, 2 I P + 2 T K P
      * without. T is taken as 2, so that the number of steps does not decide which roundings a step
