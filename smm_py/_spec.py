@@ -212,6 +212,8 @@ class Spec(SlotAttentionOptions, SlotMixtureOptions, KMeansOptions, GaussianMixt
     def suits(self, dtype: DType) -> bool:
         """Whether its options are numbers of that precision too."""
         least, most = limits(dtype)
+        if dtype == "float64" and self.precision == "bfloat16":
+            return False
         return all(least <= value <= most for _, value in self._precise())
 
     @functools.lru_cache(maxsize=256)  # noqa: B019 (a Spec is small)
