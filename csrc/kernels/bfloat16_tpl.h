@@ -1,9 +1,9 @@
-/* bfloat16_tpl.h - products of bfloat16 factors with float sums. Included once for each set, in which
- * a pair of products is two fused multiply-adds, the upper half first, and once more where the
- * processor has an instruction for that: SMM_NATIVE is then defined. The results are the same. */
+/* bfloat16_tpl.h - products of bfloat16 factors with float sums. Included once for each set, where a
+ * pair of products is two fused multiply-adds, the upper halves first, and once more with SMM_NATIVE
+ * for processors that have an instruction for a pair. The results are the same. */
 #ifdef SMM_NATIVE
 #define NAME(name) name##_native
-#define vec_dot(a, b, c) _mm512_dpbf16_ps((c), (__m512bh)(a), (__m512bh)(b))
+#define vec_dot(a, b, c) vec_dot_native((a), (b), (c))
 #else
 #define NAME(name) name
 #define vec_dot(a, b, c) \
@@ -47,8 +47,8 @@ INLINE void NAME(product16_strip)(const size_t vectors, size_t m, size_t pairs, 
 }
 
 static void NAME(bfloat16_product)(size_t m, size_t n, size_t k, const uint16_t *A, size_t lda,
-                            const uint32_t *B, size_t ldb, const real *bias, real *C, size_t ldc,
-                            int accumulate, int relu) {
+                                   const uint32_t *B, size_t ldb, const real *bias, real *C,
+                                   size_t ldc, int accumulate, int relu) {
     const size_t pairs = (k + 1) / 2;
     for (size_t p = 0, panel; p < pairs; p += panel) {
         panel = tile_rows(pairs - p, PANEL);
@@ -78,7 +78,7 @@ static void narrow_rows(size_t rows, size_t n, const real *X, size_t ldx, uint16
 }
 
 static void narrow_row_pairs(size_t rows, size_t n, const real *X, size_t ldx, uint32_t *P,
-                         size_t ldp) {
+                             size_t ldp) {
     for (size_t r = 0; r < rows; r += 2, P += ldp) {
         const real *restrict one = X + r * ldx, *restrict other = one + ldx;
         uint32_t *restrict to = P;

@@ -152,7 +152,7 @@ class _Twin(Options, nn.Module):
         names: tuple[DType, ...] = ("float32", "float64")
         self._specs = {DTYPES[n]: spec.but(dtype=n) for n in names if spec.suits(n)}
         self._narrow: Spec | None = None  # under autocast to bfloat16, where the module follows it
-        if spec.has_network and spec.precision is None:
+        if spec.has_network and spec.precision is None and torch.float32 in self._specs:
             self._narrow = self._specs[torch.float32].but(precision="bfloat16")
         self._warned = False  # of gradients that do not reach `init`
         specs = [s for s in (*self._specs.values(), self._narrow) if s]
