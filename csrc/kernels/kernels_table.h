@@ -178,9 +178,10 @@ typedef struct {
      * a row that is missing is 0. */
     void (*narrow_pairs)(size_t rows, size_t n, const real *X, size_t ldx, uint32_t *P, size_t ldp);
 
-    /* C[i,j] (+)= sum_p A[i,p] B[p,j] + bias[i],   i < m, j < n, p < k, of bfloat16 factors, summed
-     * in float. A (m,k) is what `narrow` gives, lda even; B what narrow_pairs gives of (k,n), ldb in
-     * pairs. bias: NULL for 0; with relu, max(C, 0). accumulate 0 overwrites C, 1 ignores bias. */
+    /* C[i,j] (+)= sum_p A[i,p] B[p,j] + bias[i],   i < m, j < n, p < k, of bfloat16 factors,
+     * summed in float. A (m,k) is what `narrow` gives, lda even; B what narrow_pairs gives of
+     * (k,n), ldb in pairs. bias: NULL for 0; with relu, max(C, 0). accumulate 0 overwrites C, 1
+     * ignores bias. */
     void (*product16)(size_t m, size_t n, size_t k, const uint16_t *A, size_t lda,
                       const uint32_t *B, size_t ldb, const real *bias, real *C, size_t ldc,
                       int accumulate, int relu);
