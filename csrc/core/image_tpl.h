@@ -138,6 +138,7 @@ static void steps_forward(image_state *im, const call_outputs *out, size_t b, fo
         if (!pass->last || !s->reference) /* whose extra step is left out */
             write_history(im, out, b, im->steps, &next, pass->likelihood, moved);
     }
+    if (has_stopped(im, 0)) return;
     const size_t counted = im->steps - (size_t)s->reference;
     const slot_state last = state_before(im, counted);
     for (size_t t = counted; t < s->T; t++)
