@@ -176,12 +176,13 @@ def _of_run(config: Mapping[str, Any], name: str, kind: str) -> dict[str, Any]:
     if kind in MARKS:
         told |= {"start": config.get("start"), "hidden_dim": config.get("hidden")}
     else:
-        told["gradient"] = "implicit"
+        told |= {"gradient": "implicit", "eps": 1e-8}
     if kind in ("slot_mixture", "gaussian_mixture"):
         stable = config.get("variant") == "stable"
         told["prior"] = "uniform" if stable else "learned"
         low = kind == "gaussian_mixture" or stable
         told["temperature"] = config.get("temperature") or (told["dim"] or 1) ** (-0.5 * low)
+        told["var_floor"] = 1e-4
     return {key: value for key, value in told.items() if value is not None}
 
 

@@ -739,9 +739,12 @@ def test_a_run_that_takes_longer_than_planned_says_so(tmp_path, monkeypatch, cap
 def test_what_ap_means_stands_below_it(tmp_path, capsys):
     assert train(tmp_path, "--steps", 1) == 0
     assert main(PIPELINE, ["eval", "--out", str(tmp_path), "--images", "4", "--draws", "1"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    at = next(i for i, line in enumerate(lines) if line.startswith("AP (%) at"))
-    assert lines[at + 2].startswith("AP at t: precision") and "100 is perfect" in lines[at + 2]
+    told = " ".join(capsys.readouterr().out.split("AP (%) at")[1].split())
+    assert "AP at t: precision" in told and "100 is perfect" in told and "89 at ∞" in told
+    assert (
+        "this run has 1, as a slow or busy" in told
+        and f"pictures: {tmp_path / 'predictions.png'}" in told
+    )
 
 
 def test_a_setting_is_declared_once():

@@ -144,6 +144,13 @@ static void choose_caches(smm_sizes *s) {
 /* The limits of smm_saved_rule. */
 enum { SMALL = 3 << 20, MOST_OF_SMALL = 64 << 20, MOST = 8 << 20 };
 
+/* Up to how many elements an image's layers are small: those of wide maps always, as each takes so
+ * many multiplications that saving it is the faster for any number of inputs. */
+static size_t small_image(const smm_sizes *s) {
+    const double work = (double)(s->H * (s->I + s->F) + s->F * s->P);
+    return work > 256 * (double)(s->H + s->F + s->C) ? (size_t)-1 >> 1 : SMALL;
+}
+
 /* Elements of a block's layers that backward would have to recompute. */
 static size_t block_layers(const smm_sizes *s) {
     return s->input_mlp && s->cache_forward ? SMM_BLOCK * (s->H + s->F + s->C) : 0;
@@ -151,7 +158,7 @@ static size_t block_layers(const smm_sizes *s) {
 
 static void lay_out_saved(smm_sizes *s) {
     const size_t block = block_layers(s);
-    const size_t most = block && s->blocks <= SMALL / block ? MOST_OF_SMALL : MOST;
+    const size_t most = block && s->blocks <= small_image(s) / block ? MOST_OF_SMALL : MOST;
     s->states = s->steps_back + 1;
     s->state = (3 * s->Dp + s->stack * s->Cp) * s->K + smm_pad(s->K) + smm_pad(s->heads * s->K);
     s->update = s->learned ? (5 * s->Dp + s->Hp) * s->K : 0;
@@ -196,6 +203,6 @@ smm_saved_rule smm_saved_rule_of(const smm_config *config, size_t slots, size_t 
     smm_sizes s;
     if (smm_sizes_init(&s, config, &one) != SMM_OK) return rule;
     rule.image = s.saved_head, rule.block = block_layers(&s), rule.inputs = SMM_BLOCK;
-    rule.small = SMALL, rule.most_of_small = MOST_OF_SMALL, rule.most = MOST;
+    rule.small = small_image(&s), rule.most_of_small = MOST_OF_SMALL, rule.most = MOST;
     return rule;
 }

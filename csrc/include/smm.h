@@ -269,7 +269,7 @@ SMM_API smm_saved_rule smm_saved_rule_of(const smm_config *config, size_t slots,
  * Fresh pages can take as long as the work in them, so smm_free caches the two largest blocks of at
  * most SMM_CACHED_MOST bytes for later calls of the library, whose scratch memory comes from here
  * too. smm_trim gives cached blocks back to the system and returns their bytes. */
-#define SMM_CACHED_MOST ((size_t)64 << 20)
+#define SMM_CACHED_MOST ((size_t)256 << 20)
 SMM_API void *smm_alloc(size_t bytes);
 SMM_API void smm_free(void *memory); /* NULL: nothing to free */
 SMM_API size_t smm_trim(void);

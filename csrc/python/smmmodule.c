@@ -51,7 +51,7 @@ static PyMethodDef methods[] = {
      "saved_rule(config, K, num_iters) -> dict of the numbers of smm_saved_rule in smm.h"},
     {"trim", trim, METH_NOARGS,
      "trim()\n--\n\nGive the memory that is cached for later calls back to the system.\n\n"
-     "Returns\n-------\nint\n    Bytes given back: at most 128 MiB.\n"},
+     "Returns\n-------\nint\n    Bytes given back: at most 512 MiB.\n"},
     {"first_nonfinite", first_nonfinite, METH_O,
      "first_nonfinite(array) -> flat index of the first infinity or NaN of a contiguous array of "
      "floats, or -1"},

@@ -14,17 +14,26 @@ from ..shared.files import write_atomically
 from . import READERS, checked_size, find_reader
 from .properties import REAL
 
+EXAMPLES = """\
+examples, from the repository's root:
+  # what a folder holds, and its first picture with masks in inspect.png
+  python -m examples.data inspect CLEVR_v1.0
+  # read every picture of the validation split, as a pipeline at 64 x 64 does
+  python -m examples.data inspect photos/ --dataset folder --split val --size 64 --check
+"""
 MOST_NAMED = 5  # files that a list names before it says "and so many more"
 
 
 def parser():
+    shown = {"epilog": EXAMPLES, "formatter_class": argparse.RawDescriptionHelpFormatter}
     main = argparse.ArgumentParser(
-        prog="python -m examples.data", description="Look into data sets."
+        prog="python -m examples.data", description="Look into data sets.", **shown
     )
     inspect = main.add_subparsers(dest="command", required=True).add_parser(
         "inspect",
         help="what a folder holds, what is missing, and one picture with its masks",
         description="Tell what a folder holds and what is missing; draw a picture with its masks.",
+        **shown,
     )
     add = inspect.add_argument
     add("dir", type=Path, help="folder of a data set in its official layout, or of pictures")

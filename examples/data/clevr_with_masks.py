@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .reader import Reader, bilinear, nearest
+from .reader import Reader, nearest
 from .tfrecord import parse_example, records
 
 FILE = "clevr_with_masks_train.tfrecords"
@@ -52,6 +52,14 @@ class ClevrWithMasks(Reader):
     def fits(root):
         return (root / FILE).is_file()
 
+    @staticmethod
+    def part(height, width):
+        """In proportion in pictures of another size, such as CLEVR's own."""
+        down, across = height / SHAPES["image"][0], width / SHAPES["image"][1]
+        top, bottom = (int(down * edge) for edge in (ROWS.start, ROWS.stop))
+        left, right = (int(across * edge) for edge in (COLUMNS.start, COLUMNS.stop))
+        return top, left, bottom - top, right - left
+
     def files(self):
         return [self.path]
 
@@ -68,7 +76,7 @@ class ClevrWithMasks(Reader):
     def _item(self, image, masks):
         mask = (masks[..., 0] > 127).argmax(0).astype(np.uint8)
         if self.size is not None:
-            image = bilinear(image[ROWS, COLUMNS], self.size, self.size)
+            image = self.prepare(image, self.size, self.path)
             mask = nearest(mask[ROWS, COLUMNS], self.size, self.size)
         return {"image": image, "mask": mask}
 

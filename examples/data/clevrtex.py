@@ -11,7 +11,7 @@ Source: https://www.robots.ox.ac.uk/~vgg/data/clevrtex.
 
 from __future__ import annotations
 
-from .reader import Reader, bilinear, centre, load_image, load_labels, nearest
+from .reader import Reader, centre, load_image, load_labels, middle, nearest
 
 SPLITS = {"train": (0.2, 1.0), "val": (0.1, 0.2), "test": (0.0, 0.1)}
 CROP = 0.8
@@ -54,6 +54,10 @@ class ClevrTex(Reader):
     def fits(root):
         return bool(_variants(root))
 
+    @staticmethod
+    def part(height, width):
+        return middle(height, width, int(CROP * min(height, width)))
+
     def files(self):
         return [path for picture in self.pictures for path in (picture, _mask(picture))]
 
@@ -63,7 +67,7 @@ class ClevrTex(Reader):
         mask = load_labels(_mask(path), image)
         if self.size is not None:
             side = int(CROP * min(mask.shape))
-            image = bilinear(centre(image, side, side, path), self.size, self.size)
+            image = self.prepare(image, self.size, path)
             mask = nearest(centre(mask, side, side, path), self.size, self.size)
         return {"image": image, "mask": mask}
 

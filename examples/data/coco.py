@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from .fields import load_json, shown, take
-from .folder import fit
-from .reader import Reader, bilinear, load_image, nearest, there_are
+from .folder import Folder, fit
+from .reader import Reader, load_image, nearest, there_are
 
 FARTHEST = 1_000_000  # pixels; outlines may end a little outside of their picture
 
@@ -56,6 +56,8 @@ class Coco(Reader):
         self.numbers = list(self.pictures)
         self.ids = [Path(name).stem for name, _, _ in self.pictures.values()]
 
+    part, prepare = staticmethod(Folder.part), Folder.prepare
+
     def _records(self, content, name, kind):
         """(record, what it is) of a list in the annotation file."""
         for index, one in enumerate(take(content, name, list, f"annotations {self.annotations}")):
@@ -86,7 +88,7 @@ class Coco(Reader):
         for i, (annotation, outline) in enumerate(self.outlines[number], 1):
             mask[(mask == 0) & self._drawn(annotation, outline, height, width)] = i
         return {
-            "image": fit(image, self.size, bilinear, path),
+            "image": self.prepare(image, self.size, path),
             "mask": fit(mask, self.size, nearest, path),
         }
 

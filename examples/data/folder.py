@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .reader import Reader, bilinear, centre, load_image, one_of, short_side
+from .reader import Reader, bilinear, centre, load_image, middle, one_of, short_side
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 
@@ -23,7 +23,7 @@ class Folder(Reader):
         folder = self.folder(self.root, self.split)
         if folder == self.root:
             one_of("split", self.split, SPLITS)
-        self.pictures = _pictures(folder)
+        self.pictures = pictures_in(folder)
         if not self.pictures:
             raise FileNotFoundError(f"{folder} has no picture ({', '.join(SUFFIXES)})")
         self.ids = [path.stem for path in self.pictures]
@@ -39,14 +39,22 @@ class Folder(Reader):
 
     @staticmethod
     def fits(root):
-        return any(_pictures(folder) for folder in (root, *(root / split for split in SPLITS)))
+        return any(pictures_in(folder) for folder in (root, *(root / split for split in SPLITS)))
+
+    @staticmethod
+    def part(height, width):
+        return middle(height, width, min(height, width))
+
+    @classmethod
+    def prepare(cls, image, size, path):
+        return fit(image, size, bilinear, path)
 
     def files(self):
         return self.pictures
 
     def read(self, index):
         path = self.pictures[index]
-        return {"image": fit(load_image(path), self.size, bilinear, path)}
+        return {"image": self.prepare(load_image(path), self.size, path)}
 
 
 def fit(array, size, resize, path):
@@ -56,7 +64,8 @@ def fit(array, size, resize, path):
     return centre(resize(array, *short_side(array, size)), size, size, path)
 
 
-def _pictures(folder):
+def pictures_in(folder):
+    """Paths of a folder's pictures, sorted by name."""
     if not folder.is_dir():
         return []
     pictures = (p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)

@@ -61,10 +61,19 @@ def _place(coordinates, what):
     return np.array(coordinates, float) / COORDINATE_SCALE
 
 
+def likeliest(row) -> dict[str, tuple[str, float]]:
+    """Of each property of a target's or a prediction's row: the likeliest value, its probability.
+
+    In the order in which words name them.
+    """
+    found = {}
+    for group in ("size", "color", "material", "shape"):
+        shares = row[GROUPS[group]]
+        best = int(np.argmax(shares))
+        found[group] = _NAMES[group][best], float(shares[best])
+    return found
+
+
 def describe(row) -> str:
     """One row of a target or a prediction in words, such as "large red metal cube"."""
-
-    def name(group):
-        return _NAMES[group][int(np.argmax(row[GROUPS[group]]))]
-
-    return " ".join(map(name, ("size", "color", "material", "shape")))
+    return " ".join(value for value, _ in likeliest(row).values())

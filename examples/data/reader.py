@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from .properties import MOST_OBJECTS
 
@@ -31,6 +31,19 @@ class Reader:
     @staticmethod
     def splits(root):
         return ()
+
+    @staticmethod
+    def part(height, width):
+        """(top, left, height, width) of the part of a picture that is brought to a `size`."""
+        return 0, 0, height, width
+
+    @classmethod
+    def prepare(cls, image, size, path):
+        """A picture (H, W, 3) at size x size, as an item has it; errors name `path`."""
+        top, left, height, width = cls.part(*image.shape[:2])
+        if not min(height, width):
+            raise too_small(path, image)
+        return bilinear(image[top : top + height, left : left + width], size, size)
 
     def __init__(self, root, split="train", size=None, **options):
         for name in options:
@@ -95,6 +108,21 @@ def load_image(path, kind="picture") -> np.ndarray:
     return _decoded(path, kind, _rgb)
 
 
+def load_as_viewed(path) -> np.ndarray:
+    """As `load_image`, but as a viewer shows it: turned as EXIF says, what is transparent white."""
+    return _decoded(path, "picture", _viewed)
+
+
+def _viewed(image):
+    image = ImageOps.exif_transpose(image)
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or (
+        "transparency" in image.info and image.mode in ("1", "L", "P", "RGB")
+    ):
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return _rgb(image)
+
+
 def _rgb(image):
     if image.mode.startswith("I;16"):
         return np.repeat((np.array(image) >> 8).astype(np.uint8)[..., None], 3, 2)
@@ -141,12 +169,19 @@ def centre(array, height, width, path):
     """The middle of an image or label map, as by torchvision's CenterCrop; errors name `path`."""
     gaps = array.shape[0] - height, array.shape[1] - width
     if min(gaps) < 0 or not min(height, width):
-        raise ValueError(
-            f"{path} is too small for its data set's crop: "
-            f"{array.shape[0]} x {array.shape[1]} pixels"
-        )
+        raise too_small(path, array)
     top, left = (round(gap / 2) for gap in gaps)
     return array[top : top + height, left : left + width]
+
+
+def too_small(path, array):
+    shape = f"{array.shape[0]} x {array.shape[1]} pixels"
+    return ValueError(f"{path} is too small for its data set's crop: {shape}")
+
+
+def middle(height, width, side):
+    """`Reader.part` of a square in the middle."""
+    return round((height - side) / 2), round((width - side) / 2), side, side
 
 
 def short_side(array, size):

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from .reader import Reader, bilinear, centre, check_shape, load_image
+from .reader import Reader, bilinear, centre, check_shape, load_image, middle
 
-CROP = 196
+SIDE, CROP = 224, 196
 FILES = {"train": "train", "eval": "eval", "val": "eval", "test": "test"}
 
 
@@ -58,6 +58,11 @@ class ShapeStacks(Reader):
     @staticmethod
     def fits(root):
         return (root / "recordings").is_dir()
+
+    @staticmethod
+    def part(height, width):
+        """In proportion in pictures of another size, which the data set has not."""
+        return middle(height, width, min(height, width) * CROP // SIDE)
 
     def _map(self, path):
         _, scenario, name = path.split("/")

@@ -11,7 +11,11 @@ from ..shared.modules import seen_by
 from ..shared.plots import plt
 
 COLOURS = plt.get_cmap("tab20")
-MEASURED = {"fg_ari": "FG-ARI"}, "100 pictures", (0, 1)
+MEASURED = {"fg_ari": "FG-ARI"}, "FG-ARI, 1 is perfect", (0, 1)
+HEAD = (
+    "Two rows per picture. Above: the input, what the model draws, and what each slot draws. "
+    "Below: the objects there {below}, those found (a colour for each slot), and each slot's mask."
+)
 
 
 def discovery(model, pictures, config, out, count=6):
@@ -23,16 +27,28 @@ def discovery(model, pictures, config, out, count=6):
     images, true, scene = seen_by(model, pictures, config, count)
     rows = []
     for n, image in enumerate(images):
-        masks = scene.masks[n, :, 0].cpu().numpy()
-        found = masks.argmax(0)
-        there = true[0][n] if true else np.full_like(found, 15)  # grey
-        rows += [
-            [image, as_image(scene.reconstruction[n]), *map(as_image, scene.pictures[n])],
-            [*(COLOURS(labels % 20)[..., :3] for labels in (there, found)), *masks],
-        ]
-    names = ("input", "drawn", *(f"slot {k + 1}" for k in range(scene.masks.shape[1])))
-    plots.sheet(rows, Path(out) / "discovery.png", names)
+        found = of_slots(scene, n)
+        there = coloured(true[0][n]) if true else np.ones(image.shape)
+        rows += two_rows(image, scene, n, there, coloured(found))
+    below = "are" if true else "are (unknown here)"
+    names = ("input", "drawn", *plots.slot_names(scene.masks.shape[1]))
+    plots.sheet(rows, Path(out) / "discovery.png", names, head=HEAD.format(below=below))
     plots.attention_figure(images, scene.attention, Path(out) / "attention.png")
+
+
+def two_rows(image, scene, n, *below):
+    """The n-th picture, its reconstruction and slots; `below` these two, and the slots' masks."""
+    above = map(as_image, (scene.reconstruction[n], *scene.pictures[n]))
+    return [image, *above], [*below, *scene.masks[n, :, 0].cpu().numpy()]
+
+
+def of_slots(scene, n):
+    """Each pixel's slot (S, S) in the n-th picture: that of the largest mask."""
+    return scene.masks[n, :, 0].argmax(0).cpu().numpy()
+
+
+def coloured(labels):
+    return COLOURS(labels % 20)[..., :3]
 
 
 def as_image(values):

@@ -13,6 +13,17 @@ from .trainings import RESULT, SEEDS, Result, load, obtain
 
 ABOUT = """Train what a table or figure of the paper needs and is not in --out yet, and make it.
 Other options go to the pipelines' command lines (--threads, --device, --cache, ...)."""
+EXAMPLES = """\
+examples, from the repository's root:
+  # Table 1 at small scale, on built-in scenes: trains three runs of each model
+  python -m examples.reproduce table1
+  # a figure from one run of each model, of 500 steps
+  python -m examples.reproduce figure6 --seeds 1 --steps 500 --out runs/quick
+  # Table 3 with the paper's data and settings
+  python -m examples.reproduce table3 --preset paper --data CLEVR_WITH_MASKS --device cuda
+  # all, and the page docs/results.md from what is there
+  python -m examples.reproduce all --page docs/results.md
+"""
 
 
 def data_sets_of(item: Item, name, preset, folders):
@@ -123,7 +134,11 @@ def facts(result: Result):
 
 def make_parser():
     parser = argparse.ArgumentParser(
-        prog="python -m examples.reproduce", description=ABOUT, allow_abbrev=False
+        prog="python -m examples.reproduce",
+        description=ABOUT,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     add = parser.add_argument
     usual = ", ".join(f"{name} {n}" for name, n in SEEDS.items())

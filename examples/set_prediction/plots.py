@@ -13,9 +13,11 @@ from ..shared import plots
 from ..shared.modules import seen_by
 from ..shared.plots import plt
 
+ATTENTION = f"{plots.ATTENTION} Numbers: how sure the model is that a slot holds an object."
 MARKERS = {"cube": "s", "sphere": "o", "cylinder": "D"}
 AP = {"ap_inf": "AP$_\\infty$", "ap_0.5": "AP$_{0.5}$"}
-MEASURED = AP, "AP (%), 100 pictures", (0, 100)
+MEASURED = AP, "average precision (%)", (0, 100)
+LISTED = 0.5  # presence above which a slot is in the list
 
 
 def predictions(model, pictures, config, out, count=6):
@@ -27,9 +29,9 @@ def predictions(model, pictures, config, out, count=6):
         model, pictures, config, count, return_attention=True
     )
     found = found.float().cpu().numpy()
-    on_picture = config.data is None  # the camera of built-in scenes is known
+    on_picture = knows_camera(config)
     words = [_words(prediction, target) for prediction, target in zip(found, targets)]
-    lines = 0.085 * max(text.count("\n") + 1 for text in words)  # inches
+    lines = 0.115 * max(text.count("\n") + 1 for text in words)  # inches
     figure, axes = plt.subplots(
         2,
         len(images),
@@ -43,25 +45,31 @@ def predictions(model, pictures, config, out, count=6):
     ):
         top.imshow(image)
         if on_picture:
-            _mark(top, _there(target), image.shape[0], False)
-            _mark(top, _there(prediction), image.shape[0], True)
-        font = {"fontsize": 5.2, "family": "monospace"}
+            mark(top, _there(target), image.shape[0], False)
+            mark(top, _there(prediction), image.shape[0], True)
+        font = {"fontsize": 7, "family": "monospace"}
         bottom.text(0, 1, text, va="top", transform=bottom.transAxes, **font)
         top.axis("off")
         bottom.axis("off")
     if on_picture:
-        text = "rings: the objects there are; marks: what the model lists, in its colour and shape"
-        figure.suptitle(text, fontsize=8)
-    plots.save(figure, Path(out) / "predictions.png")
+        text = "Rings: the true objects. Marks: the predicted ones, in their colour and shape."
+        figure.suptitle(text, fontsize=10)
+    plots.save(figure, Path(out) / "predictions.png", 120)
     titles = [[f"{presence:.2f}" for presence in row] for row in found[:, :, REAL]]
-    plots.attention_figure(images, attention, Path(out) / "attention.png", titles)
+    plots.attention_figure(images, attention, Path(out) / "attention.png", titles, head=ATTENTION)
 
 
 def _there(rows):
-    return rows[rows[:, REAL] > 0.5]
+    return rows[rows[:, REAL] > LISTED]
 
 
-def _mark(axes, rows, size, filled):
+def knows_camera(config):
+    """Whether pictures are built-in scenes, whose camera is known."""
+    return config.data is None and config.dataset in (None, "scenes")
+
+
+def mark(axes, rows, size, filled):
+    """Objects, rows of predictions or targets, on a picture of a built-in scene."""
     for row in rows:
         place, _ = project(row[COORDINATES].astype(float) * COORDINATE_SCALE, size)
         width, colour, _, shape = describe(row).split()
@@ -75,7 +83,7 @@ def _mark(axes, rows, size, filled):
 
 
 def _words(prediction, target):
-    lines = ["true", *map(describe, _there(target)), "", "predicted"]
+    lines = ["TRUE", *map(describe, _there(target)), "", "PREDICTED, confidence"]
     return "\n".join(lines + [f"{describe(row)} {row[REAL]:.2f}" for row in _there(prediction)])
 
 

@@ -149,7 +149,9 @@ def table(results) -> str:
 
 def main():
     parser = argparse.ArgumentParser(
-        prog="python -m examples.set_prediction.study", description=__doc__.split("\n")[0]
+        prog="python -m examples.set_prediction.study",
+        description=__doc__.split("\n")[0],
+        epilog="example: python -m examples.set_prediction.study --seeds 1 --steps 300",
     )
     names = tuple(SETTINGS)
     what = f"settings: {'; '.join(names)}"

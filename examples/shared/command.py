@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping
 from contextlib import contextmanager, nullcontext
 from copy import copy
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 import torch
@@ -22,6 +24,7 @@ from .config import MOST, Config, Setting
 from .files import first_line, locked, make_folder
 from .pictures import open_pictures, tell_held_out
 from .plots import curves
+from .show import show_all
 from .training import rank_and_world, start_processes
 
 # what a trained model can be evaluated with, in place of what it was trained with
@@ -52,6 +55,8 @@ class Pipeline:
     fields : what it evaluates, such as ("image", "target"); see `examples.data`.
     optional : the fields that it uses where there are such.
     least : the pictures that its commands need.
+    show : (model, `Given` picture, config, seed) -> `Shown`; see `shared.show`.
+    data, examples : for --help: data that it can be trained on, lines of its own.
     add_options : adds to the parser what this pipeline alone has.
     """
 
@@ -62,9 +67,12 @@ class Pipeline:
     train: Callable
     measured: tuple[dict[str, str], str, tuple]
     commands: Mapping[str, Callable]
+    show: Callable
     fields: tuple[str, ...] = ("image",)
     optional: tuple[str, ...] = ()
     least: int = 1
+    data: str = "photos/"
+    examples: str = ""
     add_options: Callable = field(default=lambda parser: None)
 
     def open(self, config, options, count, quiet=False):
@@ -75,16 +83,38 @@ class Pipeline:
         return pictures
 
 
+EXAMPLES = """\
+examples, from the repository's root:
+  # train the preset tiny on built-in scenes, then evaluate
+  python -m examples.{name}
+  # train on pictures in files for half an hour; go on after Ctrl-C
+  python -m examples.{name} train --data {data} --minutes 30 --out runs/mine
+  python -m examples.{name} train --resume --out runs/mine
+  # evaluate a run again, with more slots than it was trained with
+  python -m examples.{name} eval --out runs/{name}-1 --slots 9
+  # what its model makes of your own pictures, as a PNG each, and as numbers
+  python -m examples.{name} show cat.jpg photos/ --run runs/{name}-1 --out shown --json
+"""
+
+
 def make_parser(pipeline):
+    commands = ("train", *pipeline.commands, "show")
+    choice = f"[{' | '.join(commands)} PICTURE ...]"
     parser = argparse.ArgumentParser(
-        prog=f"python -m examples.{pipeline.name}", description=pipeline.about
+        prog=f"python -m examples.{pipeline.name}",
+        usage=f"%(prog)s {choice} [options]",
+        description=fill(pipeline.about, 80),
+        epilog=EXAMPLES.format(name=pipeline.name, data=pipeline.data) + pipeline.examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    commands = ("train", *pipeline.commands)
     add("command", nargs="?", choices=commands, help="default: train, then eval")
+    add("files", nargs="*", type=folder, metavar="PICTURE", help="of show: files, or folders")
     presets = tuple(pipeline.config.PRESETS)
     add("--preset", choices=presets, help="settings to start from (default: tiny)")
     add("--out", type=folder, help="the run's folder; default: a new one below runs/")
+    add("--run", type=folder, help="of show: the run; default: --out, or the newest below runs/")
+    add("--json", action="store_true", help="of show: numbers, as one JSON object")
     add("--resume", action="store_true", help="go on with the run in --out")
     add("--split", default="val", help="what eval reads (default: val)")
     add("--device", default="cpu", help="of PyTorch (default: cpu)")
@@ -106,6 +136,8 @@ def configure(pipeline, options) -> Config:
     """
     given = {name: getattr(options, name) for name in pipeline.config.options()}
     given = {name: value for name, value in given.items() if value is not None}
+    if options.command == "show":
+        given.pop("seed", None)  # of the initial slots alone
     stored = options.out / "config.json" if options.out else None
     trains = options.command in (None, "train")
     config, place = None, f"the run in {options.out}"
@@ -149,7 +181,8 @@ def run_training(pipeline, options, config, device):
     make_folder(options.out)
     if first:
         config.save(options.out / "config.json")
-        print(f"training {config.model} in {options.out}", flush=True)
+        length = f"{config.steps:,} steps" if config.steps else f"{config.minutes:g} minutes"
+        print(f"training {config.model} in {options.out}: {length}", flush=True)
         tell_held_out(config, "val")
     if dist.is_initialized():
         dist.barrier()
@@ -158,20 +191,80 @@ def run_training(pipeline, options, config, device):
     model = pipeline.train(config, options.out, device)
     if first:
         curves(options.out, *pipeline.measured)
+        again = f"python -m examples.{pipeline.name} show PICTURE --run {options.out}"
+        print(f"model: {options.out / 'model.safetensors'} (on pictures of yours: {again})")
+        print(f"curves: {options.out / 'curves.png'}", flush=True)
     return model
+
+
+def explain(meaning, reached, steps, config, options):
+    """Print what the figures above mean, what the preset tiny reaches, and what this run had."""
+    had = f"; this run has {config.steps:,}" if config.steps else ""
+    if config.preset == "tiny" and config.steps and config.steps < steps / 2:
+        had += f", as a slow or busy machine takes few in its minutes: give --steps {steps}"
+    text = (
+        f"{meaning} ± is the standard deviation over {options.draws} draws of the initial slots. "
+        f"On built-in scenes the preset tiny ends near {reached} after {steps:,} steps{had}. "
+        "See docs/guides/metrics.md."
+    )
+    print(fill(text, 100))
+
+
+def trained_model(pipeline, name, options, config, device):
+    """The model that the options name, for a command."""
+    trained = options.out / "model.safetensors" if options.out else None
+    if options.weights is None and not (trained and trained.exists()):
+        place = "--run" if name == "show" else "--out"
+        raise ValueError(
+            f"{name} needs --weights or a trained run in {place}, got {place} {options.out}"
+        )
+    config.weights = options.weights or str(trained)
+    return pipeline.build(config, device)
+
+
+def newest_run(name) -> Path | None:
+    """The latest folder that `new_folder` made and that has a model."""
+    paths = [path.parent for path in Path("runs").glob(f"{name}-*/model.safetensors")]
+    numbers = {path.name.removeprefix(f"{name}-"): path for path in paths}
+    return numbers[max(found, key=int)] if (found := [n for n in numbers if n.isdigit()]) else None
+
+
+def show(pipeline, options, device):
+    """What a trained model makes of the user's pictures, told; or, with --json, the figures."""
+    if not options.files:
+        raise ValueError("show needs a PICTURE: a file, or a folder of pictures")
+    run, out = options.run, options.out
+    if run is None and options.weights is None:
+        is_run = out and (out / "model.safetensors").exists()
+        run = out if is_run else newest_run(pipeline.name) or out
+    if run is None and options.weights is None:
+        raise ValueError("show needs --run or --weights, as there is no trained run below runs/")
+    out = out or run
+    if out is None:
+        raise ValueError("show needs --out, the folder for its pictures")
+    options = copy(options)
+    options.out = run
+    config = configure(pipeline, options)
+    set_threads(config.threads)
+    model = trained_model(pipeline, "show", options, config, device)
+    seed = options.seed or 0
+    pipeline.config.settings()["seed"].check(seed)
+    of_picture = partial(pipeline.show, model, config=config, seed=seed)
+    say = (lambda text: None) if options.json else print
+    say(f"model: {config.weights}, {config.slots} slots")
+    figures = show_all(of_picture, config, options.files, out, say)
+    protocol = {"task": pipeline.name, "model": config.model, "weights": config.weights}
+    protocol |= {"image_size": config.image_size, "slots": config.slots}
+    protocol |= {"iterations": config.eval_iters, "seed": seed}
+    result = {"pictures": figures, "images": len(figures), "protocol": protocol}
+    return result if options.json else None
 
 
 def run_command(pipeline, name, options, config, model, device):
     """Figures of "eval" or another command on a model, or on the one that the options name."""
     if model is None:
-        trained = options.out / "model.safetensors" if options.out else None
-        if options.weights is None and not (trained and trained.exists()):
-            raise ValueError(
-                f"{name} needs --weights or a trained run in --out, got --out {options.out}"
-            )
+        model = trained_model(pipeline, name, options, config, device)
         tell_held_out(config, options.split)
-        config.weights = options.weights or str(trained)
-        model = pipeline.build(config, device)
     if options.out:
         make_folder(options.out)
     usual = 8 if name != "eval" else 500 if config.data is None else None
@@ -190,10 +283,12 @@ def run_command(pipeline, name, options, config, model, device):
 
 
 def one_run(pipeline, options, device):
-    """Train, evaluate, or both; the figures, in the first process."""
+    """Train, evaluate, or both, or show; the figures, in the first process."""
+    first = rank_and_world()[0] == 0
+    if options.command == "show":
+        return show(pipeline, options, device) if first else None
     config, model = configure(pipeline, options), None
     set_threads(config.threads)
-    first = rank_and_world()[0] == 0
     if options.command in (None, "train"):
         if options.command is None and first:
             # a mistake in what is evaluated shows before hours of training
@@ -273,7 +368,7 @@ def run(pipeline, arguments=None):
 
     A user's mistake is an error that tells it.
     """
-    options = make_parser(pipeline).parse_args(arguments)
+    options = make_parser(pipeline).parse_intermixed_args(arguments)
     with processes(options.device) as device:
         for count in (*COUNTS, pipeline.config.options()["threads"]):
             count.check(getattr(options, count.name))
@@ -289,6 +384,12 @@ def run(pipeline, arguments=None):
             options.out = box[0]
         if options.seeds and options.out is None:
             raise ValueError("--seeds needs --out")
+        of_show = {"PICTURE": options.files, "--run": options.run, "--json": options.json}
+        given = [name for name, value in of_show.items() if value]
+        if options.command != "show" and given:
+            raise ValueError(f"{given[0]} is of show alone, got {options.command or 'no command'}")
+        if options.command == "show" and options.seeds:
+            raise ValueError(f"seeds must be left out with show, got {options.seeds}")
         return (several_seeds if options.seeds else one_run)(pipeline, options, device)
 
 

@@ -78,14 +78,14 @@ def watch(model, pictures, config, count=100) -> dict:
 def describe(diagnosis) -> str:
     """One line for people."""
     words = [
-        f"slots used {diagnosis['used']:.1f} of {diagnosis['slots']}",
+        f"slots used: {diagnosis['used']:.1f} of {diagnosis['slots']}",
         f"duplicates {diagnosis['duplicates']:.1f}",
-        f"entropy {diagnosis['entropy']:.2f}",
+        f"attention entropy {diagnosis['entropy']:.2f} (0: one slot per place, 1: all slots alike)",
     ]
-    for name, label in (("prior", "largest prior"), ("floor", "variances at floor")):
+    for name, label in (("prior", "largest prior"), ("floor", "variances at their floor")):
         if name in diagnosis:
             words.append(f"{label} {diagnosis[name]:.2f}")
     if "log_likelihood" in diagnosis:
         values = " ".join(f"{v:.1f}" for v in diagnosis["log_likelihood"])
-        words.append(f"log-likelihood of an input {values}")
+        words.append(f"log-likelihood of an input after each iteration {values}")
     return ", ".join(words)

@@ -5,12 +5,18 @@ from __future__ import annotations
 import sys
 
 from ..metrics.inception import inception_file
-from ..shared.command import Pipeline, main, spread
+from ..shared.command import Pipeline, explain, main, spread
 from ..shared.diagnostics import describe, watch
 from .config import Config
 from .plots import MEASURED, samples
+from .show import show
 from .train import build_model, figures, train
 
+MEANING = (
+    "mse: of pictures written from slots; dvae_mse: the best that it could be; cross_entropy: of a "
+    "picture's tokens given its slots; frechet_dvae: distance between the distributions of written "
+    "and true pictures. Lower is better."
+)
 PROTOCOL = {
     "mse": "generated pictures, in [0, 1], summed over pixels and channels, mean over pictures",
     "cross_entropy": "nats, of the dVAE's likeliest tokens, summed over a picture's tokens, "
@@ -25,7 +31,10 @@ def evaluate(model, pictures, config, options):
     )
     for name, value in mean.items():
         print(f"{name:14s}{value:10.3f} ± {deviation[name]:.3f}")
+    explain(MEANING, "mse 56 and cross_entropy 58", 4_500, config, options)
     print(describe(watch(model, pictures, config)))
+    if options.out:
+        print(f"for pictures: python -m examples.slate sample --out {options.out}")
     return {**mean, "draws_std": deviation}, {"draws": options.draws, **PROTOCOL}
 
 
@@ -55,7 +64,12 @@ PIPELINE = Pipeline(
     train,
     MEASURED,
     {"eval": evaluate, "sample": sample},
+    show,
     least=2,  # for a distance of distributions, and to mix slots
+    examples="""\
+  # pictures written from slots, and from the slots of two pictures
+  python -m examples.slate sample --out runs/slate-1
+""",
     add_options=add_options,
 )
 

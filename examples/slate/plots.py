@@ -14,7 +14,15 @@ from .train import to_pixels
 
 # cross-entropy: Figure 2 of the paper
 LABELS = {"cross_entropy": "cross-entropy", "dvae_mse": "MSE of the dVAE"}
-MEASURED = LABELS, "a picture's sum, 100 pictures", (0, None)
+MEASURED = LABELS, "sum over a picture, lower is better", (0, None)
+HEAD = (
+    "Input; the dVAE's reconstruction from all tokens; what the transformer writes from the slots "
+    "alone. Then what each slot attends to: places that belong to other slots are white."
+)
+MIXED = (
+    "Two pictures, both written again from their slots, then sets of mixed slots: with the second "
+    "largest slot swapped, and with every other slot from the second picture."
+)
 
 
 class Written(NamedTuple):
@@ -39,10 +47,14 @@ def write(model, pictures, config) -> Written:
     return Written(images, *rest)
 
 
-def written_figure(written, path):
-    """A row for each picture: input, the dVAE's, the one from the slots, each slot's attention."""
+def written_figure(written, path, name=""):
+    """A row for each picture: input, the dVAE's, the one from the slots, each slot's attention.
+
+    name : of the only picture, to be shown.
+    """
     beside = {"dVAE": written.reconstruction, "written": written.generated}
-    plots.attention_figure(written.input, written.attention, path, beside=beside)
+    head = f"{name}. {HEAD}" if name else HEAD
+    plots.attention_figure(written.input, written.attention, path, beside=beside, head=head)
 
 
 def samples(model, pictures, config, out):
@@ -62,7 +74,7 @@ def samples(model, pictures, config, out):
         "second, written": written.generated[1::2],
         **mixed,
     }
-    plots.sheet(list(zip(*columns.values())), Path(out) / "mixed.png", columns)
+    plots.sheet(list(zip(*columns.values())), Path(out) / "mixed.png", columns, head=MIXED)
 
 
 def mix(slots, attention):
@@ -82,7 +94,7 @@ def mix(slots, attention):
         return torch.where(chosen[:, None], second, first)
 
     return {
-        "second slot swapped,\nfirst": from_second({1}),
-        "second slot swapped,\nsecond": from_second(set(ranks) - {1}),
+        "second slot\nswapped, first": from_second({1}),
+        "second slot\nswapped, second": from_second(set(ranks) - {1}),
         "every other slot": from_second(set(ranks[1::2])),
     }

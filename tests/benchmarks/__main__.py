@@ -13,16 +13,28 @@ import re
 import sys
 from pathlib import Path
 
+EXAMPLES = """\
+examples, from the repository's root:
+  # a first look
+  python -m tests.benchmarks --quick
+  # two sections, for one shape
+  python -m tests.benchmarks --only limit peers --shapes batch
+  # everything, on an idle machine, into docs/benchmarks.md
+  python -m tests.benchmarks --page
+"""
 SECTIONS = (
     *("limit", "peers", "sweep", "threads", "small", "warm", "bfloat16", "memory", "step"),
-    "sklearn",
+    *("heads", "sklearn"),
 )
 PAGE = Path("docs/benchmarks.md")
 
 
-def options():
+def options(arguments=None):
     parser = argparse.ArgumentParser(
-        prog="python -m tests.benchmarks", description=__doc__.split("\n\n")[0]
+        prog="python -m tests.benchmarks",
+        description=__doc__.split("\n\n")[0],
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--quick",
@@ -63,7 +75,7 @@ def options():
     parser.add_argument(
         "--page", action="store_true", help=f"put the tables into {PAGE} and the pictures beside it"
     )
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(arguments)
     if chosen.threads < 1:
         parser.error(f"--threads must be at least 1, got {chosen.threads}")
     if chosen.page and not PAGE.exists():
@@ -79,7 +91,7 @@ def keep_to_cores(count):
 
 
 def measure_all(chosen):
-    from . import estimators, measure, memory, narrow, step, warm
+    from . import estimators, heads, measure, memory, narrow, step, warm
     from .problem import SHAPES
 
     quick, seconds, threads = chosen.quick, chosen.seconds, chosen.threads
@@ -103,6 +115,7 @@ def measure_all(chosen):
         "bfloat16": lambda: listed(narrow.narrow_inputs(threads, labels, seconds / 5)),
         "memory": lambda: listed(memory.against_inputs(2**14 if quick else 2**20)),
         "step": lambda: step.whole_step(threads, 2 * seconds),
+        "heads": lambda: listed(heads.heads(threads, seconds / 3)),
         "sklearn": lambda: listed(estimators.beside_sklearn(threads, seconds)),
     }
     names = {"threads": "threads sweep", "small": "small calls"}

@@ -63,6 +63,17 @@ CHECKS = {
 }
 
 
+EXAMPLES = """\
+examples, from the repository's root:
+  # as in CI
+  python -m tests.reliability --quick
+  # one check, whose counts are printed as JSON
+  python -m tests.reliability --quick --only arguments
+  # the long run, which writes the page
+  python -m tests.reliability --out docs/reliability.md
+"""
+
+
 def in_this_process(name, quick):
     _, function, few, many = CHECKS[name]
     with contextlib.redirect_stdout(io.StringIO()):
@@ -165,12 +176,21 @@ MEANING = """## What is checked
 """
 
 
-def main():
-    parser = argparse.ArgumentParser(prog="python -m tests.reliability")
+def make_parser():
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.reliability",
+        description="What the software withstands: fuzzing, injected faults, kills, hostile input.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--quick", action="store_true", help="in two minutes and a half")
     parser.add_argument("--out", help="write the table here")
     parser.add_argument("--only", choices=CHECKS, help="one check, in this process")
-    options = parser.parse_args()
+    return parser
+
+
+def main():
+    options = make_parser().parse_args()
     if options.only:
         return in_this_process(options.only, options.quick)
     begin, found = time.monotonic(), {}

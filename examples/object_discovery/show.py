@@ -1,0 +1,63 @@
+"""What a trained model makes of a user's picture: regions, one for each slot."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..shared import plots
+from ..shared.modules import draw_states, evaluation
+from ..shared.pictures import eval_seeds, to_input
+from ..shared.show import Shown
+from .plots import coloured, of_slots, two_rows
+
+HEAD = (
+    "{name}. Above: what the model reads, what it draws, and what each slot draws. Below: the "
+    "regions on the picture and alone (a colour for each slot), and each slot's mask."
+)
+
+
+def show(model, given, config, seed) -> Shown:
+    """The slots of a picture.
+
+    figures : mse, of values in [-1, 1]; slots, for each of them `share` of the pixels where its
+        mask is the largest, `box` of these (left, top, right, bottom in the user's pixels; None
+        without any) and `prior` of the mixture (None without one).
+    """
+    with evaluation(model) as device:
+        inputs, seeds = to_input(given.image[None], device), eval_seeds([0], seed)
+        scene = model(inputs, seeds, config.eval_iters)
+        features = model.features(inputs).contiguous()
+        state = draw_states(model.slots, features, seeds)
+        prior = model.slots.run(features, state, num_iters=config.eval_iters).prior
+    found, slots = of_slots(scene, 0), []
+    for k in range(scene.masks.shape[1]):
+        slots.append({"slot": k + 1, "share": round(float((found == k).mean()), 4)})
+        slots[k]["box"] = box(given, found == k)
+        slots[k]["prior"] = None if prior is None else round(float(prior[0, k]), 4)
+    error = float((scene.reconstruction - inputs).square().mean())
+    lines = [f"mean squared error {error:.4f}", *map(in_words, slots)]
+    names = [f"slot {one['slot']}\n{one['share']:.0%}" for one in slots]
+
+    def draw(path):
+        over = 0.5 * given.image / 255 + 0.5 * coloured(found)
+        rows = two_rows(given.image, scene, 0, over, coloured(found))
+        head = HEAD.format(name=given.path.name)
+        plots.sheet(rows, path, ("input", "drawn", *names), head=head)
+
+    return Shown({"mse": error, "slots": slots}, lines, draw)
+
+
+def box(given, mask):
+    """Left, top, right, bottom of a mask (S, S), in the user's pixels."""
+    if not mask.any():
+        return None
+    (top, bottom), (left, right) = (np.flatnonzero(mask.any(axis))[[0, -1]] for axis in (1, 0))
+    return [*given.place(left, top), *given.place(right + 1, bottom + 1)]
+
+
+def in_words(slot):
+    text = f"slot {slot['slot']}: {slot['share']:.1%} of the picture"
+    if slot["box"]:
+        left, top, right, bottom = (f"{x:.0f}" for x in slot["box"])
+        text += f", from ({left}, {top}) to ({right}, {bottom})"
+    return text + ("" if slot["prior"] is None else f", prior {slot['prior']:.2f}")
