@@ -329,7 +329,7 @@ class Formulas:
         mean, log_std = self.m_step(gamma, hidden, mean, log_std)
         if self.spec.is_reference and not self.spec.is_fair:
             prior = self.uniform / (1 + self.spec.eps * self.uniform.amax(1, keepdim=True))
-        elif self.spec.prior == "uniform":
+        elif self.spec.prior == "uniform" and not self.spec.is_fair:
             prior = self.uniform
         elif self.spec.is_mixture:
             prior = self.new_prior(gamma)
