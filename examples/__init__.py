@@ -37,6 +37,8 @@ def load(path, device="cpu"):
     from .data.fields import load_json
 
     weights = Path(path)
+    if not weights.exists():
+        raise FileNotFoundError(f"run {path} is missing: give its folder, or its model.safetensors")
     weights = weights / "model.safetensors" if weights.is_dir() else weights
     stored = weights.parent / "config.json"
     settings = load_json(stored, "configuration")

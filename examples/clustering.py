@@ -48,7 +48,9 @@ def draw_clusters(axis, X, model, title):
 
 def main():
     parser = argparse.ArgumentParser(
-        prog="python -m examples.clustering", description=__doc__.split("\n\n")[1]
+        prog="python -m examples.clustering",
+        description=__doc__.split("\n\n")[1],
+        epilog="example: python -m examples.clustering --out shown.png",
     )
     parser.add_argument("--out", type=Path, default=Path("clustering.png"), help="the picture")
     out = parser.parse_args().out

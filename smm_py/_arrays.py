@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from . import _core
 
 Array = np.ndarray[Any, Any]
+# Type checkers let the value be used unasked; that of `X | None` they would not.
+MaybeNone: TypeAlias = Any
 Shape = tuple[int, ...]
 
 

@@ -70,6 +70,9 @@ def write(path: FilePath, arrays: dict[str, Array], metadata: dict[str, str]) ->
 
 def read(path: FilePath) -> tuple[dict[str, Array], dict[str, str]]:
     """Arrays and metadata of a file; ValueError for one that is cut or damaged."""
+    if os.path.isdir(path):
+        told = "is a folder: give the file in it, which of a run is its model.safetensors"
+        raise IsADirectoryError(f"{os.fsdecode(path)} {told}")
     with open(os.fsdecode(path), "rb") as file:
         content = file.read()
     try:

@@ -13,6 +13,7 @@ import numpy as np
 from . import _core, _files, _loading
 from ._arrays import (
     Array,
+    MaybeNone,
     check_array,
     check_finite,
     check_indices,
@@ -76,14 +77,14 @@ class Output:
     """
 
     slots: Array
-    mean: Array | None
-    variance: Array | None
-    prior: Array | None
-    log_likelihood: Array | None
-    attention: Array | None
+    mean: Array | MaybeNone
+    variance: Array | MaybeNone
+    prior: Array | MaybeNone
+    log_likelihood: Array | MaybeNone
+    attention: Array | MaybeNone
     iterations: Array
     state: dict[str, Array]
-    history: dict[str, Array] | None
+    history: dict[str, Array] | MaybeNone
     _call: dict[str, Any] = field(repr=False, compare=False)
 
     def __repr__(self) -> str:

@@ -50,6 +50,8 @@ def test_damaged_files(tmp_path):
         smm_py.SlotAttention.load(path)
     with pytest.raises(FileNotFoundError, match="nothing"):
         smm_py.SlotAttention.load(tmp_path / "nothing")
+    with pytest.raises(IsADirectoryError, match="is a folder: give the file in it, .*model.safet"):
+        smm_py.SlotAttention.load(tmp_path)
 
 
 @pytest.mark.parametrize(

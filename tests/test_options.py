@@ -173,12 +173,16 @@ assert_type(smm_py.SlotMixture(16, 3)(x.numpy()), smm_py.Output)
     ],
 )
 def test_type_checkers(tmp_path, checker, options, error):
-    """What is wrong is seen, and nothing else; results have their types."""
+    """What is wrong is seen, and nothing else, the README's code included; results have types."""
     pytest.importorskip(checker)
     pytest.importorskip("torch")
-    script = tmp_path / "script.py"
-    script.write_text(USER)
-    done = run_python("-m", checker, *options, str(script), cwd=ROOT)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    first, arrays, tensors, clustering = re.findall(r"```python\n(.*?)```", readme, re.S)
+    texts = [USER, first, arrays + clustering, tensors]
+    scripts = [tmp_path / f"script{i}.py" for i in range(len(texts))]
+    for script, text in zip(scripts, texts):
+        script.write_text(text, encoding="utf-8")
+    done = run_python("-m", checker, *options, *map(str, scripts), cwd=ROOT)
     expected = []
     for number, line in enumerate(USER.splitlines(), 1):
         expected += [str(number)] * int(line.partition("  # ")[2] or 0)

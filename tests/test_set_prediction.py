@@ -412,7 +412,8 @@ def test_an_edited_configuration(name, value, message, tmp_path, capsys):
     path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
     assert main(PIPELINE, ["train", "--resume", "--out", str(tmp_path)]) == 2
     assert (
-        capsys.readouterr().err == f"error: {path} is not the configuration of a run: {message}\n"
+        capsys.readouterr().err
+        == f"error: {path} is not the configuration of a run of this pipeline: {message}\n"
     )
 
 
@@ -487,7 +488,7 @@ def test_load(tmp_path):
         assert model.config.temperature == 0.3
         assert all(torch.equal(weights[name], own) for name, own in model.state_dict().items())
     assert model(torch.zeros(1, 3, 32, 32), [0]).shape == (1, 3, 19)
-    with pytest.raises(FileNotFoundError, match="configuration .*nowhere/config.json is missing"):
+    with pytest.raises(FileNotFoundError, match="run .*nowhere/x is missing: give its folder"):
         examples.load(tmp_path / "nowhere" / "x")
     (tmp_path / "run" / "config.json").write_text("[1]")
     with pytest.raises(ValueError, match="config.json is not the configuration of a run of set_p"):
@@ -689,7 +690,7 @@ def test_files_that_are_folders_and_nested_json(tmp_path, capsys):
     assert train(tmp_path / "run", "--steps", 1) == 0
     resume = ("train", "--resume", "--out", tmp_path / "run")
     for name, message in (
-        ("config.json", "config.json is not the configuration of a run: "),
+        ("config.json", "config.json is not the configuration of a run of this pipeline: "),
         ("metrics.jsonl", "metrics.jsonl "),
         ("checkpoint.pt", "checkpoint.pt cannot be read: "),
     ):

@@ -9,6 +9,7 @@ import re
 from itertools import groupby
 from pathlib import Path
 
+from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
 COMMENT = r"/\*(?:[^*]|\*(?!/))*\*/"
@@ -38,7 +39,11 @@ class Header(SphinxDirective):
         missing = [n for n in reference.roles if not re.search(rf"(?m)^ *[.c: ].*\b{n}\b", text)]
         if missing:
             raise self.error(f"{path}: what is {', '.join(missing)}?")
-        return self.parse_text_to_nodes(text)
+        found = self.parse_text_to_nodes(text)
+        lists = (nodes.enumerated_list, nodes.definition_list, nodes.block_quote)
+        for node in (n for top in found for kind in lists for n in top.findall(kind)):
+            raise self.error(f"{path}: prose became a list or a quotation: {node.astext()}")
+        return found
 
 
 def rows_of(text):
@@ -105,7 +110,9 @@ class Reference:
                 yield from indented(self.table(name, " ".join(told)))
             elif piece["body"]:
                 kind, members = self.members(piece)
-                yield from [f".. c:{kind}:: {piece['name'] or '@parameters'}", "", *indented(told)]
+                yield f".. c:{kind}:: {piece['name'] or '@parameters'}"
+                yield from ([""] if piece["name"] else ["   :no-contents-entry:", ""])
+                yield from indented(told)
                 told = []
                 inner = "member" if kind == "struct" else "enumerator"
                 start = f"   .. c:{inner}:: "
@@ -165,11 +172,12 @@ class Reference:
             return re.sub(r"([\\*`|_])", r"\\\1", match[0])
 
         text = re.sub(r"\b((?:smm|SMM)_\w+)\b(?:\(\))?|`(\w+)`|[\\*`|_]", link, text)
+        text = re.sub(r"^\((?=\w\) )", r"\(", text)  # else a list, numbered (B)
         return " ".join(text.replace("docs/math.md", ":doc:`/math`").split())
 
     def prose(self, comment):
         """The lines of a comment: paragraphs, parameters (a name, two spaces), literal blocks."""
-        text = re.sub(r"(?m)^ \* ?| *\*/$|^/\* ?", "", comment)
+        text = re.sub(r"(?m)^ *\* ?| *\*/$|^/\* ?", "", comment)
         out = []
         for block in re.split(r"\n\s*\n", text.strip("\n")):
             lines = block.split("\n")

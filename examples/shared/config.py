@@ -190,7 +190,8 @@ class Config:
             config.check()
             return config
         except (OSError, ValueError, AttributeError, TypeError) as error:
-            raise ValueError(f"{path} is not the configuration of a run: {error}") from error
+            told = f"{path} is not the configuration of a run of this pipeline: {error}"
+            raise ValueError(told) from error
 
     def without_places(self):
         """JSON of all but the user's files: what a file of weights carries."""

@@ -33,6 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from .._arrays import MaybeNone
 from .._spec import Spec
 
 Parameters = Mapping[str, Tensor]
@@ -47,14 +48,14 @@ class Output(NamedTuple):
     """
 
     slots: Tensor
-    mean: Tensor | None = None
-    variance: Tensor | None = None
-    prior: Tensor | None = None
-    log_likelihood: Tensor | None = None
-    attention: Tensor | None = None
-    iterations: Tensor | None = None
-    state: dict[str, Tensor] | None = None
-    history: dict[str, Tensor] | None = None
+    mean: Tensor | MaybeNone = None
+    variance: Tensor | MaybeNone = None
+    prior: Tensor | MaybeNone = None
+    log_likelihood: Tensor | MaybeNone = None
+    attention: Tensor | MaybeNone = None
+    iterations: Tensor | MaybeNone = None
+    state: dict[str, Tensor] | MaybeNone = None
+    history: dict[str, Tensor] | MaybeNone = None
 
 
 def _linear(p: Parameters, name: str, x: Tensor) -> Tensor:
