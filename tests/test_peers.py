@@ -275,6 +275,12 @@ def test_an_eps_of_zero():
     assert 0 < module.eps < 1e-37 and module.float().eps == module.eps
 
 
+def test_how_products_are_computed_is_free():
+    """No state dict has a word on it."""
+    module = twins.SlotAttention(6, 3, norm_eps=1e-3, recompute=True, precision="bfloat16")
+    assert compat.to_peer("google", module).keys() == theirs("google")[0].keys()
+
+
 def test_rows_for_each_slot_have_no_place():
     module = twins.SlotAttention(6, 3, hidden_dim=7, qkv_bias=True, gradient="full")
     module.load_state_dict({**module.state_dict(), "slots_mu": torch.zeros(3, 6)})

@@ -278,7 +278,8 @@ PEERS = {
 }
 FREE = {  # options that a state dict has no word on, or that its shapes tell
     *("dim", "num_slots", "num_iters", "hidden_dim", "input_dim", "qkv_dim", "dtype", "seed"),
-    *("gradient", "start", "recompute", "bfloat16_inputs", "update_masked", "weight_init"),
+    *("gradient", "start", "recompute", "bfloat16_inputs", "precision", "update_masked"),
+    "weight_init",
 }
 # what an option of theirs decides here, but for the gradient
 DECIDES = {"eps": "eps", "heads": "heads", "update": "update", "version": "scale"}
