@@ -175,6 +175,7 @@ def _of_run(config: Mapping[str, Any], name: str, kind: str) -> dict[str, Any]:
     told["num_iters"] = config.get("train_iters")
     if kind in MARKS:
         told |= {"start": config.get("start"), "hidden_dim": config.get("hidden")}
+        told["precision"] = "float32"  # `config.precision` is of the convolutions
     else:
         told |= {"gradient": "implicit", "eps": 1e-8}
     if kind in ("slot_mixture", "gaussian_mixture"):

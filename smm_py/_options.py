@@ -36,6 +36,7 @@ Activation = Literal["relu", "gelu"]
 EpsIn = Literal["weights", "total"]
 Gradient = Literal["full", "implicit", "straight-through", "bilevel"]
 HeadAttention = Literal["mean", "sum"]
+Precision = Literal["float32", "bfloat16"]
 Prior = Literal["learned", "uniform"]
 SlotMLP = Literal["always", "not-last", "never"]
 Start = Literal["gaussian", "inputs"]
@@ -331,6 +332,14 @@ class NetworkOptions(ScaledOptions):
     )
     qkv_bias: bool = option(
         FLAG, "The maps to queries, keys and values have biases.", default=False
+    )
+    precision: Precision | None = option(
+        one_of(Precision),
+        "Factors of the products over inputs (their MLP, keys, values, and gradients); sums, and\n"
+        "all else, are float32. None: float32, and bfloat16 under PyTorch's autocast to it.",
+        default=None,
+        core="bfloat16",
+        number=lambda value: value == "bfloat16",
     )
     norm_eps: float = option(POSITIVE, "Added to the variance in every LayerNorm.", default=1e-5)
     gru: bool = option(

@@ -115,6 +115,8 @@ class Spec(SlotAttentionOptions, SlotMixtureOptions, KMeansOptions, GaussianMixt
                 f"update_masked must be False where variant={self.variant!r}, whose weights "
                 "have no eps, got True"
             )
+        if self.precision == "bfloat16" and self.dtype == "float64":
+            raise ValueError('precision must be "float32" where dtype="float64", got "bfloat16"')
         if self.variant == "fair" and self.gradient not in ("full", "implicit"):
             raise ValueError(
                 f'gradient must be "full" or "implicit" where variant="fair", got {self.gradient!r}'
@@ -210,6 +212,8 @@ class Spec(SlotAttentionOptions, SlotMixtureOptions, KMeansOptions, GaussianMixt
     def suits(self, dtype: DType) -> bool:
         """Whether its options are numbers of that precision too."""
         least, most = limits(dtype)
+        if dtype == "float64" and self.precision == "bfloat16":
+            return False
         return all(least <= value <= most for _, value in self._precise())
 
     @functools.lru_cache(maxsize=256)  # noqa: B019 (a Spec is small)

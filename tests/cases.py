@@ -41,10 +41,21 @@ CASES = {
         smm_py.SlotMixture,
         dict(dim=7, hidden_dim=9, input_dim=5, qkv_bias=True, eps=1e-3),
     ),
-    "sa-norm-eps": (smm_py.SlotAttention, dict(dim=7, hidden_dim=9, input_dim=5, norm_eps=0.1)),
+    "sa-norm-eps": (
+        smm_py.SlotAttention,
+        dict(dim=7, hidden_dim=9, input_dim=5, norm_eps=0.1, precision="float32"),
+    ),
     "smm-floors": (
         smm_py.SlotMixture,
-        dict(dim=7, hidden_dim=9, norm_kv=True, slot_norm=True, norm_eps=0.1, var_floor=0.05),
+        dict(
+            dim=7,
+            hidden_dim=9,
+            norm_kv=True,
+            slot_norm=True,
+            norm_eps=0.1,
+            var_floor=0.05,
+            precision="float32",
+        ),
     ),
     "reference": (
         smm_py.SlotMixture,

@@ -1,5 +1,6 @@
 """The table of options: what follows from it, on both sides of it."""
 
+import ast
 import inspect
 import re
 import sys
@@ -37,13 +38,11 @@ def test_every_option_has_a_case(kind):
     assert not missing
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_pytorch_form(name):
+def check_pytorch_form(module):
     """Slots, attention and gradients of the form in PyTorch operations are those of the core."""
     torch = pytest.importorskip("torch")
     import smm_py.torch as twins
 
-    module = build(name)
     x, call = inputs(module, masks=True)
     out = module(x, attention=True, **call)
     d_slots = np.random.default_rng(1).standard_normal(out.slots.shape)
@@ -62,6 +61,42 @@ def test_pytorch_form(name):
     for n, leaf in {**leaves, **dict(twin.named_parameters())}.items():
         got = np.zeros(leaf.shape) if leaf.grad is None else leaf.grad
         np.testing.assert_allclose(got, expected[n], rtol=1e-8, atol=1e-8, err_msg=n)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_pytorch_form(name):
+    check_pytorch_form(build(name))
+
+
+def drawn_options(kind, rng):
+    """Options of a kind that fit each other, whatever its table holds."""
+    sizes = dict(dim=[6, 8], num_slots=[3, 5], input_dim=[5, 6, 40], heads=[1, 2, 4])
+    sizes |= dict(qkv_dim=[None, 4, 12], hidden_dim=[9], num_iters=[1, 3], eps=[1e-8, 0.3])
+    while True:
+        drawn = {"dtype": "float64"}
+        for name, row in kind._rows.items():
+            values = sizes.get(name)
+            if row.check.type == "bool" and name != "bfloat16_inputs":
+                values = [False, True]
+            elif row.check.type.startswith("{") and name != "dtype":
+                values = sorted(ast.literal_eval(row.check.type))
+            if values and (name in sizes or rng.random() < 0.5):
+                drawn[name] = values[rng.integers(len(values))]
+        try:
+            return kind(**drawn)
+        except ValueError:
+            continue
+
+
+@pytest.mark.filterwarnings("ignore:.*requires a gradient, which is zero")
+@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("kind", [smm_py.SlotAttention, smm_py.SlotMixture])
+def test_pytorch_form_of_combined_options(kind, seed):
+    rng = np.random.default_rng(seed)
+    module = drawn_options(kind, rng)
+    for name, value in module.parameters.items():
+        module.parameters[name] = value + 0.1 * rng.standard_normal(value.shape)
+    check_pytorch_form(module)
 
 
 def test_constructors_show_their_options():

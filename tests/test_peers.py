@@ -129,6 +129,7 @@ OURS = {
         dict(input_dim=6, qkv_dim=9, heads=3, scale=6**-0.5),
         dict(heads=3, version="1.4"),
     ),
+    "evelinehong": (dict(input_dim=6), {}),
     "slate": (dict(heads=3), dict(heads=3)),
     "spot": (dict(gradient="bilevel"), {}),
     "oclf": (dict(qkv_dim=4, heads=2, slot_mlp="never", hidden_dim=128), dict(heads=2)),
@@ -137,6 +138,7 @@ OURS = {
         dict(input_dim=6, eps=0.5, gradient="implicit"),
         dict(eps=0.5, truncate="fixed-point"),
     ),
+    "bo-qsa-sa": (dict(input_dim=6), {}),
     "vq-vfm-ocl": (dict(eps=1e-5), {}),
     "dias": (dict(eps=1e-5, gradient="bilevel"), dict(truncate="bi-level")),
     "update-normalization": (dict(update="sum"), dict(update="none")),
@@ -218,6 +220,19 @@ def test_wrong_arguments():
         compat.to_peer("bo-qsa-sa", module)
     with pytest.raises(TypeError, match="must be a smm_py.torch.SlotMixture for airi-fair"):
         compat.to_peer("airi-fair", module)
+    narrow = twins.SlotAttention(6, qkv_dim=3, joint_softmax=True, head_attention="sum")
+    with pytest.raises(ValueError, match="qkv_dim must be dim=6 for spot, got 3"):
+        compat.to_peer("spot", narrow)
+    biased = dict(qkv_bias=True, gradient="full")
+    with pytest.raises(ValueError, match="input_dim must be dim=6 for lucidrains, got 5"):
+        compat.to_peer("lucidrains", twins.SlotAttention(6, input_dim=5, **biased))
+    with pytest.raises(ValueError, match="scale must be 0.57735 or 0.408248 for .*, got 0.3"):
+        sharp = twins.SlotAttention(6, heads=2, combine_heads=True, scale=0.3, **biased)
+        compat.to_peer("lucidrains-multihead", sharp)
+    with pytest.raises(ValueError, match=r"norm_inputs.weight must have shape \(1,\), got \(\)"):
+        compat.from_peer("spot", {n: torch.zeros(()) for n in weights}, num_slots=3)
+    with pytest.raises(KeyError, match="spot has no parameter '1' here"):
+        compat.from_peer("spot", {**weights, 1: torch.zeros(1)}, num_slots=3)
     two = {f"{prefix}.{n}": v for prefix in "ab" for n, v in weights.items()}
     with pytest.raises(ValueError, match="one such module, got 2: 'a.', 'b.'"):
         compat.from_peer("spot", two, num_slots=3)
@@ -237,6 +252,14 @@ def test_a_standard_deviation_comes_back():
     weights["slots_sigma"][0, 0, 3] = 0
     with pytest.raises(ValueError, match="slots_sigma must be above 0, .*got 0.0"):
         compat.from_peer("evelinehong", weights, num_slots=3)
+
+
+def test_what_acts_between_frames_is_left_out():
+    """STEVE's slot module holds its predictor too."""
+    weights, _, _ = theirs("steve")
+    whole = {**weights, "predictor.blocks.0.attn_layer_norm.weight": torch.ones(6)}
+    module = compat.from_peer("steve", {f"savi.{n}": v for n, v in whole.items()}, num_slots=4)
+    assert compat.to_peer("steve", module).keys() == weights.keys()
 
 
 def test_the_implicit_gradient_of_oclf_takes_a_step_more():
@@ -336,5 +359,12 @@ def test_multiple_heads(tmp_path):
         assert torch.equal(loaded.to_q.weight, saved.to_q.weight)
     with pytest.raises(ValueError, match="heads must be 1 in that package's module, got 2"):
         compat.SlotAttention.load(tmp_path / "m.safetensors")
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert compat.SlotAttention(3, 6).to_q.weight.dtype == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    with pytest.raises(ValueError, match="iters must be at least 1, got 0"):
+        compat.SlotAttention(3, 6, iters=0)
     with pytest.raises(ValueError, match="version must be '1.4' or '1.5', got '2'"):
         compat.MultiHeadSlotAttention(3, 6, version="2")

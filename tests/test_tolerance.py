@@ -1,10 +1,13 @@
 """Stopping early: `tol` ends each image where its slots have settled, and changes nothing else."""
 
+import itertools
+
 import numpy as np
 import pytest
 from cases import STEPWISE, build, inputs
 
 STEPS = 12
+GRADIENTS = ["full", "implicit", "straight-through", "bilevel"]
 
 
 def one_image(call, b):
@@ -30,7 +33,7 @@ def expected_iterations(moved, tol):
 
 
 # A "run of one step" of the reference variant takes two: its movements are tested below.
-@pytest.mark.parametrize("gradient", ["full", "implicit", "straight-through", "bilevel"])
+@pytest.mark.parametrize("gradient", GRADIENTS)
 @pytest.mark.parametrize("name", STEPWISE)
 def test_stops_where_it_has_settled(name, gradient):
     module = build(name, gradient=gradient, num_iters=STEPS)
@@ -89,8 +92,14 @@ def test_bad_tolerance(bad, error):
         build("smm", tol=bad)
 
 
-@pytest.mark.parametrize("gradient", ["full", "implicit", "straight-through", "bilevel"])
-@pytest.mark.parametrize("name", ["sa", "smm", "reference", "gmm"])
+@pytest.mark.parametrize(
+    "name, gradient",
+    [
+        *itertools.product(["sa", "smm", "reference", "gmm"], GRADIENTS),
+        ("reference-fair", "full"),
+        ("reference-fair", "implicit"),
+    ],
+)
 def test_lean_form_stops_alike(name, gradient):
     torch = pytest.importorskip("torch")
     import smm_py.torch as twins
@@ -108,9 +117,9 @@ def test_lean_form_stops_alike(name, gradient):
         twin.zero_grad()
         if lean:
             with force_lean():
-                result = twin.run(leaf, init, **masks, return_attention=True)
+                result = twin.run(leaf, init, **masks, return_attention=True, history=True)
         else:
-            result = twin.run(leaf, init, **masks, return_attention=True)
+            result = twin.run(leaf, init, **masks, return_attention=True, history=True)
         (result.slots.square().sum() + result.attention.square().sum()).backward()
         found.append(
             [
@@ -118,6 +127,7 @@ def test_lean_form_stops_alike(name, gradient):
                 result.slots,
                 result.attention,
                 leaf.grad,
+                *(result.history[n] for n in sorted(result.history)),
                 *(p.grad for p in twin.parameters() if p.grad is not None),
             ]
         )

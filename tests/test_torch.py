@@ -291,8 +291,9 @@ def test_functional_call():
     assert torch.equal(got, twin(x, init)) and not torch.equal(got, module(x, init))
 
 
-def test_autocast_runs_in_float32():
-    module = build("smm")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_autocast_takes_and_gives_its_types(precision):
+    module = build("smm", precision=precision)
     x, init = inputs(module)
     expected = module(x.bfloat16().float(), init)
     with torch.autocast("cpu", torch.bfloat16):

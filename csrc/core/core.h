@@ -49,6 +49,7 @@ typedef struct {
     int norm_hidden;   /* the GRU's hidden state is normalised */
     int learned_prior; /* the prior is the mean responsibility */
     int update_masked; /* masked slots, to which no input is assigned, are updated */
+    int bfloat16;      /* factors of products over inputs */
 
     size_t blocks, chunk_blocks, chunks; /* sums over inputs are taken per chunk of blocks */
     size_t segments;                     /* of an image, each with parameter gradients of its own */
@@ -85,6 +86,7 @@ size_t smm_update_width(const smm_config *c);
 
 static inline size_t smm_min(size_t a, size_t b) { return a < b ? a : b; }
 static inline size_t smm_max(size_t a, size_t b) { return a > b ? a : b; }
+static inline size_t smm_even(size_t n) { return n + n % 2; }
 static inline size_t smm_pad(size_t n) { return (n + SMM_LANES - 1) / SMM_LANES * SMM_LANES; }
 
 /* Whether a b elements are more than any array holds. */

@@ -62,6 +62,7 @@ static smm_status check_images(const smm_sizes *s, const call_inputs *in, size_t
 
 /* Whether the options are numbers of this precision too: they were checked in double. */
 static int options_fit(const smm_config *c) {
+    if (c->bfloat16 && sizeof(real) != sizeof(float)) return 0;
     const double factors[] = {c->temperature, c->scale, c->eps, c->norm_eps, c->var_floor};
     for (size_t i = 0; i < sizeof factors / sizeof *factors; i++)
         if ((factors[i] > 0 && (real)factors[i] <= 0) || isinf((real)factors[i])) return 0;

@@ -138,8 +138,10 @@ static void steps_forward(image_state *im, const call_outputs *out, size_t b, fo
         if (!pass->last || !s->reference) /* whose extra step is left out */
             write_history(im, out, b, im->steps, &next, pass->likelihood, moved);
     }
-    const slot_state last = state_before(im, im->steps);
-    for (size_t t = im->steps - (size_t)s->reference; t < s->T; t++)
+    if (has_stopped(im, 0)) return;
+    const size_t counted = im->steps - (size_t)s->reference;
+    const slot_state last = state_before(im, counted);
+    for (size_t t = counted; t < s->T; t++)
         write_history(im, out, b, t, &last, pass->likelihood, 0);
 }
 

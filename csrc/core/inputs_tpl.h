@@ -61,6 +61,8 @@ typedef struct {
     real *ones;                    /* SMM_BLOCK */
     real *discarded;               /* heads K: sums that nobody reads */
     real *rows;                    /* (SMM_BLOCK, widest): a block with its channels side by side */
+    uint32_t *pairs;               /* widest / 2 + 1: a block in bfloat16, by pairs of channels */
+    uint16_t *narrow;              /* widest: a block in bfloat16; backward */
     real *centred;                 /* C: values minus the image's centre; backward, as the next */
     real *d_keys, *d_values;       /* C */
     real *d_wide, *d_features;     /* max(H, I, F), max(I, F, D) */
@@ -88,7 +90,8 @@ static void widen(size_t n, const uint16_t *from, real *to) {
 typedef struct {
     const KERNELS *k;
     const smm_sizes *s;
-    const real *const *p; /* parameters, matrices of the inputs spaced */
+    const real *const *p;  /* parameters, matrices of the inputs spaced */
+    const packed_param *w; /* one for each parameter */
     const input_rows *in;
     size_t first, n;   /* rows from `first` on, in n <= SMM_BLOCK lanes */
     const real *saved; /* layers and keys in the saved state, or NULL: backward */
@@ -97,6 +100,19 @@ typedef struct {
 
 static const real *bias_of(const block_source *f, size_t bias) {
     return f->s->cfg->qkv_bias ? f->p[bias] : NULL;
+}
+
+/* Y = W X + b, and a ReLU of that, of the map of `weight`. */
+static void map_forward(const block_source *f, input_block *b, size_t weight, const real *bias,
+                        const real *X, real *Y, int relu) {
+    const packed_param *w = &f->w[weight];
+    const size_t out = w->layout.out, in = w->layout.in, n = f->n;
+    if (!w->narrow) {
+        linear_forward(f->k, out, in, n, f->p[weight], bias, X, Y, relu);
+        return;
+    }
+    f->k->narrow_pairs(in, n, X, n, b->pairs, n);
+    f->k->product16(out, n, in, w->narrow, smm_even(in), b->pairs, n, bias, Y, n, OVERWRITE, relu);
 }
 
 /* The rows, to `to`. */
@@ -128,10 +144,10 @@ static void inputs_mlp(const block_source *f, input_block *b) {
         if (b->hidden != f->saved) memcpy(layers, f->saved, count * sizeof *layers);
         return;
     }
-    linear_forward(f->k, s->H, s->I, n, f->p[SMM_MLP_INPUT_0_WEIGHT], f->p[SMM_MLP_INPUT_0_BIAS],
-                   b->x_normed, layers, RELU);
-    linear_forward(f->k, s->F, s->H, n, f->p[SMM_MLP_INPUT_2_WEIGHT], f->p[SMM_MLP_INPUT_2_BIAS],
-                   layers, layers + s->H * n, NO_RELU);
+    map_forward(f, b, SMM_MLP_INPUT_0_WEIGHT, f->p[SMM_MLP_INPUT_0_BIAS], b->x_normed, layers,
+                RELU);
+    map_forward(f, b, SMM_MLP_INPUT_2_WEIGHT, f->p[SMM_MLP_INPUT_2_BIAS], layers, layers + s->H * n,
+                NO_RELU);
     if (f->save && layers != f->save) memcpy(f->save, layers, count * sizeof *layers);
 }
 
@@ -175,8 +191,7 @@ static const real *keys_forward(const block_source *f, input_block *b, real *key
     real *save = f->save ? f->save + saved_keys_at(s) : NULL;
     real *to = save && aligned(save) ? save : keys;
     if (s->learned && !s->folded)
-        linear_forward(f->k, s->P, s->F, n, f->p[SMM_TO_K_WEIGHT], bias_of(f, SMM_TO_K_BIAS),
-                       b->features, to, NO_RELU);
+        map_forward(f, b, SMM_TO_K_WEIGHT, bias_of(f, SMM_TO_K_BIAS), b->features, to, NO_RELU);
     if (save && to != save) memcpy(save, to, s->C * n * sizeof *save);
     return to;
 }
@@ -187,8 +202,7 @@ static const real *inputs_forward(const block_source *f, input_block *b, real *k
     features_forward(f, b, keys);
     b->values = b->features;
     if (s->own_values) {
-        linear_forward(f->k, s->P, s->F, f->n, f->p[SMM_TO_V_WEIGHT], bias_of(f, SMM_TO_V_BIAS),
-                       b->features, b->v, NO_RELU);
+        map_forward(f, b, SMM_TO_V_WEIGHT, bias_of(f, SMM_TO_V_BIAS), b->features, b->v, NO_RELU);
         b->values = b->v;
     }
     const real *made = keys_forward(f, b, keys);
@@ -217,8 +231,22 @@ static void inputs_write(const block_source *f, input_block *b, const real *d, r
 static void map_backward(const block_source *f, input_block *b, size_t weight, size_t bias,
                          size_t out, size_t in, const real *X, const real *dY, real *dX,
                          int accumulate, const grad_set *g) {
-    linear_backward(f->k, out, in, f->n, f->p[weight], X, dY, dX, accumulate, g->at[weight],
-                    g->at[bias], b->rows);
+    const packed_param *w = &f->w[weight];
+    const size_t n = f->n, inp = smm_pad(in), ld = smm_spaced(inp);
+    if (!w->narrow) {
+        linear_backward(f->k, out, in, n, f->p[weight], X, dY, dX, accumulate, g->at[weight],
+                        g->at[bias], b->rows);
+        return;
+    }
+    f->k->narrow_pairs(out, n, dY, n, b->pairs, n);
+    f->k->product16(in, n, out, w->narrow_turned, smm_even(out), b->pairs, n, NULL, dX, n,
+                    accumulate, NO_RELU);
+    f->k->transpose_out(n, in, inp, X, n, NULL, b->rows, ld);
+    f->k->narrow_pairs(n, inp, b->rows, ld, b->pairs, inp);
+    f->k->narrow(out, n, dY, n, b->narrow, n);
+    f->k->product16(out, inp, n, b->narrow, n, b->pairs, inp, NULL, g->at[weight], inp, ACCUMULATE,
+                    NO_RELU);
+    if (g->at[bias]) f->k->row_sums(out, n, dY, n, g->at[bias]);
 }
 
 /* Backward of inputs_forward, whose results are in b: from d_keys and d_values (C,n) to gradients

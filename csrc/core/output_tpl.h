@@ -14,7 +14,7 @@ static void means_at_inputs(image_state *im, const int64_t *indices, size_t firs
     size_t index[SMM_BLOCK];
     for (size_t j = 0; j < count; j++) index[j] = (size_t)indices[first + j];
     const input_rows rows = {im->in.x, im->in.x_bfloat16, index, count};
-    const block_source f = {im->k, s, im->p, &rows, 0, n, NULL, NULL};
+    const block_source f = {im->k, s, im->p, im->side.w, &rows, 0, n, NULL, NULL};
     inputs_forward(&f, b, b->keys);
     if (s->folded) {
         linear_forward(im->k, s->P, s->C, n, im->p[SMM_TO_V_WEIGHT], bias_of(&f, SMM_TO_V_BIAS),

@@ -31,6 +31,7 @@ typedef struct {
     real *to_in;  /* of slots: W in strips, for dX = dY W, part by part of the outputs */
     real *row;    /* a vector of slots, padded */
     real *spaced; /* of inputs: rows smm_spaced(in) apart, where they are not already */
+    uint16_t *narrow, *narrow_turned; /* of inputs, in bfloat16: W and, for dX = W' dY, W' */
 } packed_param;
 
 /* All parameters of a call. */
@@ -88,6 +89,28 @@ static void pack_to_in(const smm_layout *l, const real *W, real *to, size_t shar
         }
 }
 
+/* W, and W', in bfloat16: one share. */
+static void pack_narrow(const KERNELS *k, const smm_layout *l, const real *W, uint16_t *to,
+                        size_t share) {
+    const size_t begin = smm_part(l->out, share, PACK_SHARES),
+                 end = smm_part(l->out, share + 1, PACK_SHARES), ld = smm_even(l->in);
+    if (begin < end) k->narrow(end - begin, l->in, W + begin * l->in, l->in, to + begin * ld, ld);
+}
+static void pack_narrow_turned(const KERNELS *k, const smm_layout *l, const real *W, uint16_t *to,
+                               size_t share) {
+    const size_t ld = smm_even(l->out);
+    uint16_t rows[2][SMM_LANES];
+    for (size_t c = share * SMM_LANES; c < l->in; c += PACK_SHARES * SMM_LANES) {
+        const size_t valid = smm_min(SMM_LANES, l->in - c);
+        for (size_t o = 0; o < ld; o += 2) {
+            memset(rows, 0, sizeof rows);
+            k->narrow(smm_min(2, l->out - o), valid, W + o * l->in + c, l->in, rows[0], SMM_LANES);
+            for (size_t i = 0; i < valid; i++)
+                to[(c + i) * ld + o] = rows[0][i], to[(c + i) * ld + o + 1] = rows[1][i];
+        }
+    }
+}
+
 static void pack_row(const smm_layout *l, const real *vector, real *to) {
     const size_t part = l->out / l->out_parts;
     memset(to, 0, l->outp * sizeof *to);
@@ -109,12 +132,17 @@ static void clear_set(const smm_sizes *s, const grad_set *set) {
 static packed_param layout_param(const smm_sizes *s, size_t i, int backward, smm_arena *arena) {
     const smm_layout l = s->layout[i];
     const int matrix = l.rank == 2, of_inputs = !l.of_slots || i == SMM_TO_V_WEIGHT;
-    packed_param w = {l, NULL, NULL, NULL, NULL};
+    packed_param w = {l, NULL, NULL, NULL, NULL, NULL, NULL};
     if (matrix && l.of_slots) {
         if (!backward || l.recomputed) w.to_out = CARVE(l.in * l.outp);
         if (backward || i == SMM_TO_K_WEIGHT) w.to_in = CARVE(l.out * l.inp);
     }
     if (l.rank == 1 && l.of_slots) w.row = CARVE(l.outp);
+    if (matrix && !l.of_slots && s->bfloat16) {
+        w.narrow = smm_carve(arena, l.out * smm_even(l.in), sizeof *w.narrow);
+        if (backward) w.narrow_turned = smm_carve(arena, l.in * smm_even(l.out), sizeof *w.narrow);
+        return w;
+    }
     if (matrix && of_inputs && smm_spaced(l.in) != l.in) w.spaced = CARVE(l.out * smm_spaced(l.in));
     return w;
 }
@@ -136,6 +164,8 @@ static void pack_share(const packed_params *p, const KERNELS *k, size_t i, const
     const smm_layout *l = &w->layout;
     if (w->to_out) pack_to_out(k, l, given, w->to_out, share);
     if (w->to_in) pack_to_in(l, given, w->to_in, share);
+    if (w->narrow) pack_narrow(k, l, given, w->narrow, share);
+    if (w->narrow_turned) pack_narrow_turned(k, l, given, w->narrow_turned, share);
     if (share) return;
     if (w->row) pack_row(l, given, w->row);
     if (w->spaced) copy_rows(l->out, l->in, given, l->in, w->spaced, smm_spaced(l->in));

@@ -83,6 +83,12 @@ static void split_work(smm_sizes *s) {
     s->groups = s->segments > 1 ? s->B * s->segments : smm_min(s->B, smm_min(16, smm_max(4, most)));
 }
 
+/* Whether the map to values may come after the sum over inputs: its bias may where a slot's weights
+ * sum to 1. */
+static int values_fold(const smm_config *c) {
+    return !c->qkv_bias || (c->update == SMM_UPDATE_MEAN && !c->eps_in_total);
+}
+
 static void choose_forms(smm_sizes *s, const smm_config *c) {
     s->reference = c->kind == SMM_SLOT_MIXTURE_REFERENCE;
     s->learned = smm_is_learned(c);
@@ -96,12 +102,14 @@ static void choose_forms(smm_sizes *s, const smm_config *c) {
     s->combined = s->dot && c->combine_heads;
     s->shared_values = s->reference && c->fair;
     s->update_masked = s->learned && c->update_masked;
+    s->bfloat16 = s->learned && c->bfloat16;
     s->learned_prior = s->variance && (s->reference ? c->fair : !c->uniform_prior);
     /* Multiplications of an input: 2 T K heads I with the maps applied to slots, 2 I P + 2 T K P
      * without. T is taken as 2, so that the number of steps does not decide which roundings a step
      * has; with 3 steps the former is the faster up to there, forward and backward. */
-    s->folded = s->dot && 2.0 * (double)s->K * ((double)(s->heads * s->I) - (double)s->P) <=
-                              (double)s->I * (double)s->P;
+    s->folded = s->dot && values_fold(c) &&
+                2.0 * (double)s->K * ((double)(s->heads * s->I) - (double)s->P) <=
+                    (double)s->I * (double)s->P;
     s->stack = s->folded ? s->heads : 1;
     s->split = s->heads / s->stack;
     s->own_values = (s->dot && !s->folded) || (s->reference && !c->fair);

@@ -153,6 +153,9 @@ static void layout_block(input_block *b, const smm_sizes *s, int backward, smm_a
     b->gamma = CARVE(gammas * n), b->d_gamma = CARVE(gammas * n);
     b->lse = CARVE(n), b->ones = CARVE(n), b->discarded = CARVE(gammas);
     b->rows = CARVE(widest * n);
+    const size_t factors = s->bfloat16 ? (widest + 1) * n : 0;
+    b->pairs = smm_carve(arena, factors / 2, sizeof *b->pairs);
+    b->narrow = smm_carve(arena, backward ? factors : 0, sizeof *b->narrow);
     if (!backward) {
         b->value_rows = s->cache_forward ? NULL : CARVE(s->Vp * n);
         return;

@@ -141,6 +141,9 @@ typedef enum {
     X(int, uniform_prior, 0, 0, 1, "paper variant, Gaussian mixture: the prior stays 1/K")       \
     X(int, reduce, 1, 0, 1,                                                                      \
       "mixtures with parameters: slots are a map of [mean, variance] to width D; else (B,K,2D)") \
+    X(int, bfloat16, 0, 0, 1,                                                                    \
+      "float modules: products over inputs (their MLP, keys, values, and gradients) have "       \
+      "bfloat16 factors and float sums")                                                         \
     X(int, recompute, 0, 0, 1,                                                                   \
       "keys and values are recomputed in every step: memory does not grow with N")               \
     X(double, temperature, 1, DBL_MIN, DBL_MAX,                                                  \

@@ -55,7 +55,13 @@ static const kernel_set *current(void) {
     return chosen;
 }
 
-const smm_kernels_f32 *smm_kernels_f32_get(void) { return current()->f32; }
+const smm_kernels_f32 *smm_kernels_f32_get(void) {
+#ifdef SMM_HAVE_AVX512
+    if (current()->f32 == &smm_table_avx512_f32 && __builtin_cpu_supports("avx512bf16"))
+        return &smm_table_avx512_bf16_f32;
+#endif
+    return current()->f32;
+}
 const smm_kernels_f64 *smm_kernels_f64_get(void) { return current()->f64; }
 const char *smm_simd_chosen(void) { return current()->name; }
 

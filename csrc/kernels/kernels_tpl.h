@@ -7,6 +7,7 @@
  * Rows are divided evenly among as few tiles as the registers allow. */
 #include <math.h>
 #include <stddef.h>
+#include <string.h>
 
 #include "sets.h"
 
@@ -808,41 +809,56 @@ static void gru_backward(size_t rows, size_t width, const real *saved, const rea
         }
 }
 
-const TABLE_TYPE TABLE = {
-    .name = SET_NAME,
-    .gemm = gemm,
-    .linear = linear,
-    .rows_linear = rows_linear,
-    .sqdist = sqdist,
-    .sqdist_exact = sqdist_exact,
-    .softmax = softmax,
-    .softmax_linear = softmax_linear,
-    .softmax_backward = softmax_backward,
-    .moments = moments,
-    .moments_about = moments_about,
-    .quad = quad,
-    .quad_about = quad_about,
-    .spread = spread,
-    .spread_about = spread_about,
-    .norm = norm,
-    .norm_backward = norm_backward,
-    .norm_rows = norm_rows,
-    .norm_rows_backward = norm_rows_backward,
-    .norm_rows_sums = norm_rows_sums,
-    .row_sums = row_sums,
-    .column_sums = column_sums,
-    .affine = affine,
-    .add = add,
-    .relu_backward = relu_backward,
-    .transpose_in = transpose_in,
-    .transpose_out = transpose_out,
-    .mean_variance = mean_variance,
-    .precision = precision,
-    .gru = gru,
-    .gru_backward = gru_backward,
-    .exp = exp_array,
-    .log = log_array,
-};
+#ifdef REAL_IS_DOUBLE
+#define narrow_rows NULL
+#define narrow_row_pairs NULL
+#define bfloat16_product NULL
+#else
+#include "bfloat16_tpl.h"
+#endif
+
+/* clang-format off */
+#define TABLE_OF(product) { \
+    .name = SET_NAME, \
+    .gemm = gemm, \
+    .linear = linear, \
+    .rows_linear = rows_linear, \
+    .sqdist = sqdist, \
+    .sqdist_exact = sqdist_exact, \
+    .softmax = softmax, \
+    .softmax_linear = softmax_linear, \
+    .softmax_backward = softmax_backward, \
+    .moments = moments, \
+    .moments_about = moments_about, \
+    .quad = quad, \
+    .quad_about = quad_about, \
+    .spread = spread, \
+    .spread_about = spread_about, \
+    .norm = norm, \
+    .norm_backward = norm_backward, \
+    .norm_rows = norm_rows, \
+    .norm_rows_backward = norm_rows_backward, \
+    .norm_rows_sums = norm_rows_sums, \
+    .row_sums = row_sums, \
+    .column_sums = column_sums, \
+    .affine = affine, \
+    .add = add, \
+    .relu_backward = relu_backward, \
+    .transpose_in = transpose_in, \
+    .transpose_out = transpose_out, \
+    .mean_variance = mean_variance, \
+    .precision = precision, \
+    .gru = gru, \
+    .gru_backward = gru_backward, \
+    .exp = exp_array, \
+    .log = log_array, \
+    .narrow = narrow_rows, \
+    .narrow_pairs = narrow_row_pairs, \
+    .product16 = product, \
+}
+/* clang-format on */
+
+const TABLE_TYPE TABLE = TABLE_OF(bfloat16_product);
 
 #if defined(__clang__) && defined(VEC_TARGET)
 #pragma clang attribute pop

@@ -23,7 +23,7 @@
 #endif
 
 extern const smm_kernels_f32 smm_table_scalar_f32, smm_table_avx2_f32, smm_table_avx512_f32,
-    smm_table_neon_f32;
+    smm_table_avx512_bf16_f32, smm_table_neon_f32;
 extern const smm_kernels_f64 smm_table_scalar_f64, smm_table_avx2_f64, smm_table_avx512_f64,
     smm_table_neon_f64;
 

@@ -48,6 +48,9 @@ typedef __m256 vec;
 #define vec_mantissa(a)                                                                  \
     _mm256_or_ps(_mm256_and_ps((a), _mm256_castsi256_ps(_mm256_set1_epi32(0x007fffff))), \
                  _mm256_set1_ps(1))
+#define vec_bits(p) _mm256_castsi256_ps(_mm256_load_si256((const __m256i *)(const void *)(p)))
+#define vec_upper(a) _mm256_and_ps((a), _mm256_castsi256_ps(_mm256_set1_epi32(-65536)))
+#define vec_lower(a) _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(a), 16))
 #endif
 #define VEC_REGISTERS 16
 #define vec_greater(a, b, x, y) VEC_OP(blendv)((y), (x), VEC_OP(cmp)((a), (b), _CMP_GT_OQ))

@@ -33,6 +33,12 @@ typedef __m512 vec;
 #define vec_all_within(a, low, high)                                                               \
     ((_mm512_cmp_ps_mask((a), (low), _CMP_GE_OQ) & _mm512_cmp_ps_mask((a), (high), _CMP_LE_OQ)) == \
      0xffff)
+/* needs AVX512_BF16 */
+#define vec_dot_native(a, b, c) _mm512_dpbf16_ps((c), (__m512bh)(a), (__m512bh)(b))
+#define vec_bits(p) _mm512_castsi512_ps(_mm512_load_si512(p))
+#define vec_upper(a) \
+    _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(a), _mm512_set1_epi32(-65536)))
+#define vec_lower(a) _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(a), 16))
 #endif
 #define VEC_REGISTERS 32
 #define vec_sum(a) VEC_OP(reduce_add)(a)

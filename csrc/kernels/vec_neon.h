@@ -39,6 +39,10 @@ typedef float32x4_t vec;
 #define vec_all_within(a, low, high) \
     (vminvq_u32(vandq_u32(vcgeq_f32((a), (low)), vcleq_f32((a), (high)))) != 0)
 #define vec_sum(a) vaddvq_f32(a)
+#define vec_bits(p) vreinterpretq_f32_u32(vld1q_u32(p))
+#define vec_upper(a) \
+    vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(a), vdupq_n_u32(0xffff0000)))
+#define vec_lower(a) vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(a), 16))
 #endif
 #define VEC_REGISTERS 32
 #define vec_load(p) VEC_OP(vld1)(p)

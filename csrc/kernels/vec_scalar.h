@@ -2,6 +2,7 @@
  *
  * A comparison with a NaN is false; vec_max and vec_min then return their second argument. */
 #include <math.h>
+#include <string.h>
 
 #include "sets.h"
 
@@ -24,6 +25,23 @@ typedef real vec;
 #define vec_greater(a, b, x, y) ((a) > (b) ? (x) : (y))
 #define vec_all_within(a, low, high) ((a) >= (low) && (a) <= (high))
 #define vec_sum(a) (a) /* over the elements, in a fixed order */
+
+#ifndef REAL_IS_DOUBLE
+/* Pairs of bfloat16 as bits of a float: such a vector from memory, and either half as a float. */
+INLINE vec with_bits(uint32_t bits) {
+    vec a;
+    memcpy(&a, &bits, sizeof a);
+    return a;
+}
+INLINE uint32_t bits_of(vec a) {
+    uint32_t bits;
+    memcpy(&bits, &a, sizeof bits);
+    return bits;
+}
+#define vec_bits(p) with_bits(*(p))
+#define vec_upper(a) with_bits(bits_of(a) & 0xffff0000)
+#define vec_lower(a) with_bits(bits_of(a) << 16)
+#endif
 
 /* to[c * ld + r] = row[r][c] - shift[r] for a square of VEC_SQUARE rows, without alignment; shift
  * NULL is 0. */

@@ -127,6 +127,7 @@ static const struct {
     const char *name, *core, *values[5];
 } choices[] = {
     {"prior", "uniform_prior", {"learned", "uniform"}},
+    {"precision", "bfloat16", {"float32", "bfloat16"}},
     {"eps_in", "eps_in_total", {"weights", "total"}},
     {"activation", "gelu", {"relu", "gelu"}},
     {"head_attention", "attention_sum", {"mean", "sum"}},

@@ -49,7 +49,8 @@ def make_slots(config):
     low = config.temperature or config.dim**-0.5
     common = {"dim": config.dim, "num_slots": config.slots, "num_iters": config.train_iters}
     common |= {"gradient": "implicit", "eps": 1e-8, "dtype": "float32"}
-    network = {"hidden_dim": config.hidden, "start": config.start}
+    # in float32 under autocast too: `config.precision` is of the convolutions
+    network = {"hidden_dim": config.hidden, "start": config.start, "precision": "float32"}
     mixture = {"temperature": low, "prior": "uniform" if stable else "learned", "var_floor": FLOOR}
     if config.model == "sa":
         return slots_torch.SlotAttention(**common, **network)

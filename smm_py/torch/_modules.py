@@ -151,8 +151,12 @@ class _Twin(Options, nn.Module):
         # for .double() and .float(); made here, as graphs cannot make them
         names: tuple[DType, ...] = ("float32", "float64")
         self._specs = {DTYPES[n]: spec.but(dtype=n) for n in names if spec.suits(n)}
+        self._narrow: Spec | None = None  # under autocast to bfloat16, where the module follows it
+        if spec.has_network and spec.precision is None and torch.float32 in self._specs:
+            self._narrow = self._specs[torch.float32].but(precision="bfloat16")
         self._warned = False  # of gradients that do not reach `init`
-        self._configs = {dtype: _ops.config_text(other) for dtype, other in self._specs.items()}
+        specs = [s for s in (*self._specs.values(), self._narrow) if s]
+        self._configs = {other: _ops.config_text(other) for other in specs}
         check_seed(seed)
         values = initial_parameters(spec, np.random.default_rng(int(seed)))
         # path of a submodule -> (parameter's name, its name there)
@@ -380,7 +384,7 @@ class _Twin(Options, nn.Module):
             if self._uses_core(x):
                 drawn = spec.drawn_names
                 arrays = tuple(p for name, p in params.items() if name not in drawn)
-                config = self._configs[DTYPES[spec.dtype]]
+                config = self._configs[spec]
                 floors = variance_floors(spec, x, mask)
                 inputs = _ops.Inputs(x, arrays, *state, mask, slot_mask, floors, config, iters)
                 result = _output(spec, _ops.run(spec, inputs, wanted), wanted)
@@ -430,6 +434,9 @@ class _Twin(Options, nn.Module):
         params = self._named()
         autocast = isinstance(x, Tensor) and _autocasts(x.device.type)
         spec = self._spec_of(x, params, autocast)
+        if autocast and self._narrow and spec.dtype == "float32":
+            if torch.get_autocast_dtype(x.device.type) == torch.bfloat16:
+                spec = self._narrow
         dtype = DTYPES[spec.dtype]
         of_x = torch.bfloat16 if spec.bfloat16_inputs else dtype
         of_inputs = self._spec.dtype is None  # the dtype is taken from x

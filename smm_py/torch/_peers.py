@@ -103,6 +103,10 @@ class Peer:
         Keys of OPTIONAL: what a state dict may lack.
     unused : tuple
         Weights without a part in any result, of the shape of to_k's.
+    sizes : tuple
+        Those that may differ from dim.
+    apart : tuple
+        Beginnings of names of other modules that theirs holds too; they are left out.
     """
 
     names: Mapping[str, str] = field(default_factory=dict)
@@ -111,6 +115,8 @@ class Peer:
     initial: tuple[tuple[str, tuple[str, ...], Form], ...] = ()
     optional: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
+    sizes: tuple[str, ...] = ("input_dim",)
+    apart: tuple[str, ...] = ()
     keras: bool = False
 
     @property
@@ -145,11 +151,13 @@ LUCIDRAINS = Peer(
     options={"qkv_bias": True},
     takes={"version": "1.5", "eps": 1e-8},
     initial=_drawn("slots_mu", "slots_logsigma"),
+    sizes=(),
 )
 BO_QSA = Peer(
     names={**PROJECTED, "norm_input": "norm_feature"},
     options={"eps_in": "total"},
     takes={"eps": 1.0, "truncate": "none"},
+    sizes=(),
 )
 GENERA1Z = Peer(
     names={
@@ -173,6 +181,7 @@ PEERS = {
         options={**LUCIDRAINS.options, "combine_heads": True},
         takes={**LUCIDRAINS.takes, "heads": 4},
         initial=LUCIDRAINS.initial,
+        sizes=("qkv_dim",),
     ),
     "evelinehong": Peer(
         names={"norm_mlp": "norm_pre_ff", "mlp.0": "fc1", "mlp.2": "fc2"},
@@ -182,6 +191,7 @@ PEERS = {
             ("slots_mu", ("slots_mu",), INITIAL),
             ("slots_sigma", ("slots_logsigma",), STANDARD_DEVIATION),
         ),
+        sizes=(),
     ),
     "slate": Peer(
         names={**PROJECTED, "norm_input": "norm_inputs"},
@@ -193,6 +203,7 @@ PEERS = {
         options={"slot_mlp": "not-last"},
         takes={"eps": 1e-8},
         initial=_drawn("slot_mu", "slot_log_sigma"),
+        apart=("predictor.",),
     ),
     "oclf": Peer(
         names={
@@ -203,6 +214,7 @@ PEERS = {
         options={"joint_softmax": True, "update_masked": True},
         takes={"eps": 1e-8, "heads": 1, "gradient": "full"},
         optional=("biases", "mlp"),
+        sizes=("input_dim", "qkv_dim"),
     ),
     "videosaur": Peer(
         names={
@@ -214,6 +226,7 @@ PEERS = {
         options={"norm_hidden": True},
         takes={"eps": 1e-8},
         optional=("gru", "mlp"),
+        sizes=("input_dim", "qkv_dim"),
     ),
     "spot": Peer(
         names={**PROJECTED, "norm_input": "norm_inputs"},
@@ -229,7 +242,7 @@ PEERS = {
         initial=_drawn("slots_mu", "slots_log_sigma"),
     ),
     "bo-qsa": BO_QSA,
-    "bo-qsa-sa": Peer(names=BO_QSA.names, takes={"eps": 1e-8, "truncate": "none"}),
+    "bo-qsa-sa": Peer(names=BO_QSA.names, takes={"eps": 1e-8, "truncate": "none"}, sizes=()),
     "google": Peer(
         names={"norm_input": "norm_inputs", "to_q": "q", "to_k": "k", "to_v": "v"},
         options={"norm_eps": 1e-3},
@@ -240,6 +253,7 @@ PEERS = {
         names={"norm_mlp": "norm_pre_ff"},
         takes={"eps": 1e-8, "update": "mean"},
         initial=_drawn("slots_mu", "slots_logsigma"),
+        sizes=("input_dim", "qkv_dim"),
         keras=True,
     ),
     "airi-fair": Peer(
@@ -259,6 +273,7 @@ PEERS = {
             ("slots_logsigma", ("mean_logsigma", "logstd_logsigma"), INITIAL_PAIR),
         ),
         unused=("to_v.weight",),
+        sizes=(),
     ),
 }
 FREE = {  # options that a state dict has no word on, or that its shapes tell
@@ -334,6 +349,7 @@ def from_peer(
     group = {name: GROUPS.get(own[0]) for name, (own, _) in entries.items()}
     needed = [name for name in entries if group[name] not in row.optional]
     given = _part(state_dict, needed)
+    given = {n: t for n, t in given.items() if not n.startswith(row.apart)}
     ours: dict[str, Any] = {"gradient": "full", **row.options}
     for key in row.optional:
         option, there, absent = OPTIONAL[key]
@@ -437,7 +453,8 @@ def _part(state_dict: Mapping[str, Tensor], needed: Iterable[str]) -> dict[str, 
     if not isinstance(state_dict, Mapping):
         raise TypeError(f"state_dict must be a mapping, got {type(state_dict).__name__}")
     first, *others = needed
-    ends = [str(name).removesuffix(first) for name in state_dict if str(name).endswith(first)]
+    state_dict = {str(name): value for name, value in state_dict.items()}
+    ends = [name.removesuffix(first) for name in state_dict if name.endswith(first)]
     found = [p for p in ends if not p or p.endswith(".")]
     found = [p for p in found if all(p + name in state_dict for name in others)]
     if len(found) > 1:
@@ -477,11 +494,7 @@ def _sizes(tensors: Mapping[str, Tensor]) -> dict[str, int]:
     """What most parameters of a size say, so that an odd one is told from the others."""
     found = {}
     for size, places in SIZES.items():
-        told = [
-            tensors[name].shape[axis]
-            for name, axis in places
-            if name in tensors and tensors[name].dim() > max(axis, 0)
-        ]
+        told = [(tensors[n].shape or (1,))[axis] for n, axis in places if n in tensors]
         if told:
             found[size] = statistics.mode(told)
     return found
@@ -540,3 +553,14 @@ def _check_options(peer: str, row: Peer, module: Any) -> None:
         expected, value = module._spec.left_out(name, default), getattr(module._spec, name)
         if value != expected:
             raise ValueError(f"{name} must be {expected!r} for {peer}, got {value!r}")
+    spec = module._spec
+    for name in ("input_dim", "qkv_dim"):
+        value = getattr(spec, name)
+        if name not in row.sizes and value != spec.dim:
+            raise ValueError(f"{name} must be dim={spec.dim} for {peer}, got {value}")
+    if "version" in row.takes:
+        scales = (spec.qkv_dim / spec.heads) ** -0.5, spec.dim**-0.5
+        if spec.scale not in scales:
+            raise ValueError(
+                f"scale must be {scales[0]:.6g} or {scales[1]:.6g} for {peer}, got {spec.scale!r}"
+            )

@@ -32,10 +32,11 @@ class _Lucidrains(_modules.SlotAttention):
         count("hidden_dim", hidden_dim)
         super().__init__(
             dim=dim,
-            num_iters=iters,
+            num_iters=count("iters", iters),
             hidden_dim=max(dim, hidden_dim),
             qkv_bias=True,
             gradient="full",
+            dtype=torch.get_default_dtype(),
             **options,
         )
         self.register_load_state_dict_pre_hook(_translate)

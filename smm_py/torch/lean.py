@@ -26,7 +26,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -60,6 +60,46 @@ class Output(NamedTuple):
 
 def _linear(p: Parameters, name: str, x: Tensor) -> Tensor:
     return F.linear(x, p[name + ".weight"], p.get(name + ".bias"))
+
+
+class _NarrowLinear(torch.autograd.Function):
+    """x W' + b of factors rounded to bfloat16, forward and backward, and float sums."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def rounded(x: Tensor) -> Tensor:
+        return x.to(torch.bfloat16).to(x.dtype)
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(_NarrowLinear.rounded(x), _NarrowLinear.rounded(weight), bias)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        x, weight, bias = inputs
+        ctx.save_for_backward(x, weight)
+        ctx.biased = bias is not None
+
+    @staticmethod
+    def backward(ctx: Any, d_y: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, weight = map(_NarrowLinear.rounded, ctx.saved_tensors)
+        narrow = _NarrowLinear.rounded(d_y)
+        d_weight = narrow.flatten(0, -2).mT @ x.flatten(0, -2)
+        return narrow @ weight, d_weight, d_y.flatten(0, -2).sum(0) if ctx.biased else None
+
+
+def _of_inputs(spec: Spec, p: Parameters, name: str, x: Tensor) -> Tensor:
+    """A linear map of inputs, in the precision that the options ask for."""
+    if spec.precision != "bfloat16":
+        return _linear(p, name, x)
+    weight, bias = p[name + ".weight"], p.get(name + ".bias")
+    if x.device.type == "cpu":
+        return cast(Tensor, _NarrowLinear.apply(x, weight, bias))
+    narrow = torch.bfloat16
+    return F.linear(x.to(narrow), weight.to(narrow), None if bias is None else bias.to(narrow)).to(
+        x.dtype
+    )
 
 
 def _mlp(p: Parameters, name: str, x: Tensor, activation: Callable[..., Tensor] = F.relu) -> Tensor:
@@ -192,14 +232,16 @@ class Formulas:
         if spec.kind == "slot_attention":
             h = self._norm("norm_input", x)
         elif spec.kind == "slot_mixture":
-            h = _mlp(p, "mlp_input", self._norm("norm_input", x)) if spec.input_mlp else x
+            if spec.input_mlp:
+                h = _of_inputs(spec, p, "mlp_input.0", self._norm("norm_input", x))
+                h = _of_inputs(spec, p, "mlp_input.2", F.relu(h))
             h = self._norm("norm_kv", h) if spec.norm_kv or spec.is_reference else h
-        self.keys = _linear(p, "to_k", h) if spec.has_network else h
+        self.keys = _of_inputs(spec, p, "to_k", h) if spec.has_network else h
         own = spec.kind == "slot_attention" or spec.is_reference
         if spec.is_fair:
             self.values = self.keys
         else:
-            self.values = _linear(p, "to_v", h) if own else h
+            self.values = _of_inputs(spec, p, "to_v", h) if own else h
         self.count: int | Tensor = x.shape[1] if mask is None else mask.sum(1)[:, None]
         # centres of the expansions: points amid the data, which no result depends on
         self.key_centre = self._mean(self.keys)
@@ -288,7 +330,7 @@ class Formulas:
         mean, log_std = self.m_step(gamma, hidden, mean, log_std)
         if self.spec.is_reference and not self.spec.is_fair:
             prior = self.uniform / (1 + self.spec.eps * self.uniform.amax(1, keepdim=True))
-        elif self.spec.prior == "uniform":
+        elif self.spec.prior == "uniform" and not self.spec.is_fair:
             prior = self.uniform
         elif self.spec.is_mixture:
             prior = self.new_prior(gamma)

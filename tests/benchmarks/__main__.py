@@ -24,7 +24,7 @@ examples, from the repository's root:
 """
 SECTIONS = (
     *("limit", "peers", "sweep", "threads", "small", "warm", "bfloat16", "memory", "step"),
-    "sklearn",
+    *("heads", "sklearn"),
 )
 PAGE = Path("docs/benchmarks.md")
 
@@ -91,7 +91,7 @@ def keep_to_cores(count):
 
 
 def measure_all(chosen):
-    from . import estimators, measure, memory, narrow, step, warm
+    from . import estimators, heads, measure, memory, narrow, step, warm
     from .problem import SHAPES
 
     quick, seconds, threads = chosen.quick, chosen.seconds, chosen.threads
@@ -115,6 +115,7 @@ def measure_all(chosen):
         "bfloat16": lambda: listed(narrow.narrow_inputs(threads, labels, seconds / 5)),
         "memory": lambda: listed(memory.against_inputs(2**14 if quick else 2**20)),
         "step": lambda: step.whole_step(threads, 2 * seconds),
+        "heads": lambda: listed(heads.heads(threads, seconds / 3)),
         "sklearn": lambda: listed(estimators.beside_sklearn(threads, seconds)),
     }
     names = {"threads": "threads sweep", "small": "small calls"}

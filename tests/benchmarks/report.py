@@ -279,6 +279,26 @@ def step(results):
     )
 
 
+def heads(results):
+    alone = [row for row in results["heads"] if "work" in row]
+    rows = []
+    for row in alone:
+        times = [taken["median"] for taken in row["time"].values()]
+        more = [f"{t / times[0]:.2f} ({w:.1f})" for t, w in zip(times[1:], row["work"][1:])]
+        rows.append([row["name"], ms(row["time"]["1"]), *more])
+    counts = [f"{count} heads" for count in list(alone[0]["time"])[1:]]
+    text = (
+        "Time of one head (ms), and of several beside it; in brackets, the multiplications of an\n"
+    )
+    text += f"input beside its:\n\n{table(['', '1 head', *counts], rows)}"
+    for row in results["heads"]:
+        if "work" not in row:
+            ours = row["time"]["smm_py"]["median"]
+            cells = [[n, ms(t), f"{t['median'] / ours:.1f}"] for n, t in row["time"].items()]
+            text += f"\n{row['name']}:\n\n{table(['', 'ms', 'times ours'], cells)}"
+    return text
+
+
 def beside_sklearn(results):
     def pair(row):
         return [ms(row["time"]["scikit-learn"]), ms(row["time"]["smm_py"])]
@@ -332,6 +352,7 @@ SECTIONS = {
     "bfloat16": ("Inputs in bfloat16", bfloat16),
     "memory": ("Memory", memory),
     "step": ("A whole training step", step),
+    "heads": ("Heads of Slot Attention", heads),
     "sklearn": ("Beside scikit-learn", beside_sklearn),
 }
 

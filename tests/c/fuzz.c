@@ -262,6 +262,7 @@ static void draw_config(problem *p) {
     c->qkv_bias = (int)pick(2), c->input_mlp = !one_in(4), c->norm_kv = (int)pick(2);
     c->slot_norm = (int)pick(2), c->uniform_prior = (int)pick(2), c->reduce = (int)pick(2);
     c->recompute = one_in(4);
+    c->bfloat16 = p->real == sizeof(float) && one_in(4);
     if (learned && (kind != SMM_SLOT_MIXTURE || c->input_mlp) && pick(2))
         c->input_dim = 1 + pick(wide ? 40 : 10);
     if (one_in(3)) draw_slots(c);

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "kernels.h"
+#include "sets.h"
 
 static unsigned long long state = 88172645463325252ull;
 static double uniform(void) /* in [-1, 1) */
@@ -62,6 +62,65 @@ static void drop_all(const char *set, const char *kernel) {
 #define EPS 1.2e-7
 #define TABLE smm_kernels_f32
 #include "test_kernels_tpl.h"
+
+/* The nearest bfloat16, from the definition: of both neighbours, or of two as near the even one. */
+static float nearest16(float x) {
+    uint32_t low, high;
+    float below, above;
+    memcpy(&low, &x, sizeof low);
+    low &= 0xffff0000, high = low + 0x10000;
+    memcpy(&below, &low, sizeof below), memcpy(&above, &high, sizeof above);
+    const double down = fabs((double)x - (double)below), up = fabs((double)above - (double)x);
+    return down < up || (down == up && !(low & 0x10000)) ? below : above;
+}
+
+static void test_products16(const smm_kernels_f32 *k, size_t m, size_t n, size_t p, int form) {
+    const size_t lda = p + p % 2 + 2, ldb = n + 16, ldc = n + 16;
+    const int accumulate = form & 1, relu = form & 2;
+    float *A = make_f32(m * p), *B = make_f32(p * ldb), *bias = make_f32(m);
+    float *C = make_f32(m * ldc), *C0 = make_f32(m * ldc);
+    uint16_t *a = take(m * lda * sizeof *a);
+    uint32_t *b = take((p + 1) / 2 * ldb * sizeof *b);
+    A[0] = 1 + 1.f / 256, A[m * p - 1] = 1 + 3.f / 256; /* ties: down to 1, and up */
+    memcpy(C, C0, m * ldc * sizeof *C);
+    k->narrow(m, p, A, p, a, lda);
+    k->narrow_pairs(p, n, B, ldb, b, ldb);
+    k->product16(m, n, p, a, lda, b, ldb, bias, C, ldc, accumulate, relu);
+    for (size_t i = 0; i < m; i++)
+        for (size_t j = 0; j < ldc; j++) {
+            double sum = j >= n || accumulate ? (double)C0[i * ldc + j] : (double)bias[i];
+            double size = fabs(sum);
+            for (size_t q = 0; j < n && q < p; q++) {
+                const double t =
+                    (double)nearest16(A[i * p + q]) * (double)nearest16(B[q * ldb + j]);
+                sum += t, size += fabs(t);
+            }
+            if (relu && j < n && sum < 0) sum = 0;
+            check_f32(k->name, "product16", m, n, p, (double)C[i * ldc + j], sum,
+                      j < n ? size * (1 + (double)p / 8) : 0);
+        }
+    float *other = make_f32(m * ldc); /* the same bits by plain multiply-adds */
+    memcpy(other, C0, m * ldc * sizeof *other);
+#ifdef SMM_HAVE_AVX512
+    if (!strcmp(k->name, "avx512")) k = &smm_table_avx512_f32;
+#endif
+    k->product16(m, n, p, a, lda, b, ldb, bias, other, ldc, accumulate, relu);
+    if (memcmp(C, other, m * ldc * sizeof *C)) report(k->name, "product16 bits", m, n, p, 1, 0);
+    A[0] = NAN;
+    k->narrow(1, 1, A, p, a, lda);
+    k->product16(1, n, 1, a, lda, b, ldb, NULL, C, ldc, 0, 1);
+    if (C[0] == C[0]) report(k->name, "product16 NaN", m, n, p, 1, 0);
+    drop_all(k->name, "product16");
+}
+
+static void test_narrow(const smm_kernels_f32 *k) {
+    for (size_t m = 1; m <= 26; m++)
+        for (size_t n = 16; n <= 64; n += 16)
+            for (size_t p = 1; p <= 19; p += m % 2 ? 1 : 6)
+                test_products16(k, m, n, p, (int)((p + m) % 4));
+    test_products16(k, 13, 48, 601, 3); /* several panels */
+}
+
 #undef real
 #undef T
 #undef EPS
@@ -84,6 +143,7 @@ int main(void) {
             report(name, "select", 0, 0, 0, 1, 0);
         const int before = failures;
         test_all_f32(smm_kernels_f32_get());
+        test_narrow(smm_kernels_f32_get());
         test_all_f64(smm_kernels_f64_get());
         printf("%-8s %s\n", name, failures == before ? "ok" : "FAILED");
     }
