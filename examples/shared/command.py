@@ -201,7 +201,7 @@ def explain(meaning, reached, steps, config, options):
     """Print what the figures above mean, what the preset tiny reaches, and what this run had."""
     had = f"; this run has {config.steps:,}" if config.steps else ""
     if config.preset == "tiny" and config.steps and config.steps < steps / 2:
-        had += f", as a slow or busy machine takes few in its minutes: give --steps {steps}"
+        had += f", too few to learn (a busy machine takes few in its minutes): give --steps {steps}"
     text = (
         f"{meaning} ± is the standard deviation over {options.draws} draws of the initial slots. "
         f"On built-in scenes the preset tiny ends near {reached} after {steps:,} steps{had}. "
