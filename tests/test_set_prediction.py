@@ -614,7 +614,7 @@ def test_a_signal_saves_the_state(number, launcher, undisturbed, tmp_path, capsy
         process.send_signal(getattr(signal, number))
         told = process.communicate(timeout=processes.HANG)[1]
     if not launcher:
-        assert process.returncode == -getattr(signal, number)
+        assert process.returncode == -getattr(signal, number), told
     assert f"{number}: saved after step" in told and f"--resume --out {out}" in told
     step = torch.load(out / "checkpoint.pt", weights_only=True)["step"]
     assert 0 < step < 60 and metrics.read_text().count("\n") == step
@@ -622,6 +622,20 @@ def test_a_signal_saves_the_state(number, launcher, undisturbed, tmp_path, capsy
     if not launcher:
         for name in ("model.safetensors", "metrics.jsonl"):
             assert (out / name).read_bytes() == (undisturbed / name).read_bytes()
+
+
+def test_an_interrupt_ends_a_command_as_ctrl_c_does():
+    """Also where something is executed on the way out, upon which Python gives status 1."""
+    program = """
+import atexit
+from examples.shared.command import tell
+atexit.register(exec, "")
+def work():
+    raise KeyboardInterrupt
+tell(work)
+"""
+    done = processes.run_python("-c", program, cwd=ROOT)
+    assert done.returncode == -signal.SIGINT and done.stderr == "KeyboardInterrupt\n"
 
 
 def test_a_lock_does_not_outlive_its_process(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager, nullcontext
@@ -401,6 +402,19 @@ def main(pipeline, arguments=None):
 MISTAKES = ValueError, OSError, ImportError, FloatingPointError, MemoryError, OverflowError
 
 
+def _end_by_signal(kind, error, trace):
+    """End the program as Ctrl-C does, and say no more than that.
+
+    Python itself would exit with status 1 where any `exec` runs on the way out.
+    """
+    sys.__excepthook__(kind, error.with_traceback(None), None)
+    if issubclass(kind, KeyboardInterrupt):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGINT)
+
+
 def tell(work):
     """Print what work() returns, if anything, as JSON; the exit status.
 
@@ -409,7 +423,7 @@ def tell(work):
     try:
         figures = work()
     except KeyboardInterrupt:
-        sys.tracebacklimit = 0  # the program ends as by Ctrl-C, and says no more than that
+        sys.excepthook = _end_by_signal
         raise
     except MISTAKES as error:
         print(f"error: {error}", file=sys.stderr)
