@@ -227,12 +227,13 @@ static void inputs_write(const block_source *f, input_block *b, const real *d, r
     }
 }
 
-/* linear_backward of the map of `weight` and `bias`, to the gradients in g. */
+/* Backward of map_forward: dX (+)= W' dY, and the gradients of `weight` and `bias` in g. */
 static void map_backward(const block_source *f, input_block *b, size_t weight, size_t bias,
-                         size_t out, size_t in, const real *X, const real *dY, real *dX,
-                         int accumulate, const grad_set *g) {
+                         const real *X, const real *dY, real *dX, int accumulate,
+                         const grad_set *g) {
     const packed_param *w = &f->w[weight];
-    const size_t n = f->n, inp = smm_pad(in), ld = smm_spaced(inp);
+    const size_t out = w->layout.out, in = w->layout.in, n = f->n;
+    const size_t inp = w->layout.inp, ld = smm_spaced(inp);
     if (!w->narrow) {
         linear_backward(f->k, out, in, n, f->p[weight], X, dY, dX, accumulate, g->at[weight],
                         g->at[bias], b->rows);
@@ -259,11 +260,10 @@ static void inputs_backward(const block_source *f, input_block *b, real *d_keys,
     const int mapped = s->own_values || s->shared_values;
     real *d = mapped ? b->d_features : d_values; /* of the features, or values, which they are */
     if (s->own_values)
-        map_backward(f, b, SMM_TO_V_WEIGHT, SMM_TO_V_BIAS, s->P, s->F, b->features, d_values, d,
-                     OVERWRITE, g);
+        map_backward(f, b, SMM_TO_V_WEIGHT, SMM_TO_V_BIAS, b->features, d_values, d, OVERWRITE, g);
     if (s->shared_values) f->k->add(s->C * n, d_values, d_keys);
     if (s->learned && !s->folded)
-        map_backward(f, b, SMM_TO_K_WEIGHT, SMM_TO_K_BIAS, s->P, s->F, b->features, d_keys, d,
+        map_backward(f, b, SMM_TO_K_WEIGHT, SMM_TO_K_BIAS, b->features, d_keys, d,
                      !s->shared_values, g);
     if (!s->learned) f->k->add(s->D * n, d_keys, d);
     if (s->norm_kv)
@@ -271,12 +271,12 @@ static void inputs_backward(const block_source *f, input_block *b, real *d_keys,
                             b->mean_h, b->rstd_h, d, n, d, n, g->at[SMM_NORM_KV_WEIGHT],
                             g->at[SMM_NORM_KV_BIAS]);
     if (s->input_mlp) {
-        map_backward(f, b, SMM_MLP_INPUT_2_WEIGHT, SMM_MLP_INPUT_2_BIAS, s->F, s->H, b->hidden, d,
-                     b->d_wide, OVERWRITE, g);
+        map_backward(f, b, SMM_MLP_INPUT_2_WEIGHT, SMM_MLP_INPUT_2_BIAS, b->hidden, d, b->d_wide,
+                     OVERWRITE, g);
         f->k->relu_backward(s->H, n, b->hidden, n, b->d_wide, n);
         d = b->d_features;
-        map_backward(f, b, SMM_MLP_INPUT_0_WEIGHT, SMM_MLP_INPUT_0_BIAS, s->H, s->I, b->x_normed,
-                     b->d_wide, d, OVERWRITE, g);
+        map_backward(f, b, SMM_MLP_INPUT_0_WEIGHT, SMM_MLP_INPUT_0_BIAS, b->x_normed, b->d_wide, d,
+                     OVERWRITE, g);
     }
     if (s->input_norm)
         f->k->norm_backward(s->I, n, b->x, n, f->p[SMM_NORM_INPUT_WEIGHT], b->mean_x, b->rstd_x, d,

@@ -70,17 +70,6 @@ static void slots_input_backward(const slots_side *c, size_t weight, size_t K, c
                           ldx, accumulate || o, NO_RELU);
 }
 
-/* gW += dY' X, left pending. */
-static void slots_weight_backward(const slots_side *c, size_t weight, const slot_share *share,
-                                  const real *X, size_t ldx, const real *dY, size_t ldy) {
-    pending_product *q = &c->pending[weight];
-    const smm_layout *l = &c->w[weight].layout;
-    const size_t first = q->rows + share->begin;
-    copy_rows(share->count, l->inp, X, ldx, q->x + first * l->inp, l->inp);
-    copy_rows(share->count, l->outp, dY, ldy, q->dy + first * l->outp, l->outp);
-    if (share->begin == 0) q->next = q->rows + share->all;
-}
-
 /* A map that each head has of its own, of K rows of each: head h's part of Y's columns is its rows
  * of X, `stride` further on than those of the head before, times its rows of W', plus b. */
 static void heads_forward(const slots_side *c, size_t weight, size_t bias, size_t K, const real *X,
@@ -105,14 +94,18 @@ static void heads_input_backward(const slots_side *c, size_t weight, size_t K, c
                           dX + h * stride, ldx, OVERWRITE, NO_RELU);
 }
 
-/* gW += dY' X of each head, left pending. */
+/* Rows of X that each slot has in a map's product: one for each head, or one. */
+static size_t input_rows_of(const smm_layout *l) { return l->by_head ? l->out_parts : 1; }
+
+/* gW += dY' X, left pending. The rows of each head follow those of the one before, `stride` further
+ * on. */
 static void heads_weight_backward(const slots_side *c, size_t weight, const slot_share *share,
                                   const real *X, size_t ldx, size_t stride, const real *dY,
                                   size_t ldy) {
     pending_product *q = &c->pending[weight];
     const smm_layout *l = &c->w[weight].layout;
-    const size_t first = q->rows + share->begin, ld = l->out_parts * l->inp;
-    for (size_t h = 0; h < l->out_parts; h++)
+    const size_t first = q->rows + share->begin, heads = input_rows_of(l), ld = heads * l->inp;
+    for (size_t h = 0; h < heads; h++)
         copy_rows(share->count, l->inp, X + h * stride, ldx, q->x + first * ld + h * l->inp, ld);
     copy_rows(share->count, l->outp, dY, ldy, q->dy + first * l->outp, l->outp);
     if (share->begin == 0) q->next = q->rows + share->all;
@@ -123,7 +116,7 @@ static void slots_linear_backward(const slots_side *c, size_t weight, const slot
                                   const real *X, size_t ldx, const real *dY, size_t ldy, real *dX,
                                   size_t lddx, int accumulate) {
     slots_input_backward(c, weight, share->count, dY, ldy, dX, lddx, accumulate);
-    slots_weight_backward(c, weight, share, X, ldx, dY, ldy);
+    heads_weight_backward(c, weight, share, X, ldx, 0, dY, ldy);
 }
 
 /* And the gradient of b, over all K slots. */
@@ -139,7 +132,7 @@ static void flush_part(const slots_side *c, const grad_set *g, size_t param, siz
     const smm_layout *l = &c->w[param].layout;
     const size_t out = l->out / l->out_parts, outp = smm_pad(out);
     const size_t begin = smm_part(out, part, parts), rows = smm_part(out, part + 1, parts) - begin;
-    const size_t stride = l->by_head ? l->inp : 0, ld = l->by_head ? l->out_parts * l->inp : l->inp;
+    const size_t ld = input_rows_of(l) * l->inp, stride = l->by_head ? l->inp : 0;
     if (!q->rows) return;
     for (size_t o = 0; o < l->out_parts; o++)
         c->k->gemm(rows, l->inp, q->rows, q->dy + o * outp + begin, 1, l->outp, q->x + o * stride,

@@ -234,7 +234,7 @@ static void layout_pending(slots_side *side, const smm_sizes *s, smm_arena *aren
         const smm_layout l = s->layout[i];
         pending_product q = {NULL, NULL, 0, 0, 0};
         if (l.rank == 2 && l.of_slots) {
-            q.x = CARVE(s->pending_rows * l.inp * (l.by_head ? l.out_parts : 1));
+            q.x = CARVE(s->pending_rows * input_rows_of(&l) * l.inp);
             q.dy = CARVE(s->pending_rows * l.outp);
         }
         if (side->pending) side->pending[i] = q;
