@@ -35,17 +35,20 @@ except ImportError as error:
 from ._arrays import from_bfloat16, to_bfloat16
 from ._config import show_config
 from ._core import __version__, get_num_threads, set_num_threads, trim
+from ._merging import Merged, merge_slots
 from ._modules import GaussianMixture, KMeans, Output, SlotAttention, SlotMixture
 
 __all__ = [
     "GaussianMixture",
     "KMeans",
+    "Merged",
     "Output",
     "SlotAttention",
     "SlotMixture",
     "__version__",
     "from_bfloat16",
     "get_num_threads",
+    "merge_slots",
     "set_num_threads",
     "show_config",
     "to_bfloat16",

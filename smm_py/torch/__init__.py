@@ -32,6 +32,8 @@ except ModuleNotFoundError as error:
         name="torch",
     ) from error
 
+from .._merging import Merged
+from ._merging import merge_slots
 from ._modules import GaussianMixture, KMeans, SlotAttention, SlotMixture, force_lean
 from .lean import Formulas, Output
 
@@ -39,8 +41,10 @@ __all__ = [
     "Formulas",
     "GaussianMixture",
     "KMeans",
+    "Merged",
     "Output",
     "SlotAttention",
     "SlotMixture",
     "force_lean",
+    "merge_slots",
 ]
