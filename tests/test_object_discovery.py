@@ -1,6 +1,8 @@
 """The object discovery pipeline, small; and what the pipelines share and set prediction's tests do
 not reach."""
 
+import importlib
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,15 +23,16 @@ from pipelines import (  # noqa: E402
 )
 
 import examples  # noqa: E402
+from examples import data as data_sets  # noqa: E402
 from examples.object_discovery.__main__ import PIPELINE  # noqa: E402
 from examples.object_discovery.config import Config  # noqa: E402
 from examples.object_discovery.model import ObjectDiscovery, Scene  # noqa: E402
 from examples.object_discovery.train import agreement, build_model, figures, iterations  # noqa: E402
 from examples.shared.command import run  # noqa: E402
 from examples.shared.diagnostics import collapse, diagnose  # noqa: E402
-from examples.shared.pictures import Pictures, open_pictures  # noqa: E402
+from examples.shared.pictures import Pictures, open_pictures, order  # noqa: E402
 from examples.shared.schedules import warm_up_and_decay  # noqa: E402
-from examples.shared.training import Loop  # noqa: E402
+from examples.shared.training import Loop, slots_of  # noqa: E402
 from smm_py.torch import GaussianMixture, Output  # noqa: E402
 
 NAME = "object_discovery"
@@ -225,7 +228,7 @@ class Drawn:
 
 def test_figures_of_known_masks():
     data = Drawn()
-    pictures = Pictures(data, ("image", "mask"), quiet=True)
+    pictures = Pictures(data, ("image", "mask"))
     config = SimpleNamespace(eval_iters=3)
     right = figures(
         data.model((data.truth + 1) % 3), pictures, config
@@ -238,7 +241,7 @@ def test_figures_of_known_masks():
     assert merged["mbo"] == pytest.approx((1 + 0.5) / 2) and merged["miou"] == pytest.approx(
         (1 + 0.25) / 2
     )
-    assert figures(data.model(data.truth), Pictures(data, ("image",), quiet=True), config) == {
+    assert figures(data.model(data.truth), Pictures(data, ("image",)), config) == {
         "mse": 0.25
     }  # without true masks
 
@@ -299,7 +302,6 @@ def test_pictures_without_masks(tmp_path, capsys):
 
 
 def test_a_process_reads_its_own_next_batch_ahead(monkeypatch):
-    monkeypatch.setattr(Pictures, "FEW", 0)
     monkeypatch.setattr(Pictures, "MOST_BYTES", 0)
     read = []
 
@@ -319,6 +321,56 @@ def test_a_process_reads_its_own_next_batch_ahead(monkeypatch):
         pictures.train_batch(0, range(4 * step + 2, 4 * step + 4), 4)
     next(iter(pictures.ahead.values())).result()
     assert len(read) == 8  # those of three steps, and of the fourth
+
+
+def test_pictures_are_kept_and_each_is_read_once():
+    read = []
+
+    class Numbers:
+        def __len__(self):
+            return 6
+
+        def __getitem__(self, index):
+            read.append(index)
+            return {"image": np.array(index)}
+
+    pictures = Pictures(Numbers())
+    read.clear()
+    seen = [
+        int(n)
+        for step in range(6)
+        for n in pictures.train_batch(3, range(4 * step, 4 * step + 4), 4)[0]
+    ]
+    assert sorted(read) == list(range(6))
+    assert seen == order(range(6), 3, range(24))
+
+
+@pytest.mark.parametrize("name", examples.PIPELINES)
+def test_slots_of_a_step(name):
+    """Every number from the fewest to the most, by seed and step; all of them by default."""
+    make = importlib.import_module(f"examples.{name}.config").Config.from_preset
+    config = make("tiny", slots=6, least_slots=4)
+    drawn = [slots_of(config, step) for step in range(60)]
+    assert set(drawn) == {4, 5, 6} and drawn == [slots_of(config, step) for step in range(60)]
+    assert drawn != [slots_of(make("tiny", slots=6, least_slots=4, seed=2), s) for s in range(60)]
+    assert slots_of(make("tiny"), 0) is None
+    with pytest.raises(ValueError, match="least_slots must be at most slots=6, got 7"):
+        make("tiny", slots=6, least_slots=7)
+
+
+def test_scenes_without_end(monkeypatch):
+    """Every sample is a new scene of the seed, drawn by other processes or here."""
+    config = Config.from_preset("tiny", pictures=0, seed=5)
+    expected = data_sets.open_dataset(size=32, max_objects=4, seed=5)
+    for begin, here in ((0, False), (40, True)):  # the latter as after a resume
+        monkeypatch.setattr(Pictures, "FEW", sys.maxsize if here else 1000)
+        pictures = open_pictures(config, "train", fields=("image", "mask"))
+        for first in (begin, begin + 4):
+            batch = pictures.train_batch(5, range(first, first + 4), 4)
+            for field, values in zip(("image", "mask"), batch):
+                assert np.array_equal(values, [expected[first + i][field] for i in range(4)])
+        assert ("readers" in vars(pictures)) == (not here)
+    assert len(open_pictures(config, "val", 7)) == 7
 
 
 def test_a_picture_without_objects_has_no_say_in_their_figures():

@@ -65,6 +65,8 @@ SMALL = [
     "--precision",
     "float32",
 ]
+# scenes without end, a number of slots drawn for each step
+DRAWN = ["--pictures", "0", "--least-slots", "3"]
 
 
 def targets(batch, objects, rows=4):
@@ -273,11 +275,11 @@ def test_train_then_eval(tmp_path, capsys):
 
 
 def test_kill_and_resume(tmp_path):
-    check_kill_and_resume(NAME, SMALL, tmp_path)
+    check_kill_and_resume(NAME, [*SMALL, *DRAWN], tmp_path)
 
 
 def test_two_processes_train_the_same_model(tmp_path):
-    check_two_processes(NAME, SMALL, tmp_path)
+    check_two_processes(NAME, [*SMALL, *DRAWN], tmp_path)
 
 
 def train(out, *more):

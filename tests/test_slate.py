@@ -368,9 +368,7 @@ def test_figures_by_hand(monkeypatch):
     monkeypatch.setattr(
         net.dvae, "picture", lambda tokens: torch.full((len(tokens), 3, 8, 8), 50 / 127.5 - 1)
     )
-    found = figures(
-        net, Pictures(Drawn(), quiet=True), SimpleNamespace(eval_iters=2), generate=True
-    )
+    found = figures(net, Pictures(Drawn()), SimpleNamespace(eval_iters=2), generate=True)
     expected = 192 * (50 / 255) ** 2 * 2 / 3  # two of three are 50 of 255 off
     assert found["mse"] == pytest.approx(expected, rel=1e-5) and found["dvae_mse"] == found["mse"]
     assert set(found) == {"mse", "dvae_mse", "cross_entropy", "frechet_dvae"}
@@ -393,7 +391,7 @@ def test_fid_is_of_the_users_file(monkeypatch):
         assert path == "file.pt" and images.shape == (3, 8, 8, 3) and images.dtype == np.uint8
         return images[:, 0, 0, :2].astype(float)
 
-    net, pictures = build_model(small(image_size=8)), Pictures(Drawn(), quiet=True)
+    net, pictures = build_model(small(image_size=8)), Pictures(Drawn())
     monkeypatch.setattr("examples.slate.train.inception_features", features)
     assert (
         figures(net, pictures, SimpleNamespace(eval_iters=2), generate=True, inception="file.pt")[

@@ -122,7 +122,7 @@ def draw_scene(objects, size):
         window, coverage, colour = _DRAW[objects[i]["shape"]](objects[i], size)
         canvas[window] += coverage[..., None] * (colour - canvas[window])
         mask[window][coverage > 0.5] = i + 1
-    return (np.clip(canvas, 0, 1) * 255 + 0.5).astype(np.uint8), mask
+    return (_unit(canvas) * 255 + 0.5).astype(np.uint8), mask
 
 
 @lru_cache(maxsize=8)
@@ -131,6 +131,11 @@ def _floor(size):
     y, x = np.mgrid[:size, :size] / size - 0.5
     light = 0.55 - 0.16 * y - 0.22 * (x * x + y * y)
     return (light[..., None] * np.array([1.0, 0.995, 0.98])).astype(np.float32)
+
+
+def _unit(x):
+    """Clipped to [0, 1]; `np.clip` takes three times as long on few pixels."""
+    return np.minimum(np.maximum(x, 0), 1)
 
 
 def _window(left, top, right, bottom, size):
@@ -154,7 +159,7 @@ def _draw_shadow(canvas, thing, size):
     reach = np.array([wide, high])
     window, px, py = _window(*(place - reach), *(place + reach), size)
     distance = ((px - place[0]) / wide) ** 2 + ((py - place[1]) / high) ** 2
-    canvas[window] *= (1 - 0.5 * np.clip(1.15 - 1.15 * distance, 0, 1))[..., None]
+    canvas[window] *= (1 - 0.5 * _unit(1.15 - 1.15 * distance))[..., None]
 
 
 def _shade(thing, lambert, gleam):
@@ -170,7 +175,7 @@ def _lights(normal_x, normal_y, normal_z):
     """Lambert's cosine and the highlight's, for normals in the camera's axes."""
     lambert = normal_x * _LIGHT_VIEW[0] + normal_y * _LIGHT_VIEW[1] + normal_z * _LIGHT_VIEW[2]
     gleam = normal_x * _HALF_VIEW[0] + normal_y * _HALF_VIEW[1] + normal_z * _HALF_VIEW[2]
-    return np.clip(lambert, 0, 1), np.clip(gleam, 0, 1)
+    return _unit(lambert), _unit(gleam)
 
 
 def _sphere(thing, size):
@@ -179,35 +184,31 @@ def _sphere(thing, size):
     window, px, py = _window(*(place - radius), *(place + radius), size)
     nx, ny = (px - place[0]) / radius, (py - place[1]) / radius
     squared = nx * nx + ny * ny
-    coverage = np.clip((1 - np.sqrt(squared)) * radius + 0.5, 0, 1)
-    nz = -np.sqrt(np.clip(1 - squared, 0, 1))  # towards the camera
+    coverage = _unit((1 - np.sqrt(squared)) * radius + 0.5)
+    nz = -np.sqrt(_unit(1 - squared))  # towards the camera
     return window, coverage, _shade(thing, *_lights(nx, ny, nz))
 
 
-def _polygon(corners, px, py):
-    """Coverage of a convex polygon (n, 2), its corners in either order."""
-    edges = np.roll(corners, -1, 0) - corners
-    turn = np.sign(edges[0, 0] * edges[1, 1] - edges[0, 1] * edges[1, 0])
+def _polygons(corners, px, py):
+    """Coverage (n, h, w) of convex polygons (n, 4, 2), their corners in either order."""
+    edges = corners[:, [1, 2, 3, 0]] - corners
+    turn = np.sign(edges[:, 0, 0] * edges[:, 1, 1] - edges[:, 0, 1] * edges[:, 1, 0])
+    scale = turn[:, None] / (np.hypot(edges[..., 0], edges[..., 1]) + 1e-9)
+    x, y = np.moveaxis(corners[..., None, None], 2, 0)
+    ex, ey = np.moveaxis((edges * scale[..., None])[..., None, None], 2, 0)
+    inside = (ex * (py - y) - ey * (px - x)).min(1)
     # bounds, as a face seen edge-on has corners too sharp for its edges alone
-    low, high = corners.min(0), corners.max(0)
-    across, down = np.minimum(px - low[0], high[0] - px), np.minimum(py - low[1], high[1] - py)
-    inside = np.minimum(across, down)
-    for (x, y), (ex, ey) in zip(corners, edges):
-        distance = turn * (ex * (py - y) - ey * (px - x)) / (np.hypot(ex, ey) + 1e-9)
-        inside = np.minimum(inside, distance)
-    return np.clip(inside + 0.5, 0, 1)
+    across = np.minimum(px - x.min(1), x.max(1) - px)
+    down = np.minimum(py - y.min(1), y.max(1) - py)
+    inside = np.minimum(inside, np.minimum(across, down))
+    return _unit(inside + 0.5)
 
 
 _CUBE = np.array(
     [[x, y, z] for z in (-1, 1) for x, y in ((-1, -1), (1, -1), (1, 1), (-1, 1))], float
 )
-_FACES = [
-    ([4, 5, 6, 7], (0, 0, 1)),
-    ([0, 1, 5, 4], (0, -1, 0)),
-    ([1, 2, 6, 5], (1, 0, 0)),
-    ([2, 3, 7, 6], (0, 1, 0)),
-    ([3, 0, 4, 7], (-1, 0, 0)),
-]
+_FACES = np.array([[4, 5, 6, 7], [0, 1, 5, 4], [1, 2, 6, 5], [2, 3, 7, 6], [3, 0, 4, 7]])
+_NORMALS = np.array([[0, 0, 1], [0, -1, 0], [1, 0, 0], [0, 1, 0], [-1, 0, 0]], float)
 
 
 def _cube(thing, size):
@@ -215,25 +216,20 @@ def _cube(thing, size):
     cos, sin = np.cos(angle), np.sin(angle)
     turn = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
     side = RADII[thing["size"]] / 1.25  # of a volume like the sphere's
-    centre = np.array(thing["3d_coords"])
-    centre = centre + [0, 0, side - centre[2]]
+    x, y, _ = thing["3d_coords"]
+    centre = np.array([x, y, side])
     corners, _ = project(centre + side * _CUBE @ turn.T, size)
     window, px, py = _window(*corners.min(0), *corners.max(0), size)
-    coverage = np.zeros((py.shape[0], px.shape[0]), np.float32)
-    colour = np.zeros((*coverage.shape, 3), np.float32)
-    for face, normal in _FACES:
-        normal = turn @ normal
-        if (centre + side * normal - _CAMERA) @ normal >= 0:
-            continue
-        part = _polygon(corners[face], px, py)
-        lambert = np.clip(normal @ _LIGHT, 0, 1)
-        # a gleam that runs across the face: metal mirrors its surroundings
-        across = 0.9 - np.abs((px - px.mean()) + 0.6 * (py - py.mean())) / (2 * len(px) + 1)
-        light = np.full(coverage.shape, 0.15 + 0.85 * lambert, np.float32)
-        shade = _shade(thing, light, across * np.ones_like(py))
-        colour += part[..., None] * shade
-        coverage += part
-    return window, np.clip(coverage, 0, 1), colour / np.maximum(coverage, 1e-3)[..., None]
+    normals = _NORMALS @ turn.T
+    seen = ((centre + side * normals - _CAMERA) * normals).sum(1) < 0
+    parts = _polygons(corners[_FACES[seen]], px, py)
+    light = 0.15 + 0.85 * np.maximum(normals[seen] @ _LIGHT, 0)
+    # a gleam that runs across the face: metal mirrors its surroundings
+    gleam = 0.9 - np.abs((px - px.mean()) + 0.6 * (py - py.mean())) / (2 * len(px) + 1)
+    colours = _shade(thing, light[:, None, None], gleam)
+    coverage = parts.sum(0)
+    colour = (parts[..., None] * colours).sum(0) / np.maximum(coverage, 1e-3)[..., None]
+    return window, np.minimum(coverage, 1), colour
 
 
 def _cylinder(thing, size):
@@ -244,22 +240,22 @@ def _cylinder(thing, size):
     high = wide * -_FORWARD[2]
     left, right = ends[:, 0].min() - wide.max(), ends[:, 0].max() + wide.max()
     window, px, py = _window(left, ends[0, 1] - high[0], right, ends[1, 1] + high[1], size)
-    along = np.clip((py - ends[0, 1]) / (ends[1, 1] - ends[0, 1]), 0, 1)
+    along = _unit((py - ends[0, 1]) / (ends[1, 1] - ends[0, 1]))
     middle = ends[0, 0] + along * (ends[1, 0] - ends[0, 0])
     half = wide[0] + along * (wide[1] - wide[0])
     nx = np.clip((px - middle) / half, -1, 1)
     curve = np.sqrt(1 - nx * nx)
     bottom = ends[1, 1] + high[1] * curve
-    side = np.clip(half - np.abs(px - middle) + 0.5, 0, 1)
-    side = np.minimum(side, np.clip(bottom - py + 0.5, 0, 1))
+    side = _unit(half - np.abs(px - middle) + 0.5)
+    side = np.minimum(side, _unit(bottom - py + 0.5))
     side = np.where(py >= ends[0, 1], side, 0)
     ellipse = np.sqrt(((px - ends[0, 0]) / wide[0]) ** 2 + ((py - ends[0, 1]) / high[0]) ** 2)
-    top = np.clip((1 - ellipse) * high[0] + 0.5, 0, 1)
+    top = _unit((1 - ellipse) * high[0] + 0.5)
     # the side's normals lie in the floor's plane: to the right, and towards the camera
     to_camera = _VIEW @ np.array([0.0, -1.0, 0.0])
     colour = _shade(thing, *_lights(nx, curve * to_camera[1], curve * to_camera[2]))
     lambert = np.full(top.shape, _LIGHT[2], np.float32)
-    gleam = np.clip(0.93 - 0.25 * np.abs(ellipse - 0.4), 0, 1)
+    gleam = _unit(0.93 - 0.25 * np.abs(ellipse - 0.4))
     colour += top[..., None] * (_shade(thing, lambert, gleam) - colour)
     return window, np.maximum(side, top), colour
 

@@ -54,9 +54,9 @@ class ObjectDiscovery(SlotEncoder):
         decoder = BroadcastDecoder(self.slots.slot_dim, config)
         self.decoder = decoder.to(memory_format=torch.channels_last)
 
-    def forward(self, image, seeds=None, num_iters=None) -> Scene:
+    def forward(self, image, seeds=None, num_iters=None, num_slots=None) -> Scene:
         """seeds: see `SlotEncoder.find`."""
-        slots, attention = self.find(image, seeds, num_iters)
+        slots, attention = self.find(image, seeds, num_iters, num_slots)
         with autocast(self.precision, image.device):
             drawn = self.decoder(slots)
         pictures, logits = drawn.float().split([3, 1], 2)

@@ -12,7 +12,7 @@ from .. import metrics
 from ..shared.diagnostics import watch
 from ..shared.modules import build, evaluation
 from ..shared.pictures import eval_seeds, to_input
-from ..shared.training import fit
+from ..shared.training import fit, slots_of
 from .model import ObjectDiscovery
 
 OPTIONAL = ("mask",)
@@ -23,7 +23,7 @@ def train(config, out, device):
     """Train as configured into the folder `out`; returns the model."""
 
     def loss(trained, step, indices, images, seeds):
-        scene = trained(images, seeds, iterations(config, step))
+        scene = trained(images, seeds, iterations(config, step), slots_of(config, step))
         return F.mse_loss(scene.reconstruction, images)
 
     def progress(model, pictures, step):

@@ -28,9 +28,9 @@ class SetPredictor(SlotEncoder):
             raise ValueError("those that the paper's authors released; give --model reference")
         return weights
 
-    def forward(self, image, seeds=None, num_iters=None, return_attention=False):
+    def forward(self, image, seeds=None, num_iters=None, return_attention=False, num_slots=None):
         """seeds: see `SlotEncoder.find`."""
-        slots, attention = self.find(image, seeds, num_iters)
+        slots, attention = self.find(image, seeds, num_iters, num_slots)
         prediction = squash(self.head(slots))
         return (prediction, attention) if return_attention else prediction
 

@@ -157,10 +157,12 @@ class ReleasedPredictor(nn.Module):
         features = features + self.encoder_pos.linear(self.encoder_pos.grid)
         return self.mlp(self.layer_norm(features.transpose(1, 2).flatten(1, 2)))
 
-    def forward(self, image, seeds=None, num_iters=None, return_attention=False, noise=None):
+    def forward(
+        self, image, seeds=None, num_iters=None, return_attention=False, noise=None, num_slots=None
+    ):
         if noise is None:
             seeds = [None] * len(image) if seeds is None else seeds
-            noise = torch.stack([self.noise(s) for s in seeds]).to(image.device)
+            noise = torch.stack([self.noise(s, num_slots) for s in seeds]).to(image.device)
         slots, attention = self.slot_attention(self.inputs(image), noise, num_iters)
         raw = self.mlp_prop(slots)
         groups = [raw[..., g.start - 3 : g.stop - 3].softmax(-1) for g in GROUPS.values()]
@@ -173,6 +175,6 @@ class ReleasedPredictor(nn.Module):
             return prediction
         return prediction, attention.unflatten(1, (32, 32)).transpose(1, 2).flatten(1, 2)
 
-    def noise(self, seed):
+    def noise(self, seed, slots=None):
         generator = None if seed is None else torch.Generator().manual_seed(seed)
-        return torch.randn(self.slot_attention.slots, 2 * DIM, generator=generator)
+        return torch.randn(slots or self.slot_attention.slots, 2 * DIM, generator=generator)

@@ -11,7 +11,7 @@ from .. import metrics
 from ..shared.diagnostics import watch
 from ..shared.modules import SlotEncoder, build, evaluation
 from ..shared.pictures import eval_seeds, to_input
-from ..shared.training import fit
+from ..shared.training import fit, slots_of
 from .matching import set_loss
 from .model import SetPredictor
 
@@ -37,7 +37,8 @@ def train(config, out, device, model=None):
 
     def loss(trained, step, indices, images, seeds, targets):
         targets = torch.from_numpy(targets).to(device)
-        return set_loss(trained(images, seeds), targets, config.empty_rows)
+        found = trained(images, seeds, num_slots=slots_of(config, step))
+        return set_loss(found, targets, config.empty_rows)
 
     def progress(model, pictures, step):
         values = average_precision(model, pictures, config, draws=1)[0]

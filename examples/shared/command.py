@@ -76,9 +76,9 @@ class Pipeline:
     examples: str = ""
     add_options: Callable = field(default=lambda parser: None)
 
-    def open(self, config, options, count, quiet=False):
+    def open(self, config, options, count):
         """The pictures that its commands read."""
-        pictures = open_pictures(config, options.split, count, quiet, self.fields, self.optional)
+        pictures = open_pictures(config, options.split, count, self.fields, self.optional)
         if len(pictures) < self.least:
             raise ValueError(f"images must be at least {self.least}, got {len(pictures)}")
         return pictures
@@ -151,6 +151,8 @@ def configure(pipeline, options) -> Config:
         config, place = pipeline.config.of_weights(options.weights), f"the run of {options.weights}"
     if config is None:
         return pipeline.config.from_preset(options.preset or "tiny", **given)
+    if not trains:
+        config.least_slots = None  # of training: any number can be evaluated
     if not trains and "data" in given and config.data is None:
         config.max_objects = Reader.most_objects  # the run's limit was of built-in scenes
     free = FREE_TO_RESUME if trains else FREE
@@ -294,7 +296,7 @@ def one_run(pipeline, options, device):
         if options.command is None and first:
             # a mistake in what is evaluated shows before hours of training
             count = min(options.images or pipeline.least, pipeline.least)
-            pipeline.open(config, options, count, quiet=True)
+            pipeline.open(config, options, count)
         with locked(options.out) if first else nullcontext():
             if options.resume:  # whoever had the lock before may have fixed the run's steps
                 config = configure(pipeline, options)

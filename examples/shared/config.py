@@ -115,8 +115,11 @@ class Config:
     image_size: int = setting(64, "height and width that pictures are brought to", least=1)
     min_objects: int = setting(2, "of built-in scenes")
     max_objects: int = setting(6, "of built-in scenes")
-    pictures: int = setting(20_000, "built-in scenes that are drawn, and seen in turn", least=1)
+    pictures: int = setting(20_000, "built-in scenes, seen in turn; 0: new ones always", least=0)
     slots: int = setting(7, "their number", least=1)
+    least_slots: int | None = setting(
+        None, "fewest slots of a training step, which draws their number; default: all", least=1
+    )
     dim: int = setting(64, "width of features and slots", least=1)
     hidden: int = setting(128, "width of the slot module's MLPs", least=1)
     train_iters: int = setting(5, "iterations in training", least=1, most=MOST_ITERS)
@@ -170,6 +173,10 @@ class Config:
             own.check(getattr(self, name))
         if self.data is None:
             check_objects(self.min_objects, self.max_objects)
+        if (self.least_slots or 1) > self.slots:
+            raise ValueError(
+                f"least_slots must be at most slots={self.slots}, got {self.least_slots}"
+            )
         if self.temperature is not None and self.model == "smm" and self.variant == "paper":
             raise ValueError(
                 "temperature must be left out with variant 'paper', where it is 1, "

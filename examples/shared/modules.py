@@ -69,13 +69,20 @@ def last_norm(config):
     return nn.LayerNorm(config.dim) if needed else nn.Identity()
 
 
-def draw_states(module, features, seeds):
+def draw_states(module, features, seeds, num_slots=None):
     """Initial states, each picture's from a generator of its own.
 
     So they are the same in any batch and process, and on any device.
     """
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    return module.initial_state(features, generator=generators)
+    return module.initial_state(features, num_slots=num_slots, generator=generators)
+
+
+def find_slots(module, features, seeds, num_iters, num_slots):
+    """Slots and attention of features; None: as the module has it."""
+    options = {"num_iters": num_iters, "num_slots": num_slots, "return_attention": True}
+    init = None if seeds is None else draw_states(module, features, seeds, num_slots)
+    return module(features, init, **options)
 
 
 def autocast(precision, device):
@@ -138,14 +145,14 @@ class SlotEncoder(nn.Module):
         features = self.position(features.float()).flatten(2).transpose(1, 2)
         return self.mlp(self.norm(features))
 
-    def find(self, image, seeds=None, num_iters=None):
+    def find(self, image, seeds=None, num_iters=None, num_slots=None):
         """Slots (B, K, D or 2D) and attention (B, N, K).
 
         seeds: one for each picture, of its initial slots; a picture's slots depend on nothing else.
         """
-        features = self.features(image).contiguous()
-        init = None if seeds is None else draw_states(self.slots, features, seeds)
-        return self.slots(features, init, num_iters=num_iters, return_attention=True)
+        return find_slots(
+            self.slots, self.features(image).contiguous(), seeds, num_iters, num_slots
+        )
 
 
 def build(make, config, device="cpu"):

@@ -6,13 +6,15 @@ The processes that draw built-in scenes import this module, so PyTorch is not im
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import weakref
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from .. import data
 
@@ -22,67 +24,75 @@ WHAT = {"target": "properties of objects to predict"}
 class Pictures:
     """Arrays of a data set's first `count` items (None: all): `fields`, such as "image", "target".
 
-    Where they are few enough for memory they are read once, at the first batch, by several
-    processes where that pays; else by threads when asked for, a batch ahead.
+    An item is read when it is asked for, in training a batch ahead, and kept where all of them fit
+    in memory. Many are read by processes of their own, beside the training.
+
+    endless : each sample of a training is a picture of its own, as none comes to the last.
     """
 
     MOST_BYTES = 4 << 30
     FEW = 1000  # are read sooner than processes have started
+    MOST_READERS = 16
 
-    def __init__(self, dataset, fields=("image",), quiet=False, count=None):
-        self.dataset, self.fields, self.pool = dataset, tuple(fields), ThreadPoolExecutor(2)
-        self.ahead, self.quiet, self.arrays = {}, quiet, None
+    def __init__(self, dataset, fields=("image",), count=None, endless=False):
+        self.dataset, self.fields, self.endless = dataset, tuple(fields), endless
+        self.thread, self.ahead, self.arrays = ThreadPoolExecutor(1), {}, None
         self.count = len(dataset) if count is None else min(count, len(dataset))
-        self.first = _arrays(dataset[0], self.fields)
-        size = self.count * sum(a.nbytes for a in self.first)
-        self.in_memory = self.count <= self.FEW or size <= self.MOST_BYTES
+        first = _arrays(dataset[0], self.fields)
+        if self.count * sum(a.nbytes for a in first) <= self.MOST_BYTES:
+            self.arrays = tuple(np.empty((self.count, *a.shape), a.dtype) for a in first)
+            self.there = np.zeros(self.count, bool)
 
     def __len__(self):
         return self.count
 
-    def _all(self):
-        n = self.count
-        if n <= self.FEW:
-            return self._some(range(n))
-        arrays = tuple(np.empty((n, *a.shape), a.dtype) for a in self.first)
+    @cached_property
+    def readers(self):
+        """Processes that read, and their number; torchrun's processes share the cores."""
         asked = hasattr(os, "sched_getaffinity")
-        workers = len(os.sched_getaffinity(0)) if asked else os.cpu_count() or 1
-        own = (self.dataset, self.fields)
-        with get_context("spawn").Pool(min(workers, 16), _hold, own) as pool:
-            items = pool.imap(_read, range(n), chunksize=64)
-            bar = tqdm(items, total=n, desc="pictures", disable=self.quiet, leave=False)
-            for i, item in enumerate(bar):
-                for array, value in zip(arrays, item):
-                    array[i] = value
-        return arrays
+        cores = len(os.sched_getaffinity(0)) if asked else os.cpu_count() or 1
+        number = cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1
+        number = max(1, min(number, self.MOST_READERS))
+        pool = get_context("spawn").Pool(number, _hold, (self.dataset, self.fields))
+        weakref.finalize(self, pool.terminate)
+        return pool, number
 
     def read(self, indices):
-        if self.in_memory and self.arrays is None:
-            self.arrays = self._all()
+        """An array (n, ...) of each field."""
         if self.arrays is None:
             return self._some(indices)
+        if new := [i for i in dict.fromkeys(indices) if not self.there[i]]:
+            for array, values in zip(self.arrays, self._some(new)):
+                array[new] = values
+            self.there[new] = True
         return tuple(a[indices] for a in self.arrays)
 
     def _some(self, indices):
-        items = self.pool.map(self.dataset.__getitem__, indices)
-        return tuple(map(np.stack, zip(*(_arrays(item, self.fields) for item in items))))
+        if self.count <= self.FEW:
+            items = [_arrays(self.dataset[i], self.fields) for i in indices]
+        else:
+            pool, number = self.readers
+            items = pool.map(_read, indices, -(-len(indices) // number))
+        return tuple(map(np.stack, zip(*items)))
 
     def batch(self, indices, following=None):
-        """An array (n, ...) of each field, of `indices`; `following` will be asked for next."""
+        """As `read`; `following` will be asked for next."""
         key = tuple(indices)
         ready = self.ahead.pop(key, None)
         batch = ready.result() if ready else self.read(list(key))
-        if following is not None and not self.in_memory:
-            self.ahead = {tuple(following): self.pool.submit(self.read, list(following))}
+        if following is not None:
+            self.ahead = {tuple(following): self.thread.submit(self.read, list(following))}
         return batch
 
     def train_batch(self, seed, indices, step):
-        """The batch of the samples `indices`, a range, of the endless sequence of `order`.
+        """The batch of the samples `indices`, a range, of an endless sequence: see `order`.
 
         Those `step` further on are asked for next.
         """
         following = range(indices.start + step, indices.stop + step)
-        return self.batch(order(self, seed, indices), order(self, seed, following))
+        if not self.endless:
+            indices, following = order(self, seed, indices), order(self, seed, following)
+        return self.batch(indices, following)
 
     def in_batches(self, size):
         """(indices, arrays of the fields) of all pictures, `size` at a time."""
@@ -101,6 +111,7 @@ _held = ()  # in a reading process: the data set and the fields
 def _hold(*held):
     global _held
     _held = held
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the training, which ends this
 
 
 def _read(index):
@@ -108,13 +119,16 @@ def _read(index):
     return _arrays(dataset[index], fields)
 
 
-def open_pictures(config, split, count=None, quiet=False, fields=("image",), optional=()):
+def open_pictures(config, split, count=None, fields=("image",), optional=()):
     """The first `count` pictures (None: all) of a split of the configuration's data set.
 
     `optional` fields follow where it has them.
     """
     options = config.data_options()
-    if config.data is None:
+    endless = config.data is None and count is None and config.pictures == 0
+    if endless:
+        options |= {"count": sys.maxsize, "seed": config.seed}
+    elif config.data is None:
         options["count"] = config.pictures if count is None else count
     dataset = data.open_dataset(
         config.data, config.dataset, split, config.image_size, cache=config.cache, **options
@@ -126,7 +140,7 @@ def open_pictures(config, split, count=None, quiet=False, fields=("image",), opt
     if missing:
         raise ValueError(f"{config.data} has no {WHAT[missing[0]]}")
     fields = (*fields, *(name for name in optional if name in there))
-    return Pictures(dataset, fields, quiet, count)
+    return Pictures(dataset, fields, count, endless)
 
 
 def tell_held_out(config, split):

@@ -16,6 +16,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from safetensors.torch import save as safetensors_bytes
@@ -70,6 +71,14 @@ def read_checkpoint(out):
         if not isinstance(state[name], kind) or not 0 <= state[name] < math.inf:
             raise ValueError(f"{path}: {name} must be a number of at least 0, got {state[name]!r}")
     return state
+
+
+def slots_of(config, step):
+    """Number of slots in a step of training, the same in all processes; None: all of them."""
+    if config.least_slots is None:
+        return None
+    drawn = np.random.default_rng([config.seed, step, 1])
+    return int(drawn.integers(config.least_slots, config.slots + 1))
 
 
 class Loop:
@@ -137,13 +146,13 @@ class Loop:
         Some are timed, as they are late in a run.
         """
         start = {k: v.clone() for k, v in self.model.state_dict().items()}
-        self.step = UNKNOWN
-        times = []
-        for _ in range(12):
-            begin = time.perf_counter()
-            float(self.one_step())  # waits for a device
-            times.append(time.perf_counter() - begin)
-        seconds = torch.tensor(sorted(times[4:])[4])
+        for _ in range(2):  # where pictures are kept, they are there the second time
+            self.step, times = UNKNOWN, []
+            for _ in range(8):
+                begin = time.perf_counter()
+                float(self.one_step())  # waits for a device
+                times.append(time.perf_counter() - begin)
+        seconds = torch.tensor(sorted(times)[4])
         if self.world > 1:
             dist.broadcast(seconds, 0)
         self.config.steps = max(1, min(MOST, int(self.config.minutes * 60 / float(seconds))))
@@ -313,9 +322,9 @@ def fit(model, config, out, loss, evaluate, fields=("image",), optional=(), grou
     evaluate : (model, pictures, steps done) -> dict, on 100 pictures; see `Loop`, also for groups.
     fields : of the pictures. optional : fields that `evaluate` uses where there are such.
     """
-    quiet, device = rank_and_world()[0] > 0, next(model.parameters()).device
-    pictures = open_pictures(config, "train", None, quiet, fields)
-    check = open_pictures(config, "val", 100, quiet, fields, optional)
+    device = next(model.parameters()).device
+    pictures = open_pictures(config, "train", None, fields)
+    check = open_pictures(config, "val", 100, fields, optional)
 
     def of_batch(trained, step, indices):
         images, *rest = pictures.train_batch(config.seed, indices, config.batch_size)

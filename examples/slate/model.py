@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..shared.modules import autocast, draw_states, last_norm, make_slots
+from ..shared.modules import autocast, find_slots, last_norm, make_slots
 from .dvae import DVAE, PATCH
 from .transformer import ImageGPT, linear
 
@@ -54,18 +54,16 @@ class Slate(nn.Module):
     def embed(self, tokens):
         return self.before_slots(self.writer.embed(tokens)).float()
 
-    def read(self, tokens, seeds=None, num_iters=None):
+    def read(self, tokens, seeds=None, num_iters=None, num_slots=None):
         """Slots (B, K, D) and attention (B, N, K) of tokens (B, N); seeds as in `forward`."""
-        features = self.embed(tokens)
-        init = None if seeds is None else draw_states(self.slots, features, seeds)
-        return self.slots(features, init, num_iters=num_iters, return_attention=True)
+        return find_slots(self.slots, self.embed(tokens), seeds, num_iters, num_slots)
 
     def cross_entropy(self, tokens, slots) -> Tensor:
         """Of tokens (B, N) given slots, summed over each picture's tokens, (B,)."""
         scores = self.writer(tokens, slots).float()
         return F.cross_entropy(scores.transpose(1, 2), tokens, reduction="none").sum(1)
 
-    def forward(self, image, noise_seeds, slot_seeds, temperature, alone=False):
+    def forward(self, image, noise_seeds, slot_seeds, temperature, alone=False, num_slots=None):
         """The dVAE's squared error and the cross-entropy, means over pictures of sums over each.
 
         noise_seeds, slot_seeds : one for each picture, of the dVAE's noise and of the initial
@@ -78,7 +76,7 @@ class Slate(nn.Module):
             if alone:
                 return error.mean(), 0 * sum(p.sum() for p in self.learners())
             tokens = sampled if self.tokens == "sampled" else likeliest
-            slots, _ = self.read(tokens, slot_seeds)
+            slots, _ = self.read(tokens, slot_seeds, num_slots=num_slots)
             return error.mean(), self.cross_entropy(tokens, slots).mean()
 
     @torch.no_grad()

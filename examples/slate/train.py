@@ -15,7 +15,7 @@ from ..shared.diagnostics import watch
 from ..shared.modules import autocast, build, evaluation
 from ..shared.pictures import eval_seeds, seed_of, to_input
 from ..shared.schedules import RATES, UNKNOWN, halved
-from ..shared.training import fit
+from ..shared.training import fit, slots_of
 from .dvae import squared_error, temperature_at
 from .model import Slate
 
@@ -49,7 +49,8 @@ def train(config, out, device):
         torch.manual_seed(seed_of(config.seed, indices.start))  # of the dropout alone
         noise = [seed_of(config.seed + NOISE, i) for i in indices]
         temperature = temperature_at(step, HOT, COLD, config.cooldown)
-        return sum(trained(images, noise, seeds, temperature, alone=step < steps_alone(config)))
+        options = {"alone": step < steps_alone(config), "num_slots": slots_of(config, step)}
+        return sum(trained(images, noise, seeds, temperature, **options))
 
     def progress(model, pictures, step):
         if step <= steps_alone(config):
