@@ -18,7 +18,8 @@ def load(path, device="cpu"):
 
     Parameters
     ----------
-    path : the folder, as given to --out, or its `model.safetensors`.
+    path : the folder, as given to --out, or its `model.safetensors`; or "pretrained/NAME" of a
+        model in `examples/pretrained`.
     device : of PyTorch.
 
     Returns
@@ -35,20 +36,28 @@ def load(path, device="cpu"):
     from importlib import import_module
 
     from .data.fields import load_json
+    from .pretrained import path_of
 
     weights = Path(path)
+    if weights.parent.name == "pretrained" and not weights.exists():
+        weights = path_of(weights.name)
     if not weights.exists():
         raise FileNotFoundError(f"run {path} is missing: give its folder, or its model.safetensors")
     weights = weights / "model.safetensors" if weights.is_dir() else weights
     stored = weights.parent / "config.json"
-    settings = load_json(stored, "configuration")
+    settings = load_json(stored, "configuration") if stored.exists() else None
     for name in PIPELINES:
         pipeline = import_module(f"{__name__}.{name}.__main__").PIPELINE
+        config = None
+        if settings is None:
+            config, stored = pipeline.config.of_weights(weights), weights
         # each pipeline has settings that the others lack
-        if isinstance(settings, dict) and set(pipeline.config.settings()) >= set(settings):
+        elif isinstance(settings, dict) and set(pipeline.config.settings()) >= set(settings):
             config = pipeline.config.load(stored)
+        if config is not None:
             config.weights = str(weights)
             model = pipeline.build(config, device).eval()
             model.config = config
             return model
-    raise ValueError(f"{stored} is not the configuration of a run of {', '.join(PIPELINES)}")
+    what = "of" if stored == weights else "the configuration of"
+    raise ValueError(f"{stored} is not {what} a run of {', '.join(PIPELINES)}")

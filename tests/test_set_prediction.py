@@ -1,5 +1,6 @@
 """The set prediction pipeline, small."""
 
+import dataclasses
 import errno
 import itertools
 import json
@@ -31,6 +32,8 @@ from processes import TORCHRUN  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 import examples  # noqa: E402
+from examples import pretrained  # noqa: E402
+from examples.pretrained.__main__ import ship  # noqa: E402
 from examples.set_prediction.__main__ import PIPELINE  # noqa: E402
 from examples.set_prediction.config import Config  # noqa: E402
 from examples.set_prediction.matching import match, set_loss  # noqa: E402
@@ -478,6 +481,30 @@ def test_more_or_fewer_slots_than_in_training(options, tmp_path, capsys):
     assert run(PIPELINE, rows)["protocol"]["slots"] == 3
     message = f"slots must be 3, as {name} has a row for each slot, got 4"
     check_error(NAME, (*rows, "--slots", 4), message, tmp_path, capsys)
+
+
+def test_models_that_ship(tmp_path, monkeypatch, capsys):
+    """Of a run: by pipeline, model and size, with its configuration, in half the bytes."""
+    assert train(tmp_path / "run", "--steps", 1, "--least-slots", 2) == 0
+    monkeypatch.setattr(pretrained, "HERE", tmp_path)
+    path = ship(tmp_path / "run", tmp_path)
+    assert path == tmp_path / "set_prediction-smm-32.safetensors"
+    model = examples.load("pretrained/set_prediction-smm-32")
+    whole = load_file(tmp_path / "run" / "model.safetensors")
+    for name, own in model.state_dict().items():
+        assert own.dtype == torch.float32 and torch.equal(own, whole[name].half().float())
+    stored = Config.load(tmp_path / "run" / "config.json")
+    assert dataclasses.replace(model.config, weights=None) == stored
+    arguments = ["eval", "--weights", "pretrained", "--images", "4", "--draws", "1"]
+    figures = run(PIPELINE, [*arguments, "--image-size", "32", "--slots", "6"])
+    assert figures["protocol"]["slots"] == 6
+    message = "pretrained model set_prediction-smm-64 is missing; there are set_prediction-smm-32"
+    check_error(NAME, arguments, message, tmp_path, capsys)
+    with pytest.raises(FileNotFoundError, match="pretrained model slate-sa-64 is missing"):
+        examples.load("pretrained/slate-sa-64")
+    save_file(whole, tmp_path / "bare.safetensors")
+    with pytest.raises(ValueError, match="bare.safetensors is not of a run of set_prediction"):
+        examples.load(tmp_path / "bare.safetensors")
 
 
 def test_load(tmp_path):

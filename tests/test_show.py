@@ -87,6 +87,18 @@ def test_a_png_and_numbers_for_each_picture(name, runs, tmp_path):
     assert show(runs, name, first, "--slots", 6, out=out)["protocol"]["slots"] == 6
 
 
+@pytest.mark.parametrize("name", PIPELINES)
+def test_built_in_scenes_without_a_picture(name, runs, tmp_path):
+    pictures = show(runs, name, "--images", 2, "--min-objects", 3, out=tmp_path)["pictures"]
+    scenes = data.open_dataset(split="val", size=SIZE, min_objects=3, max_objects=3)
+    for number, one in enumerate(pictures):
+        assert one["file"] == str(tmp_path / f"val-{number}.png")
+        assert np.array_equal(data.load_image(one["file"]), scenes[number]["image"])
+    assert (
+        pictures == show(runs, name, *(one["file"] for one in pictures), out=tmp_path)["pictures"]
+    )
+
+
 def given(runs, name, path):
     """A picture's file as the model of a run reads it, that model, and its input and seed."""
     model = examples.load(runs / name)
@@ -245,7 +257,7 @@ def test_names_of_the_pngs(tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ((), "show needs a PICTURE"),
+        (("--dataset", "clevr"), "show needs a PICTURE"),
         (("nowhere.png",), "picture nowhere.png is missing"),
         (("text.png",), "text.png cannot be read: cannot identify image file"),
         (("empty",), "empty has no picture (.png, .jpg"),

@@ -21,11 +21,12 @@ import torch.distributed as dist
 import smm_py
 
 from ..data.reader import Reader
+from ..pretrained import path_of
 from .config import MOST, Config, Setting
 from .files import first_line, locked, make_folder
 from .pictures import open_pictures, tell_held_out
 from .plots import curves
-from .show import show_all
+from .show import scenes, show_all
 from .training import rank_and_world, start_processes
 
 # what a trained model can be evaluated with, in place of what it was trained with
@@ -35,7 +36,7 @@ COUNTS = [
     Setting(name, int, True, help, least=1, most=MOST)
     for name, help in (
         ("seeds", "this many runs, of one seed each, in folders of their own; mean and deviation"),
-        ("images", "how many are read (default: 500 scenes, or all; to show them, 8)"),
+        ("images", "how many are read (default: 500 scenes, or all; in show 4, else 8)"),
         ("draws", "draws of the initial slots in eval (default: 3)"),
     )
 ]
@@ -110,7 +111,8 @@ def make_parser(pipeline):
     )
     add = parser.add_argument
     add("command", nargs="?", choices=commands, help="default: train, then eval")
-    add("files", nargs="*", type=folder, metavar="PICTURE", help="of show: files, or folders")
+    of_show = "of show: files, or folders (default: built-in scenes)"
+    add("files", nargs="*", type=folder, metavar="PICTURE", help=of_show)
     presets = tuple(pipeline.config.PRESETS)
     add("--preset", choices=presets, help="settings to start from (default: tiny)")
     add("--out", type=folder, help="the run's folder; default: a new one below runs/")
@@ -233,21 +235,18 @@ def newest_run(name) -> Path | None:
 
 
 def show(pipeline, options, device):
-    """What a trained model makes of the user's pictures, told; or, with --json, the figures."""
-    if not options.files:
-        raise ValueError("show needs a PICTURE: a file, or a folder of pictures")
+    """What a trained model makes of pictures, told; or, with --json, the figures."""
     run, out = options.run, options.out
     if run is None and options.weights is None:
         is_run = out and (out / "model.safetensors").exists()
         run = out if is_run else newest_run(pipeline.name) or out
     if run is None and options.weights is None:
         raise ValueError("show needs --run or --weights, as there is no trained run below runs/")
-    out = out or run
-    if out is None:
-        raise ValueError("show needs --out, the folder for its pictures")
+    out = out or run or Path("runs", f"{pipeline.name}-shown")
     options = copy(options)
     options.out = run
     config = configure(pipeline, options)
+    files = options.files or scenes(config, options.split, options.images or 4, out)
     set_threads(config.threads)
     model = trained_model(pipeline, "show", options, config, device)
     seed = options.seed or 0
@@ -255,7 +254,7 @@ def show(pipeline, options, device):
     of_picture = partial(pipeline.show, model, config=config, seed=seed)
     say = (lambda text: None) if options.json else print
     say(f"model: {config.weights}, {config.slots} slots")
-    figures = show_all(of_picture, config, options.files, out, say)
+    figures = show_all(of_picture, config, files, out, say)
     protocol = {"task": pipeline.name, "model": config.model, "weights": config.weights}
     protocol |= {"image_size": config.image_size, "slots": config.slots}
     protocol |= {"iterations": config.eval_iters, "seed": seed}
@@ -372,6 +371,10 @@ def run(pipeline, arguments=None):
     A user's mistake is an error that tells it.
     """
     options = make_parser(pipeline).parse_intermixed_args(arguments)
+    if options.weights == "pretrained":
+        size = options.image_size or pipeline.config.image_size
+        name = f"{pipeline.name}-{options.model or pipeline.config.model}-{size}"
+        options.weights = str(path_of(name))
     with processes(options.device) as device:
         for count in (*COUNTS, pipeline.config.options()["threads"]):
             count.check(getattr(options, count.name))

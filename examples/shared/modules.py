@@ -167,6 +167,8 @@ def build(make, config, device="cpu"):
 def load_weights(model, path, slots=None):
     """Load a `.safetensors` file; ValueError, naming it, if it is damaged or of another model.
 
+    Weights in float16, as those that ship, become float32.
+
     slots : their number, for weights whose initial slots have one row for each.
     """
     if not Path(path).exists():
@@ -180,6 +182,7 @@ def load_weights(model, path, slots=None):
         weights = model.rename(weights) if hasattr(model, "rename") else weights
     except ValueError as error:  # of a model that it knows
         raise ValueError(f"weights {path} are {error}") from None
+    weights = {k: w.float() if w.dtype == torch.float16 else w for k, w in weights.items()}
     check_weights(weights, model.state_dict(), f"weights {path} are", slots)
     model.load_state_dict(weights)
 

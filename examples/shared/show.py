@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from .. import data
 from ..data.folder import SUFFIXES, pictures_in
 from ..data.reader import load_as_viewed
-from .files import make_folder
+from .files import make_folder, write_atomically
+from .pictures import open_pictures
 
 
 class Given(NamedTuple):
@@ -55,6 +57,18 @@ def files_of(paths):
         if path.is_dir() and not pictures_in(path):
             raise ValueError(f"folder {path} has no picture ({', '.join(SUFFIXES)})")
     return found
+
+
+def scenes(config, split, count, out):
+    """Built-in scenes as pictures of a user, written below `out`."""
+    if config.data is not None or config.dataset not in (None, "scenes"):
+        raise ValueError("show needs a PICTURE: a file, or a folder of pictures")
+    drawn = open_pictures(config, split, count).batch(list(range(count)))[0]
+    make_folder(out)
+    files = [out / f"{split}-{number}.png" for number in range(count)]
+    for file, image in zip(files, drawn):
+        write_atomically(file, lambda path, image=image: Image.fromarray(image).save(path, "PNG"))
+    return files
 
 
 def reader_of(config):

@@ -1,0 +1,36 @@
+"""Make a model that ships of a trained run: `python -m examples.pretrained RUN`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from safetensors.torch import save_file
+
+from .. import load
+from ..shared.command import folder, tell
+from . import HERE
+
+
+def ship(run, out=HERE):
+    """Write a run's model into the folder `out`; returns the file's path."""
+    model = load(run)
+    config = model.config
+    weights = {name: w.half().contiguous() for name, w in model.state_dict().items()}
+    pipeline = type(config).__module__.split(".")[-2]
+    path = out / f"{pipeline}-{config.model}-{config.image_size}.safetensors"
+    save_file(weights, path, {"config": config.without_places()})
+    return path
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(
+        prog="python -m examples.pretrained", description=__doc__.split(":")[0] + "."
+    )
+    parser.add_argument("run", type=folder, help="the run's folder")
+    path = ship(parser.parse_args(arguments).run)
+    print(f"{path}: {path.stat().st_size / 2**20:.2f} MiB")
+
+
+if __name__ == "__main__":
+    sys.exit(tell(main))
