@@ -26,8 +26,8 @@ import examples  # noqa: E402
 from examples import data as data_sets  # noqa: E402
 from examples.object_discovery.__main__ import PIPELINE  # noqa: E402
 from examples.object_discovery.config import Config  # noqa: E402
-from examples.object_discovery.model import ObjectDiscovery, Scene  # noqa: E402
-from examples.object_discovery.train import agreement, build_model, figures, iterations  # noqa: E402
+from examples.object_discovery.model import ObjectDiscovery, Scene, count_objects, merged  # noqa: E402
+from examples.object_discovery.train import agreement, build_model, figures, iterations, label_cost  # noqa: E402
 from examples.shared.command import run  # noqa: E402
 from examples.shared.diagnostics import collapse, diagnose  # noqa: E402
 from examples.shared.pictures import Pictures, open_pictures, order  # noqa: E402
@@ -222,7 +222,9 @@ class Drawn:
             .permute(0, 3, 1, 2)[:, :, None]
             .float()
         )
-        net.forward = lambda images, seeds, iters: Scene(images * 0 + 0.5, None, masks, None)
+        net.forward = lambda images, seeds, iters: Scene(
+            images * 0 + 0.5, None, masks, None, torch.arange(3).expand(2, 3)
+        )
         return net
 
 
@@ -233,17 +235,54 @@ def test_figures_of_known_masks():
     right = figures(
         data.model((data.truth + 1) % 3), pictures, config
     )  # which slot has which object is free
-    assert right == {"mse": 0.25, "ari": 1.0, "fg_ari": 1.0, "mbo": 1.0, "miou": 1.0}
+    agree = dict.fromkeys(("ari", "fg_ari", "mbo", "miou", "count_accuracy"), 1.0)
+    assert right == {"mse": 0.25, **agree, "count_error": 0.0}
     merged = figures(
         data.model(np.minimum(data.truth, 1)), pictures, config
     )  # the second picture's objects are one
     assert merged["fg_ari"] == 0.5 and 0 < merged["ari"] < 1
+    assert merged["count_accuracy"] == 0.5 and merged["count_error"] == 0.5
     assert merged["mbo"] == pytest.approx((1 + 0.5) / 2) and merged["miou"] == pytest.approx(
         (1 + 0.25) / 2
     )
     assert figures(data.model(data.truth), Pictures(data, ("image",)), config) == {
         "mse": 0.25
     }  # without true masks
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_merged_slots_are_one_object(own):
+    """The first object is in slots 0 and 2; slot 1 has another, slot 3 (or none) the background."""
+    rng = np.random.default_rng(0)
+    parts = rng.uniform(0.4, 0.6, (4, 4)) * (np.arange(4) < 2)
+    right = (np.arange(4) == 3) * np.ones((4, 4))
+    masks = np.stack([parts, right, (np.arange(4) < 2) - parts, np.zeros((4, 4))])
+    masks[3] = 1 - masks.sum(0)
+    masks = torch.from_numpy(masks)[None, :, None]
+    pictures = torch.from_numpy(rng.standard_normal((1, 4, 3, 4, 4)))
+    group = torch.arange(4 - own)[None]
+    scene = Scene((masks * pictures).sum(1), pictures, masks, None, group)
+    one = merged(scene)
+    stands, joins = (0, 2) if parts.sum() > masks[0, 2].sum() else (2, 0)
+    assert one.group[0, [0, 2]].tolist() == [stands, stands] and one.group[0, 1] == 1
+    assert torch.allclose(one.masks[0, stands], masks[0, 0] + masks[0, 2])
+    assert (one.masks[0, joins] == 0).all() and torch.equal(one.masks[0, [1, 3]], masks[0, [1, 3]])
+    assert torch.allclose((one.masks * one.pictures).sum(1), scene.reconstruction)
+    assert count_objects(scene).item() == 3 and count_objects(one).item() == 2
+
+
+def test_a_background_of_its_own():
+    """It is the same in all pictures, beside the slots, and learns; its price is of the masks."""
+    config = Config.from_preset("tiny", precision="float32", steps=100)
+    net = build_model(config)
+    scene = net(torch.rand(2, 3, 32, 32), [1, 2])
+    assert scene.masks.shape[1] == config.slots + 1 and scene.attention.shape[2] == config.slots
+    assert torch.equal(scene.pictures[0, -1], scene.pictures[1, -1])
+    scene.reconstruction.square().mean().backward()
+    assert net.background.grad.abs().sum() > 0
+    costs = [label_cost(config, step) / config.label_cost for step in (0, 20, 35, 50, 99)]
+    assert costs == pytest.approx([0, 0, 0.5, 1, 1])
+    assert build_model(Config.from_preset("paper", image_size=32)).background is None
 
 
 def test_pictures_without_masks(tmp_path, capsys):
@@ -454,8 +493,9 @@ def test_train_then_eval(tmp_path):
     again = result(run_well(NAME, "eval", *options, "--threads", 1))
     assert again["seeds"] == first["seeds"]
     assert isinstance(examples.load(out / "seed-1"), ObjectDiscovery)
-    more = run(PIPELINE, ["eval", "--out", str(out / "seed-1"), "--slots", "7", "--images", "4"])
-    assert more["protocol"]["slots"] == 7
+    more = ["eval", "--out", str(out / "seed-1"), "--slots", "7", "--images", "4", "--merge"]
+    protocol = run(PIPELINE, more)["protocol"]
+    assert (protocol["slots"], protocol["merge"]) == (7, True)
 
 
 def test_kill_and_resume(tmp_path):

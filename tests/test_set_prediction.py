@@ -37,8 +37,8 @@ from examples.pretrained.__main__ import ship  # noqa: E402
 from examples.set_prediction.__main__ import PIPELINE  # noqa: E402
 from examples.set_prediction.config import Config  # noqa: E402
 from examples.set_prediction.matching import match, set_loss  # noqa: E402
-from examples.set_prediction.model import SetPredictor, pairwise_huber, squash  # noqa: E402
-from examples.set_prediction.train import build_model  # noqa: E402
+from examples.set_prediction.model import SetPredictor, merged, pairwise_huber, squash  # noqa: E402
+from examples.set_prediction.train import build_model, count_figures  # noqa: E402
 from examples.shared import training  # noqa: E402
 from examples.shared.command import configure, main, make_parser, run  # noqa: E402
 from examples.shared.files import append_line, locked, write_atomically  # noqa: E402
@@ -117,6 +117,20 @@ def test_squash():
     assert out[..., :3].abs().max() <= 1 and 0 <= out[..., 18].min() <= out[..., 18].max() <= 1
     for a, b in ((3, 5), (5, 7), (7, 10), (10, 18)):
         assert torch.allclose(out[..., a:b].sum(-1), torch.ones(2, 3))
+
+
+def test_merged_predictions_and_their_number():
+    """Slots 0 and 1 see one object, 2 another, 3 is not sure of what it sees."""
+    attention = torch.tensor([[[0.6, 0.4, 0, 0]] * 3 + [[0, 0, 0.9, 0.1]] * 2])
+    prediction = torch.rand(1, 4, 19)
+    prediction[..., 18] = torch.tensor([0.9, 0.95, 0.8, 0.3])
+    one = merged(prediction, attention)
+    assert torch.equal(one[..., :18], prediction[..., :18])
+    assert torch.allclose(one[..., 18], torch.tensor([[0.9, 0, 0.8, 0.3]]))
+    targets = np.zeros((2, 3, 19))
+    targets[:, :2, 18] = 1
+    found = count_figures(np.concatenate([one, prediction]), targets)
+    assert found == {"count_accuracy": 0.5, "count_error": 0.5}
 
 
 @pytest.mark.parametrize("model", ["smm", "sa", "kmeans", "gmm"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from ..shared.command import Pipeline, explain, main, spread
+from ..shared.command import Pipeline, add_merge, explain, main, spread
 from ..shared.diagnostics import describe, watch
 from .config import Config
 from .plots import MEASURED, discovery
@@ -13,7 +13,8 @@ from .train import OPTIONAL, build_model, figures, train
 
 MEANING = (
     "mse: of the pictures, lower is better. ari (all pixels), fg_ari (objects' alone): agreement "
-    "with the true masks, 0 by chance. mbo, miou: overlap of objects with masks. 1 is perfect."
+    "with the true masks, 0 by chance. mbo, miou: overlap of objects with masks. 1 is perfect. "
+    "count_accuracy: pictures whose objects are counted right; count_error: mean difference."
 )
 
 
@@ -22,7 +23,7 @@ def evaluate(model, pictures, config, options):
         [figures(model, pictures, config, draw) for draw in range(options.draws)]
     )
     for name, value in mean.items():
-        print(f"{name:8s}{value:.4f} ± {deviation[name]:.4f}")
+        print(f"{name:16s}{value:.4f} ± {deviation[name]:.4f}")
     explain(MEANING, "fg_ari 0.92", 7_000, config, options)
     print(describe(watch(model, pictures, config)))
     if options.out:
@@ -48,6 +49,7 @@ PIPELINE = Pipeline(
     {"eval": evaluate},
     show,
     optional=OPTIONAL,
+    add_options=add_merge,
 )
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ class Config(shared.Config):
     """
 
     PRESETS: ClassVar = {
-        "tiny": {},
+        "tiny": {"background": "own", "label_cost": 0.001},
         # Tables 5 and 6, trained as by Locatello et al. (2020) but 300,000 steps: linear warm-up in
         # 10,000, then halved every 100,000, no clipping; --max-objects 6 is CLEVR6
         "paper": {
@@ -53,6 +53,10 @@ class Config(shared.Config):
     temperature: float | None = setting(0.7, "of the log density; default: 0.7")
     # slots begin as regions, and come to hold an object each
     position_scale: float = setting(4.0, "of the encoder's initial position embedding", above=0)
+    # a vector that is learned for all pictures and drawn beside the slots
+    background: str = setting("none", "own: a slot of its own for it", choices=("none", "own"))
+    # names of pixels' slots are shorter where few slots have most of the picture
+    label_cost: float = setting(0.0, "price of the masks' entropy over slots", least=0)
     # four times the usual norm: a run can collapse after a gradient of ten times it
     clip: float | None = 0.3
     minutes: float | None = 15.0

@@ -8,16 +8,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from smm_py.torch import merge_slots
+
 from ..shared.modules import PositionEmbedding, SlotEncoder, autocast
+
+ALIKE = 0.9  # slots whose masks overlap by more than 1 less this are of one object
 
 
 class Scene(NamedTuple):
     """What the model makes of pictures (B, 3, S, S)."""
 
     reconstruction: Tensor  # (B, 3, S, S), the slots' pictures weighted by their masks
-    pictures: Tensor  # (B, K, 3, S, S)
-    masks: Tensor  # (B, K, 1, S, S), sum over slots 1
+    pictures: Tensor  # (B, K, 3, S, S); with a background of its own K + 1, it is the last
+    masks: Tensor  # (B, K or K + 1, 1, S, S), sum over slots 1
     attention: Tensor  # (B, N, K)
+    group: Tensor  # (B, K), the slot that stands for each: itself, unless `merged`
 
 
 class BroadcastDecoder(nn.Module):
@@ -45,12 +50,16 @@ class BroadcastDecoder(nn.Module):
 
 
 class ObjectDiscovery(SlotEncoder):
-    """Pictures (B, 3, S, S) in [-1, 1] to a `Scene`."""
+    """Pictures (B, 3, S, S) in [-1, 1] to a `Scene`; it is `merged` if `merge` is set."""
 
     def __init__(self, config):
         super().__init__(config)
         with torch.no_grad():
             self.position.linear.weight *= config.position_scale
+        self.merge = False
+        self.background = None
+        if config.background == "own":
+            self.background = nn.Parameter(torch.zeros(self.slots.slot_dim))
         decoder = BroadcastDecoder(self.slots.slot_dim, config)
         self.decoder = decoder.to(memory_format=torch.channels_last)
 
@@ -59,6 +68,36 @@ class ObjectDiscovery(SlotEncoder):
         slots, attention = self.find(image, seeds, num_iters, num_slots)
         with autocast(self.precision, image.device):
             drawn = self.decoder(slots)
+            if self.background is not None:
+                behind = self.decoder(self.background[None, None]).expand(len(drawn), *[-1] * 4)
+                drawn = torch.cat([drawn, behind], 1)
         pictures, logits = drawn.float().split([3, 1], 2)
         masks = logits.softmax(1)
-        return Scene((pictures * masks).sum(1), pictures, masks, attention)
+        group = torch.arange(slots.shape[1], device=slots.device).expand(slots.shape[:2])
+        scene = Scene((pictures * masks).sum(1), pictures, masks, attention, group)
+        return merged(scene) if self.merge else scene
+
+
+def merged(scene) -> Scene:
+    """The scene with slots that have parts of one object as one, in the place of the largest.
+
+    They are those whose masks overlap. The reconstruction is the same, as each pixel of a merged
+    picture is the mean of its parts, weighted by their masks. The background is not merged.
+    """
+    slots = scene.group.shape[1]
+    masks = scene.masks[:, :slots].flatten(2)
+    parts = masks[..., None].new_zeros(*masks.shape[:2], 1)
+    found = merge_slots(parts, parts, masks.mean(2), masks.mT, by="overlap", threshold=ALIKE)
+    member = torch.eye(scene.masks.shape[1]).to(masks).repeat(len(masks), 1, 1)
+    member[:, :slots, :slots] = (found.group[:, None] == scene.group[..., None]).to(masks.dtype)
+    whole = torch.einsum("bgk,bkchw->bgchw", member, scene.masks)
+    drawn = torch.einsum("bgk,bkchw->bgchw", member, scene.masks * scene.pictures)
+    pictures = torch.where(whole > 0, drawn / whole.clamp_min(1e-30), scene.pictures)
+    return scene._replace(pictures=pictures, masks=whole, group=found.group)
+
+
+def count_objects(scene) -> Tensor:
+    """(B,): the slots that have the largest mask somewhere, but for the background's."""
+    slots, masks = scene.group.shape[1], scene.masks[:, :, 0].flatten(2)
+    used = nn.functional.one_hot(masks.argmax(1), masks.shape[1]).any(1)
+    return used[:, :slots].sum(1) - int(slots == masks.shape[1])

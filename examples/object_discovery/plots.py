@@ -31,7 +31,7 @@ def discovery(model, pictures, config, out, count=6):
         there = coloured(true[0][n]) if true else np.ones(image.shape)
         rows += two_rows(image, scene, n, there, coloured(found))
     below = "are" if true else "are (unknown here)"
-    names = ("input", "drawn", *plots.slot_names(scene.masks.shape[1]))
+    names = ("input", "drawn", *names_of(scene))
     plots.sheet(rows, Path(out) / "discovery.png", names, head=HEAD.format(below=below))
     plots.attention_figure(images, scene.attention, Path(out) / "attention.png")
 
@@ -40,6 +40,12 @@ def two_rows(image, scene, n, *below):
     """The n-th picture, its reconstruction and slots; `below` these two, and the slots' masks."""
     above = map(as_image, (scene.reconstruction[n], *scene.pictures[n]))
     return [image, *above], [*below, *scene.masks[n, :, 0].cpu().numpy()]
+
+
+def names_of(scene):
+    """Of the slots, and of the background where it has one of its own."""
+    count, slots = scene.masks.shape[1], scene.group.shape[1]
+    return [*plots.slot_names(slots), *["background"] * (count - slots)]
 
 
 def of_slots(scene, n):

@@ -8,7 +8,8 @@ from ..shared import plots
 from ..shared.modules import draw_states, evaluation
 from ..shared.pictures import eval_seeds, to_input
 from ..shared.show import Shown
-from .plots import coloured, of_slots, two_rows
+from .model import count_objects
+from .plots import coloured, names_of, of_slots, two_rows
 
 HEAD = (
     "{name}. Above: what the model reads, what it draws, and what each slot draws. Below: the "
@@ -19,9 +20,10 @@ HEAD = (
 def show(model, given, config, seed) -> Shown:
     """The slots of a picture.
 
-    figures : mse, of values in [-1, 1]; slots, for each of them `share` of the pixels where its
-        mask is the largest, `box` of these (left, top, right, bottom in the user's pixels; None
-        without any) and `prior` of the mixture (None without one).
+    figures : mse, of values in [-1, 1]; objects, their number; slots, for each of them `share` of
+        the pixels where its mask is the largest, `box` of these (left, top, right, bottom in the
+        user's pixels; None without any), `prior` of the mixture (None without one) and `object`,
+        the slot that stands for it (itself, unless slots are merged).
     """
     with evaluation(model) as device:
         inputs, seeds = to_input(given.image[None], device), eval_seeds([0], seed)
@@ -30,13 +32,16 @@ def show(model, given, config, seed) -> Shown:
         state = draw_states(model.slots, features, seeds)
         prior = model.slots.run(features, state, num_iters=config.eval_iters).prior
     found, slots = of_slots(scene, 0), []
-    for k in range(scene.masks.shape[1]):
+    for k, stands in enumerate(scene.group[0].tolist()):
         slots.append({"slot": k + 1, "share": round(float((found == k).mean()), 4)})
         slots[k]["box"] = box(given, found == k)
         slots[k]["prior"] = None if prior is None else round(float(prior[0, k]), 4)
+        slots[k]["object"] = stands + 1
     error = float((scene.reconstruction - inputs).square().mean())
-    lines = [f"mean squared error {error:.4f}", *map(in_words, slots)]
-    names = [f"slot {one['slot']}\n{one['share']:.0%}" for one in slots]
+    objects = int(count_objects(scene))
+    lines = [f"{objects} objects, mean squared error {error:.4f}", *map(in_words, slots)]
+    shares = (float((found == k).mean()) for k in range(scene.masks.shape[1]))
+    names = [f"{name}\n{share:.0%}" for name, share in zip(names_of(scene), shares)]
 
     def draw(path):
         over = 0.5 * given.image / 255 + 0.5 * coloured(found)
@@ -44,7 +49,7 @@ def show(model, given, config, seed) -> Shown:
         head = HEAD.format(name=given.path.name)
         plots.sheet(rows, path, ("input", "drawn", *names), head=head)
 
-    return Shown({"mse": error, "slots": slots}, lines, draw)
+    return Shown({"mse": error, "objects": objects, "slots": slots}, lines, draw)
 
 
 def box(given, mask):
@@ -57,6 +62,8 @@ def box(given, mask):
 
 def in_words(slot):
     text = f"slot {slot['slot']}: {slot['share']:.1%} of the picture"
+    if slot["object"] != slot["slot"]:
+        text = f"slot {slot['slot']}: of the object of slot {slot['object']}"
     if slot["box"]:
         left, top, right, bottom = (f"{x:.0f}" for x in slot["box"])
         text += f", from ({left}, {top}) to ({right}, {bottom})"

@@ -6,14 +6,16 @@ from collections import defaultdict
 from functools import partial
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 
 from .. import metrics
 from ..shared.diagnostics import watch
 from ..shared.modules import build, evaluation
 from ..shared.pictures import eval_seeds, to_input
+from ..shared.schedules import UNKNOWN
 from ..shared.training import fit, slots_of
-from .model import ObjectDiscovery
+from .model import ObjectDiscovery, count_objects
 
 OPTIONAL = ("mask",)
 build_model = partial(build, ObjectDiscovery)
@@ -24,7 +26,11 @@ def train(config, out, device):
 
     def loss(trained, step, indices, images, seeds):
         scene = trained(images, seeds, iterations(config, step), slots_of(config, step))
-        return F.mse_loss(scene.reconstruction, images)
+        error = F.mse_loss(scene.reconstruction, images)
+        if config.label_cost:
+            shares = scene.masks.mean((2, 3, 4))
+            error = error + label_cost(config, step) * torch.special.entr(shares).sum(1).mean()
+        return error
 
     def progress(model, pictures, step):
         values = figures(model, pictures, config)
@@ -40,6 +46,12 @@ def iterations(config, step):
     return int(drawn.integers(config.least_iters, config.train_iters + 1))
 
 
+def label_cost(config, step):
+    """The weight in a step: 0 in the first fifth of the training, whole from the middle on."""
+    done = step / (config.steps or UNKNOWN)
+    return config.label_cost * min(max((done - 0.2) / 0.3, 0), 1)
+
+
 def figures(model, pictures, config, draw=0, batch_size=25) -> dict[str, float]:
     """Means over all pictures, from the draw-th initial slots.
 
@@ -47,6 +59,8 @@ def figures(model, pictures, config, draw=0, batch_size=25) -> dict[str, float]:
         its largest mask.
     ari, fg_ari : of all pixels, of the objects' alone.
     mbo, miou : means over true objects, of the best mask for each and of the one matched to it.
+    count_accuracy, count_error : share of pictures whose number of objects is right; mean of the
+        difference.
     """
     values = defaultdict(list)
     with evaluation(model) as device:
@@ -57,10 +71,18 @@ def figures(model, pictures, config, draw=0, batch_size=25) -> dict[str, float]:
             values["mse"].append(error.cpu().numpy())
             found = scene.masks.argmax(1).flatten(1).cpu().numpy()
             for labels in true:
-                for name, value in agreement(labels.reshape(found.shape), found).items():
+                labels = labels.reshape(found.shape)
+                wrong = count_objects(scene).cpu().numpy() - number_of_objects(labels)
+                own = {"count_accuracy": wrong == 0, "count_error": np.abs(wrong)}
+                for name, value in {**agreement(labels, found), **own}.items():
                     values[name].append(value)
     # NaN: a picture without objects
     return {name: float(np.nanmean(np.concatenate(parts))) for name, parts in values.items()}
+
+
+def number_of_objects(labels):
+    """That have a pixel of labels (n, pixels)."""
+    return np.array([len(np.unique(own[own > 0])) for own in labels])
 
 
 def agreement(true, predicted):

@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import sys
 
-from ..shared.command import Pipeline, explain, main, spread
+from ..metrics import average_precision
+from ..shared.command import Pipeline, add_merge, explain, main, spread
 from .config import Config
 from .plots import MEASURED, predictions, table
 from .show import show
-from .train import FIELDS, average_precision, build_model, train
+from .train import FIELDS, build_model, count_figures, predict, train
 
 MEANING = (
     "AP at t: precision, averaged over recall, of the objects listed; one is right if its four "
-    "properties are and it is nearer than t (a scene is 6 wide; ∞: anywhere). 100 is perfect."
+    "properties are and it is nearer than t (a scene is 6 wide; ∞: anywhere). 100 is perfect. "
+    "count_accuracy: pictures whose objects are counted right; count_error: mean difference."
 )
 
 
 def evaluate(model, pictures, config, options):
-    mean, deviation = spread(average_precision(model, pictures, config, options.draws))
+    found = [predict(model, pictures, config, draw) for draw in range(options.draws)]
+    mean, deviation = spread([average_precision(*both) for both in found])
+    counts, varied = spread([count_figures(*both) for both in found])
     print(table(mean, deviation))
+    for name, value in counts.items():
+        print(f"{name:16s}{value:.4f} ± {varied[name]:.4f}")
     explain(MEANING, "89 at ∞ and 76 at 0.5", 4_600, config, options)
     if options.out:
         predictions(model, pictures, config, options.out)
         print(f"pictures: {options.out / 'predictions.png'}, {options.out / 'attention.png'}")
     return (
-        {"ap": percent(mean), "ap_std": percent(deviation)},
+        {"ap": percent(mean), "ap_std": percent(deviation), **counts},
         {"draws": options.draws, "metric": "AP over the whole set, all-point interpolation"},
     )
 
@@ -45,6 +51,7 @@ PIPELINE = Pipeline(
     show,
     FIELDS,
     data="CLEVR_v1.0",
+    add_options=add_merge,
 )
 
 if __name__ == "__main__":

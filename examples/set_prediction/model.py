@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from smm_py.torch import merge_slots
+
 from ..data.properties import COORDINATES, GROUPS, REAL, WIDTH
 from ..shared.modules import SlotEncoder
 
@@ -13,8 +15,11 @@ from ..shared.modules import SlotEncoder
 class SetPredictor(SlotEncoder):
     """Pictures (B, 3, S, S) in [-1, 1] to predictions (B, K, 19): see `examples.data.properties`.
 
-    Coordinates come out in [-1, 1], each property as a distribution, presence last.
+    Coordinates come out in [-1, 1], each property as a distribution, presence last. They are
+    `merged` if `merge` is set.
     """
+
+    merge = False
 
     def __init__(self, config):
         super().__init__(config)
@@ -32,7 +37,22 @@ class SetPredictor(SlotEncoder):
         """seeds: see `SlotEncoder.find`."""
         slots, attention = self.find(image, seeds, num_iters, num_slots)
         prediction = squash(self.head(slots))
+        prediction = merged(prediction, attention) if self.merge else prediction
         return (prediction, attention) if return_attention else prediction
+
+
+def merged(prediction, attention) -> Tensor:
+    """Predictions where of the slots that are present and of one object one is left.
+
+    They are those that attend (B, N, K) to the same places. The one with the most stays, and the
+    others have a presence of 0.
+    """
+    present = prediction[..., REAL] > 0.5
+    nothing = prediction.new_zeros(*present.shape, 1)
+    mass = attention.sum(1) * present
+    left = merge_slots(nothing, nothing, mass, attention, by="overlap").mass > 0
+    kept = torch.where(present & ~left, 0, prediction[..., REAL])
+    return torch.cat([prediction[..., :REAL], kept[..., None]], -1)
 
 
 def squash(raw) -> Tensor:

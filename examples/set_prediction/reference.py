@@ -13,6 +13,7 @@ from torch import nn
 from smm_py.torch import SlotMixture
 
 from ..data.properties import GROUPS
+from .model import merged
 
 DIM = 64
 UNUSED = "mean_mu", "mean_logsigma", "logstd_mu", "logstd_logsigma"  # the mixture's initial state
@@ -121,6 +122,8 @@ class ReleasedPredictor(nn.Module):
         **{name: name for name in ("norm_slots", "to_q", "to_k", "to_v")},
     }
 
+    merge = False
+
     def __init__(self):
         super().__init__()
         layers = [nn.Conv2d(3, DIM, 5, padding=2), nn.ReLU()]
@@ -171,6 +174,7 @@ class ReleasedPredictor(nn.Module):
             torch.sigmoid(raw[..., 15:]),
         )
         prediction = torch.cat([place, *groups, presence], -1)
+        prediction = merged(prediction, attention) if self.merge else prediction
         if not return_attention:
             return prediction
         return prediction, attention.unflatten(1, (32, 32)).transpose(1, 2).flatten(1, 2)

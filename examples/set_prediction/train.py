@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from .. import metrics
+from ..data.properties import REAL
 from ..shared.diagnostics import watch
 from ..shared.modules import SlotEncoder, build, evaluation
 from ..shared.pictures import eval_seeds, to_input
@@ -68,3 +69,13 @@ def average_precision(model, pictures, config, draws):
     """AP by threshold, for each of several draws of the initial slots."""
     found = (predict(model, pictures, config, draw) for draw in range(draws))
     return [metrics.average_precision(*both) for both in found]
+
+
+def count_figures(predictions, targets):
+    """Of the number of objects, those with a presence above one half.
+
+    count_accuracy : share of pictures where it is right. count_error : mean of the difference.
+    """
+    found, true = ((rows[..., REAL] > 0.5).sum(1) for rows in (predictions, targets))
+    wrong = np.abs(found - true)
+    return {"count_accuracy": float((wrong == 0).mean()), "count_error": float(wrong.mean())}

@@ -131,6 +131,12 @@ def make_parser(pipeline):
     return parser
 
 
+def add_merge(parser):
+    """The option of pipelines whose models can merge slots."""
+    told = "of eval and show: slots that have parts of one object as one"
+    parser.add_argument("--merge", action="store_true", help=told)
+
+
 def configure(pipeline, options) -> Config:
     """The run's configuration.
 
@@ -249,6 +255,7 @@ def show(pipeline, options, device):
     files = options.files or scenes(config, options.split, options.images or 4, out)
     set_threads(config.threads)
     model = trained_model(pipeline, "show", options, config, device)
+    model.merge = getattr(options, "merge", False)
     seed = options.seed or 0
     pipeline.config.settings()["seed"].check(seed)
     of_picture = partial(pipeline.show, model, config=config, seed=seed)
@@ -271,7 +278,10 @@ def run_command(pipeline, name, options, config, model, device):
         make_folder(options.out)
     usual = 8 if name != "eval" else 500 if config.data is None else None
     pictures = pipeline.open(config, options, options.images or usual)
+    model.merge = getattr(options, "merge", False)
     figures, protocol = pipeline.commands[name](model, pictures, config, options)
+    if hasattr(options, "merge"):
+        protocol["merge"] = options.merge
     usual_protocol = {
         "task": pipeline.name,
         "model": config.model,
