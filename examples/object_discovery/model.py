@@ -82,7 +82,7 @@ def merged(scene) -> Scene:
     """The scene with slots that have parts of one object as one, in the place of the largest.
 
     They are those whose masks overlap. The reconstruction is the same, as each pixel of a merged
-    picture is the mean of its parts, weighted by their masks. The background is not merged.
+    picture is the mean of its parts, weighted by their masks. A background of its own is not merged.
     """
     slots = scene.group.shape[1]
     masks = scene.masks[:, :slots].flatten(2)
