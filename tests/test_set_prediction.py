@@ -125,8 +125,8 @@ def test_likelihood_by_hand():
 def test_scale_of_the_coordinates():
     config = Config.from_preset("tiny", steps=100)
     scales = [scale(config, step) for step in range(101)]
-    assert scales[20] == 2.0 and scales[60] == pytest.approx(0.05) == scales[100]
-    assert scales[40] == pytest.approx((2 * 0.05) ** 0.5)
+    assert scales[20] == 20.0 and scales[60] == pytest.approx(0.05) == scales[100]
+    assert scales[40] == pytest.approx((20 * 0.05) ** 0.5)
     assert scales == sorted(scales, reverse=True)
 
 

@@ -49,8 +49,6 @@ class ObjectDiscovery(SlotEncoder):
 
     def __init__(self, config):
         super().__init__(config)
-        with torch.no_grad():
-            self.position.linear.weight *= config.position_scale
         decoder = BroadcastDecoder(self.slots.slot_dim, config)
         self.decoder = decoder.to(memory_format=torch.channels_last)
 

@@ -14,7 +14,7 @@ class Config(shared.Config):
     """See `examples.shared.config.Config`."""
 
     PRESETS: ClassVar = {
-        "tiny": {"loss": "likelihood"},
+        "tiny": {"loss": "likelihood", "position_scale": 4.0},
         # Table 1 and appendix; 128 x 128, 10 objects, Adam with one cycle to 4e-4, batch 512
         "paper": {
             **shared.PAPER,
@@ -36,7 +36,8 @@ class Config(shared.Config):
     empty_rows: str = setting(
         "presence", "what huber compares rows without object in", choices=("presence", "all")
     )
-    widest: float = setting(2.0, "of likelihood: scale of coordinates at first", above=0)
+    position_scale: float = setting(1.0, "of the initial position embedding", above=0)
+    widest: float = setting(20.0, "of likelihood: scale of coordinates at first", above=0)
     narrowest: float = setting(0.05, "and at the end; an object is at most 1 away", above=0)
 
     def check(self):
