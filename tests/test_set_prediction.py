@@ -2,8 +2,10 @@
 
 import dataclasses
 import errno
+import functools
 import itertools
 import json
+import math
 import os
 import resource
 import signal
@@ -37,8 +39,14 @@ from examples.pretrained.__main__ import ship  # noqa: E402
 from examples.set_prediction.__main__ import PIPELINE  # noqa: E402
 from examples.set_prediction.config import Config  # noqa: E402
 from examples.set_prediction.matching import match, set_loss  # noqa: E402
-from examples.set_prediction.model import SetPredictor, merged, pairwise_huber, squash  # noqa: E402
-from examples.set_prediction.train import build_model, count_figures  # noqa: E402
+from examples.set_prediction.model import (  # noqa: E402
+    SetPredictor,
+    merged,
+    pairwise_huber,
+    pairwise_likelihood,
+    squash,
+)
+from examples.set_prediction.train import build_model, count_figures, scale  # noqa: E402
 from examples.shared import training  # noqa: E402
 from examples.shared.command import configure, main, make_parser, run  # noqa: E402
 from examples.shared.files import append_line, locked, write_atomically  # noqa: E402
@@ -97,7 +105,35 @@ def test_loss_by_hand():
     # best: slot 1 takes the object (its property differs: 0.5) or stands for nothing (0.5): the
     # same
     assert float(set_loss(prediction, target)) == pytest.approx(3.5 / 19)
-    assert float(set_loss(prediction, target, "presence")) == pytest.approx(3.0 / 19)
+    presence = functools.partial(pairwise_huber, empty_rows="presence")
+    assert float(set_loss(prediction, target, presence)) == pytest.approx(3.0 / 19)
+
+
+def test_likelihood_by_hand():
+    """One of two slots gets the object; the other pays for its presence alone."""
+    prediction, target = torch.zeros(1, 2, 19), torch.zeros(1, 2, 19)
+    target[0, 0, [0, 3, 6, 9, 10, 18]] = torch.tensor([0.4, 1, 1, 1, 1, 1])
+    prediction[0, :, [3, 6, 9, 10]] = torch.tensor([0.5, 0.25, 1, 1])
+    prediction[0, :, 0], prediction[0, :, 18] = torch.tensor([0.3, 0.5]), torch.tensor([0.5, 0.25])
+    pairs = pairwise_likelihood(prediction, target, scale=0.2)[0] * 19
+    properties = math.log(2) + math.log(4)
+    places, there, empty = (0.5, 0.5), (math.log(2), math.log(4)), (math.log(2), math.log(4 / 3))
+    expected = [[place + properties + p, e] for place, p, e in zip(places, there, empty)]
+    assert torch.allclose(pairs, torch.tensor(expected), atol=1e-5)
+    loss = set_loss(prediction, target, functools.partial(pairwise_likelihood, scale=0.2))
+    assert float(loss) * 19 == pytest.approx(0.5 + properties + math.log(2) + math.log(4 / 3))
+    # no infinite gradient where a property is excluded
+    raw = torch.linspace(-900, 900, 19).expand(1, 2, 19).clone().requires_grad_()
+    pairwise_likelihood(squash(raw), target, 0.2).sum().backward()
+    assert raw.grad.isfinite().all()
+
+
+def test_scale_of_the_coordinates():
+    config = Config.from_preset("tiny", steps=100)
+    scales = [scale(config, step) for step in range(101)]
+    assert scales[20] == 20.0 and scales[60] == pytest.approx(0.05) == scales[100]
+    assert scales[40] == pytest.approx((20 * 0.05) ** 0.5)
+    assert scales == sorted(scales, reverse=True)
 
 
 def test_loss_does_not_depend_on_order():

@@ -54,8 +54,6 @@ class ObjectDiscovery(SlotEncoder):
 
     def __init__(self, config):
         super().__init__(config)
-        with torch.no_grad():
-            self.position.linear.weight *= config.position_scale
         self.merge = False
         self.background = None
         if config.background == "own":

@@ -14,7 +14,7 @@ class Config(shared.Config):
     """See `examples.shared.config.Config`."""
 
     PRESETS: ClassVar = {
-        "tiny": {},
+        "tiny": {"loss": "likelihood", "position_scale": 4.0},
         # Table 1 and appendix; 128 x 128, 10 objects, Adam with one cycle to 4e-4, batch 512
         "paper": {
             **shared.PAPER,
@@ -32,19 +32,26 @@ class Config(shared.Config):
 
     model: str = setting("smm", choices=("smm", "sa", "kmeans", "gmm", "reference"))
     strides: tuple[int, ...] = setting((2, 2, 1), least=1)
+    loss: str = setting("huber", "of a slot and its object", choices=("huber", "likelihood"))
     empty_rows: str = setting(
-        "presence", "what rows without object are compared in", choices=("presence", "all")
+        "presence", "what huber compares rows without object in", choices=("presence", "all")
     )
+    position_scale: float = setting(1.0, "of the initial position embedding", above=0)
+    widest: float = setting(20.0, "of likelihood: scale of coordinates at first", above=0)
+    narrowest: float = setting(0.05, "and at the end; an object is at most 1 away", above=0)
 
     def check(self):
         super().check()
         if self.model == "reference" and self.slots != self.RELEASED_SLOTS:
             own = f"{self.RELEASED_SLOTS} with the model 'reference'"
             raise ValueError(f"slots must be {own}, got {self.slots}")
+        if self.model == "reference" and self.loss != "huber":
+            raise ValueError(f"loss must be huber with the model 'reference', got {self.loss!r}")
 
     @classmethod
     def from_preset(cls, name, **changes):
         if changes.get("model") == "reference":  # the released model has one size
             own = {"image_size": 128, "max_objects": 10, "slots": cls.RELEASED_SLOTS}
+            own["loss"] = "huber"
             changes = own | {k: v for k, v in changes.items() if v is not None}
         return super().from_preset(name, **changes)

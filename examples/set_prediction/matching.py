@@ -18,11 +18,12 @@ def match(cost) -> torch.Tensor:
     return torch.from_numpy(np.stack([linear_sum_assignment(c)[1] for c in cost]))
 
 
-def set_loss(prediction, target, empty_rows="all") -> torch.Tensor:
-    """Huber loss under the best matching: mean over numbers, sum over slots, mean over pictures.
+def set_loss(prediction, target, pairwise=pairwise_huber) -> torch.Tensor:
+    """Loss under the best matching: mean over numbers, sum over slots, mean over pictures.
 
-    prediction (B, K, 19); target (B, M, 19) with its objects first. ValueError if a picture has
-    more objects than there are slots.
+    prediction (B, K, 19); target (B, M, 19) with its objects first; pairwise (prediction, target)
+    gives the loss of each pair (B, K, M). ValueError if a picture has more objects than there are
+    slots.
     """
     slots = prediction.shape[1]
     if target.shape[1] > slots:
@@ -33,6 +34,6 @@ def set_loss(prediction, target, empty_rows="all") -> torch.Tensor:
         target = target[:, :slots]
     elif target.shape[1] < slots:
         target = torch.nn.functional.pad(target, (0, 0, 0, slots - target.shape[1]))
-    cost = pairwise_huber(prediction, target, empty_rows)
+    cost = pairwise(prediction, target)
     columns = match(cost).to(cost.device)
     return cost.gather(2, columns[..., None]).sum((1, 2)).mean()

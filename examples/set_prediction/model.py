@@ -11,6 +11,8 @@ from smm_py.torch import merge_slots
 from ..data.properties import COORDINATES, GROUPS, REAL, WIDTH
 from ..shared.modules import SlotEncoder
 
+TINY = 1e-7  # least probability whose logarithm has a gradient
+
 
 class SetPredictor(SlotEncoder):
     """Pictures (B, 3, S, S) in [-1, 1] to predictions (B, K, 19): see `examples.data.properties`.
@@ -60,6 +62,22 @@ def squash(raw) -> Tensor:
     parts = [torch.sigmoid(raw[..., COORDINATES]) * 2 - 1]
     parts += [raw[..., group].softmax(-1) for group in GROUPS.values()]
     return torch.cat([*parts, torch.sigmoid(raw[..., REAL:])], -1)
+
+
+def pairwise_likelihood(prediction, target, scale) -> Tensor:
+    """Negative log-likelihood of every target row under every prediction, over the 19 numbers.
+
+    (B, K, 19) and (B, M, 19) -> (B, K, M). Coordinates are Laplace variables about the predicted
+    ones, of a `scale` (whose own term is left out); properties and presence are drawn as predicted.
+    Rows without object are compared in their presence alone.
+    """
+    there = target[:, None, :, REAL]
+    places = torch.cdist(prediction[..., COORDINATES], target[..., COORDINATES], p=1) / scale
+    chosen = slice(COORDINATES.stop, REAL)
+    properties = -(prediction[..., chosen] + TINY).log() @ target[..., chosen].transpose(1, 2)
+    present = prediction[:, :, None, REAL]
+    presence = -torch.where(there > 0, present, 1 - present).add(TINY).log()
+    return (there * (places + properties) + presence) / WIDTH
 
 
 def pairwise_huber(prediction, target, empty_rows="all") -> Tensor:

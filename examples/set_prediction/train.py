@@ -12,11 +12,13 @@ from ..data.properties import REAL
 from ..shared.diagnostics import watch
 from ..shared.modules import SlotEncoder, build, evaluation
 from ..shared.pictures import eval_seeds, to_input
+from ..shared.schedules import UNKNOWN
 from ..shared.training import fit, slots_of
 from .matching import set_loss
-from .model import SetPredictor
+from .model import SetPredictor, pairwise_huber, pairwise_likelihood
 
 FIELDS = ("image", "target")
+FALL = 0.2, 0.6  # the share of the steps in which the scale of coordinates falls
 
 
 def make_model(config):
@@ -39,7 +41,9 @@ def train(config, out, device, model=None):
     def loss(trained, step, indices, images, seeds, targets):
         targets = torch.from_numpy(targets).to(device)
         found = trained(images, seeds, num_slots=slots_of(config, step))
-        return set_loss(found, targets, config.empty_rows)
+        if config.loss == "huber":
+            return set_loss(found, targets, partial(pairwise_huber, empty_rows=config.empty_rows))
+        return set_loss(found, targets, partial(pairwise_likelihood, scale=scale(config, step)))
 
     def progress(model, pictures, step):
         values = average_precision(model, pictures, config, draws=1)[0]
@@ -50,6 +54,16 @@ def train(config, out, device, model=None):
 
     model = build_model(config, device) if model is None else model
     return fit(model, config, out, loss, progress, FIELDS)
+
+
+def scale(config, step):
+    """Of the coordinates in a step of training: it falls from `widest` to `narrowest`.
+
+    Coordinates count little until slots have found what tells objects apart, and much in the end.
+    """
+    first, last = (share * (config.steps or UNKNOWN) for share in FALL)
+    done = min(1.0, max(0.0, (step - first) / max(1, last - first)))
+    return config.widest * (config.narrowest / config.widest) ** done
 
 
 def predict(model, pictures, config, draw=0, batch_size=50):

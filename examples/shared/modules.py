@@ -128,6 +128,8 @@ class SlotEncoder(nn.Module):
             layers += [nn.Conv2d(channels[i], channels[i + 1], 5, stride, 2), nn.ReLU()]
         self.encoder = nn.Sequential(*layers)
         self.position = PositionEmbedding(config.dim)
+        with torch.no_grad():
+            self.position.linear.weight *= config.position_scale
         self.norm = nn.LayerNorm(config.dim)
         first, second = nn.Linear(config.dim, config.dim), nn.Linear(config.dim, config.dim)
         self.mlp = nn.Sequential(first, nn.ReLU(), second, last_norm(config))
