@@ -26,7 +26,13 @@ import examples  # noqa: E402
 from examples import data as data_sets  # noqa: E402
 from examples.object_discovery.__main__ import PIPELINE  # noqa: E402
 from examples.object_discovery.config import Config  # noqa: E402
-from examples.object_discovery.model import ObjectDiscovery, Scene, count_objects, merged  # noqa: E402
+from examples.object_discovery.model import (  # noqa: E402
+    ObjectDiscovery,
+    Scene,
+    count_objects,
+    merged,
+    slot_of_each_pixel,
+)
 from examples.object_discovery.train import agreement, build_model, figures, iterations, label_cost  # noqa: E402
 from examples.shared.command import run  # noqa: E402
 from examples.shared.diagnostics import collapse, diagnose  # noqa: E402
@@ -223,7 +229,7 @@ class Drawn:
             .float()
         )
         net.forward = lambda images, seeds, iters: Scene(
-            images * 0 + 0.5, None, masks, None, torch.arange(3).expand(2, 3)
+            images * 0 + 0.5, torch.zeros(2, 3, 3, 4, 4), masks, None, torch.arange(3).expand(2, 3)
         )
         return net
 
@@ -268,7 +274,18 @@ def test_merged_slots_are_one_object(own):
     assert torch.allclose(one.masks[0, stands], masks[0, 0] + masks[0, 2])
     assert (one.masks[0, joins] == 0).all() and torch.equal(one.masks[0, [1, 3]], masks[0, [1, 3]])
     assert torch.allclose((one.masks * one.pictures).sum(1), scene.reconstruction)
-    assert count_objects(scene).item() == 3 and count_objects(one).item() == 2
+    image = scene.reconstruction.clone()
+    assert count_objects(scene, masks[:, :, 0].argmax(1)).item() == 3
+    assert count_objects(one, slot_of_each_pixel(one, image)).item() == 2
+
+
+def test_a_pixel_is_of_the_slot_that_is_likeliest_to_have_drawn_it():
+    """Here it is not that of the larger mask."""
+    masks = torch.tensor([0.4, 0.6]).view(1, 2, 1, 1, 1).expand(-1, -1, -1, 1, 2)
+    pictures = torch.tensor([0.9, -0.1]).view(1, 2, 1, 1, 1).expand(-1, -1, 3, 1, 2)
+    image = torch.tensor([0.8, 0.0]).expand(1, 3, 1, 2)
+    scene = Scene(None, pictures, masks, None, torch.arange(2)[None])
+    assert slot_of_each_pixel(scene, image).tolist() == [[[0, 1]]]
 
 
 def test_a_background_of_its_own():

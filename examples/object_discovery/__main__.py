@@ -33,7 +33,7 @@ def evaluate(model, pictures, config, options):
         "draws": options.draws,
         "max_objects": config.max_objects,
         "mse": "mean over pixels and channels of values in [-1, 1]",
-        "masks": "argmax of the decoder's masks, at the picture's size",
+        "masks": "the slot most likely to have drawn a pixel, by the decoder's mask and picture",
     }
     return {**mean, "draws_std": deviation}, protocol
 

@@ -12,6 +12,7 @@ from smm_py.torch import merge_slots
 
 from ..shared.modules import PositionEmbedding, SlotEncoder, autocast
 
+SPREAD = 0.25  # standard deviation of a pixel about what its slot draws, of values in [-1, 1]
 ALIKE = 0.9  # slots whose masks overlap by more than 1 less this are of one object
 
 
@@ -79,8 +80,8 @@ class ObjectDiscovery(SlotEncoder):
 def merged(scene) -> Scene:
     """The scene with slots that have parts of one object as one, in the place of the largest.
 
-    They are those whose masks overlap. The reconstruction is the same, as each pixel of a merged
-    picture is the mean of its parts, weighted by their masks. A background of its own is not merged.
+    They are those whose masks overlap; a background of its own is none of them. The reconstruction
+    is the same, as each pixel of a merged picture is the mean of its parts by their masks.
     """
     slots = scene.group.shape[1]
     masks = scene.masks[:, :slots].flatten(2)
@@ -94,8 +95,17 @@ def merged(scene) -> Scene:
     return scene._replace(pictures=pictures, masks=whole, group=found.group)
 
 
-def count_objects(scene) -> Tensor:
-    """(B,): the slots that have the largest mask somewhere, but for the background's."""
-    slots, masks = scene.group.shape[1], scene.masks[:, :, 0].flatten(2)
-    used = nn.functional.one_hot(masks.argmax(1), masks.shape[1]).any(1)
-    return used[:, :slots].sum(1) - int(slots == masks.shape[1])
+def slot_of_each_pixel(scene, image) -> Tensor:
+    """(B, S, S): the slot that is most likely to have drawn a pixel of pictures (B, 3, S, S).
+
+    By Bayes' rule: its mask is the prior, its picture the mean of a Gaussian.
+    """
+    error = (scene.pictures - image[:, None]).square().sum(2)
+    return (scene.masks[:, :, 0].log() - error / (2 * SPREAD**2)).argmax(1)
+
+
+def count_objects(scene, found) -> Tensor:
+    """(B,): the slots that have a pixel of `found`, (B, S, S), but for the background's."""
+    slots, every = scene.group.shape[1], scene.masks.shape[1]
+    used = nn.functional.one_hot(found.flatten(1), every).any(1)
+    return used[:, :slots].sum(1) - int(slots == every)

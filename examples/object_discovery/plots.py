@@ -8,7 +8,9 @@ import numpy as np
 
 from ..shared import plots
 from ..shared.modules import seen_by
+from ..shared.pictures import to_input
 from ..shared.plots import plt
+from .model import slot_of_each_pixel
 
 COLOURS = plt.get_cmap("tab20")
 MEASURED = {"fg_ari": "FG-ARI"}, "FG-ARI, 1 is perfect", (0, 1)
@@ -25,9 +27,9 @@ def discovery(model, pictures, config, out, count=6):
     slot's mask. DIR/attention.png: the attention of every slot.
     """
     images, true, scene = seen_by(model, pictures, config, count)
+    every = slots_of_pixels(scene, images)
     rows = []
-    for n, image in enumerate(images):
-        found = of_slots(scene, n)
+    for n, (image, found) in enumerate(zip(images, every)):
         there = coloured(true[0][n]) if true else np.ones(image.shape)
         rows += two_rows(image, scene, n, there, coloured(found))
     below = "are" if true else "are (unknown here)"
@@ -48,9 +50,9 @@ def names_of(scene):
     return [*plots.slot_names(slots), *["background"] * (count - slots)]
 
 
-def of_slots(scene, n):
-    """Each pixel's slot (S, S) in the n-th picture: that of the largest mask."""
-    return scene.masks[n, :, 0].argmax(0).cpu().numpy()
+def slots_of_pixels(scene, images):
+    """The slot of each pixel (n, S, S) of pictures (n, S, S, 3) uint8."""
+    return slot_of_each_pixel(scene, to_input(images, scene.masks.device)).cpu().numpy()
 
 
 def coloured(labels):

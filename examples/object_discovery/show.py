@@ -8,8 +8,8 @@ from ..shared import plots
 from ..shared.modules import draw_states, evaluation
 from ..shared.pictures import eval_seeds, to_input
 from ..shared.show import Shown
-from .model import count_objects
-from .plots import coloured, names_of, of_slots, two_rows
+from .model import count_objects, slot_of_each_pixel
+from .plots import coloured, names_of, two_rows
 
 HEAD = (
     "{name}. Above: what the model reads, what it draws, and what each slot draws. Below: the "
@@ -21,9 +21,9 @@ def show(model, given, config, seed) -> Shown:
     """The slots of a picture.
 
     figures : mse, of values in [-1, 1]; objects, their number; slots, for each of them `share` of
-        the pixels where its mask is the largest, `box` of these (left, top, right, bottom in the
-        user's pixels; None without any), `prior` of the mixture (None without one) and `object`,
-        the slot that stands for it (itself, unless slots are merged).
+        the pixels, those that it is most likely to have drawn, `box` of these (left, top, right,
+        bottom in the user's pixels; None without any), `prior` of the mixture (None without one)
+        and `object`, the slot that stands for it (itself, unless slots are merged).
     """
     with evaluation(model) as device:
         inputs, seeds = to_input(given.image[None], device), eval_seeds([0], seed)
@@ -31,14 +31,14 @@ def show(model, given, config, seed) -> Shown:
         features = model.features(inputs).contiguous()
         state = draw_states(model.slots, features, seeds)
         prior = model.slots.run(features, state, num_iters=config.eval_iters).prior
-    found, slots = of_slots(scene, 0), []
+    every, slots = slot_of_each_pixel(scene, inputs), []
+    objects, found = int(count_objects(scene, every)), every[0].cpu().numpy()
     for k, stands in enumerate(scene.group[0].tolist()):
         slots.append({"slot": k + 1, "share": round(float((found == k).mean()), 4)})
         slots[k]["box"] = box(given, found == k)
         slots[k]["prior"] = None if prior is None else round(float(prior[0, k]), 4)
         slots[k]["object"] = stands + 1
     error = float((scene.reconstruction - inputs).square().mean())
-    objects = int(count_objects(scene))
     lines = [f"{objects} objects, mean squared error {error:.4f}", *map(in_words, slots)]
     shares = (float((found == k).mean()) for k in range(scene.masks.shape[1]))
     names = [f"{name}\n{share:.0%}" for name, share in zip(names_of(scene), shares)]

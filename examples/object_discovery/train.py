@@ -15,7 +15,7 @@ from ..shared.modules import build, evaluation
 from ..shared.pictures import eval_seeds, to_input
 from ..shared.schedules import UNKNOWN
 from ..shared.training import fit, slots_of
-from .model import ObjectDiscovery, count_objects
+from .model import ObjectDiscovery, count_objects, slot_of_each_pixel
 
 OPTIONAL = ("mask",)
 build_model = partial(build, ObjectDiscovery)
@@ -55,8 +55,8 @@ def label_cost(config, step):
 def figures(model, pictures, config, draw=0, batch_size=25) -> dict[str, float]:
     """Means over all pictures, from the draw-th initial slots.
 
-    mse : of values in [-1, 1]. The others are there with true masks, and a pixel is of the slot of
-        its largest mask.
+    mse : of values in [-1, 1]. The others are there with true masks, and a pixel is of the slot
+        that is most likely to have drawn it.
     ari, fg_ari : of all pixels, of the objects' alone.
     mbo, miou : means over true objects, of the best mask for each and of the one matched to it.
     count_accuracy, count_error : share of pictures whose number of objects is right; mean of the
@@ -69,10 +69,11 @@ def figures(model, pictures, config, draw=0, batch_size=25) -> dict[str, float]:
             scene = model(images, eval_seeds(indices, draw), config.eval_iters)
             error = (scene.reconstruction - images).square().mean((1, 2, 3))
             values["mse"].append(error.cpu().numpy())
-            found = scene.masks.argmax(1).flatten(1).cpu().numpy()
+            found = slot_of_each_pixel(scene, images)
+            count, found = count_objects(scene, found).cpu().numpy(), found.flatten(1).cpu().numpy()
             for labels in true:
                 labels = labels.reshape(found.shape)
-                wrong = count_objects(scene).cpu().numpy() - number_of_objects(labels)
+                wrong = count - number_of_objects(labels)
                 own = {"count_accuracy": wrong == 0, "count_error": np.abs(wrong)}
                 for name, value in {**agreement(labels, found), **own}.items():
                     values[name].append(value)
