@@ -13,7 +13,7 @@ from smm_py.torch import merge_slots
 from ..shared.modules import PositionEmbedding, SlotEncoder, autocast
 
 SPREAD = 0.25  # standard deviation of a pixel about what its slot draws, of values in [-1, 1]
-ALIKE = 0.9  # slots whose masks overlap by more than 1 less this are of one object
+ALIKE = 0.85  # slots whose masks overlap by more than 1 less this are of one object
 
 
 class Scene(NamedTuple):
