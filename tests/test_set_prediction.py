@@ -114,14 +114,14 @@ def test_likelihood_by_hand():
     prediction, target = torch.zeros(1, 2, 19), torch.zeros(1, 2, 19)
     target[0, 0, [0, 3, 6, 9, 10, 18]] = torch.tensor([0.4, 1, 1, 1, 1, 1])
     prediction[0, :, [3, 6, 9, 10]] = torch.tensor([0.5, 0.25, 1, 1])
-    prediction[0, :, 0], prediction[0, :, 18] = torch.tensor([0.3, 0.5]), torch.tensor([0.5, 0.25])
+    prediction[0, :, 0], prediction[0, :, 18] = torch.tensor([0.3, 0.8]), torch.tensor([0.5, 0.25])
     pairs = pairwise_likelihood(prediction, target, scale=0.2)[0] * 19
     properties = math.log(2) + math.log(4)
-    places, there, empty = (0.5, 0.5), (math.log(2), math.log(4)), (math.log(2), math.log(4 / 3))
+    places, there, empty = (0.125, 1.5), (math.log(2), math.log(4)), (math.log(2), math.log(4 / 3))
     expected = [[place + properties + p, e] for place, p, e in zip(places, there, empty)]
     assert torch.allclose(pairs, torch.tensor(expected), atol=1e-5)
     loss = set_loss(prediction, target, functools.partial(pairwise_likelihood, scale=0.2))
-    assert float(loss) * 19 == pytest.approx(0.5 + properties + math.log(2) + math.log(4 / 3))
+    assert float(loss) * 19 == pytest.approx(0.125 + properties + math.log(2) + math.log(4 / 3))
     # no infinite gradient where a property is excluded
     raw = torch.linspace(-900, 900, 19).expand(1, 2, 19).clone().requires_grad_()
     pairwise_likelihood(squash(raw), target, 0.2).sum().backward()
@@ -131,8 +131,8 @@ def test_likelihood_by_hand():
 def test_scale_of_the_coordinates():
     config = Config.from_preset("tiny", steps=100)
     scales = [scale(config, step) for step in range(101)]
-    assert scales[20] == 20.0 and scales[60] == pytest.approx(0.05) == scales[100]
-    assert scales[40] == pytest.approx((20 * 0.05) ** 0.5)
+    assert scales[20] == 2.0 and scales[60] == pytest.approx(0.1) == scales[100]
+    assert scales[40] == pytest.approx((2 * 0.1) ** 0.5)
     assert scales == sorted(scales, reverse=True)
 
 

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from .. import load
 from ..shared.command import folder, tell
+from ..shared.files import write_atomically
 from . import HERE
 
 
@@ -19,7 +20,8 @@ def ship(run, out=HERE):
     weights = {name: w.half().contiguous() for name, w in model.state_dict().items()}
     pipeline = type(config).__module__.split(".")[-2]
     path = out / f"{pipeline}-{config.model}-{config.image_size}.safetensors"
-    save_file(weights, path, {"config": config.without_places()})
+    settings = {"config": config.without_places()}
+    write_atomically(path, lambda place: save_file(weights, place, settings))
     return path
 
 

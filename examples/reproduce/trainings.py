@@ -40,12 +40,13 @@ SA, AT_INPUTS, GAUSSIAN = ("--model", "sa"), ("--start", "inputs"), ("--start", 
 KMEANS, GMM, SHORTER = ("--model", "kmeans"), ("--model", "gmm"), ("--steps", "100000")
 # the mixture's settings did not help it (docs/training.md)
 SA_USUAL = ("--position-scale", "1", "--least-iters", "3")
+LOSS = ("--loss", "huber", "--position-scale", "1")  # the paper's, in `tiny` too
 SETS, DISCOVERY = "set_prediction", "object_discovery"
 TRAININGS = {
-    "sets-sa": Training("Slot Attention", SETS, SA + GAUSSIAN),
-    "sets-smm": Training("SMM", SETS),
-    "sets-kmeans": Training("K-Means", SETS, KMEANS, paper=SHORTER),
-    "sets-gmm": Training("GMM", SETS, GMM, paper=SHORTER),
+    "sets-sa": Training("Slot Attention", SETS, SA + GAUSSIAN, LOSS),
+    "sets-smm": Training("SMM", SETS, tiny=LOSS),
+    "sets-kmeans": Training("K-Means", SETS, KMEANS, LOSS, SHORTER),
+    "sets-gmm": Training("GMM", SETS, GMM, LOSS, SHORTER),
     "discovery-sa": Training("Slot Attention, Gaussian start", DISCOVERY, SA + GAUSSIAN, SA_USUAL),
     "discovery-sa-inputs": Training(
         "Slot Attention, start at inputs", DISCOVERY, SA + AT_INPUTS, SA_USUAL

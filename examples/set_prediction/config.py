@@ -37,8 +37,8 @@ class Config(shared.Config):
         "presence", "what huber compares rows without object in", choices=("presence", "all")
     )
     position_scale: float = setting(1.0, "of the initial position embedding", above=0)
-    widest: float = setting(20.0, "of likelihood: scale of coordinates at first", above=0)
-    narrowest: float = setting(0.05, "and at the end; an object is at most 1 away", above=0)
+    widest: float = setting(2.0, "of likelihood: scale of coordinates at first", above=0)
+    narrowest: float = setting(0.1, "and at the end; an object is at most 1 away", above=0)
 
     def check(self):
         super().check()

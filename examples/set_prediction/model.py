@@ -67,12 +67,15 @@ def squash(raw) -> Tensor:
 def pairwise_likelihood(prediction, target, scale) -> Tensor:
     """Negative log-likelihood of every target row under every prediction, over the 19 numbers.
 
-    (B, K, 19) and (B, M, 19) -> (B, K, M). Coordinates are Laplace variables about the predicted
-    ones, of a `scale` (whose own term is left out); properties and presence are drawn as predicted.
-    Rows without object are compared in their presence alone.
+    (B, K, 19) and (B, M, 19) -> (B, K, M). Coordinates have Huber's density (1964), normal up to a
+    `scale` from the predicted ones, Laplace's beyond; properties and presence are drawn as
+    predicted. Rows without object are compared in their presence alone, and terms of the scale
+    alone are left out.
     """
     there = target[:, None, :, REAL]
-    places = torch.cdist(prediction[..., COORDINATES], target[..., COORDINATES], p=1) / scale
+    pairs = prediction[:, :, None, COORDINATES], target[:, None, :, COORDINATES]
+    pairs = torch.broadcast_tensors(*pairs)
+    places = F.smooth_l1_loss(*pairs, reduction="none", beta=scale).sum(-1) / scale
     chosen = slice(COORDINATES.stop, REAL)
     properties = -(prediction[..., chosen] + TINY).log() @ target[..., chosen].transpose(1, 2)
     present = prediction[:, :, None, REAL]

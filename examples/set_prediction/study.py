@@ -95,6 +95,8 @@ class LearnedTemperature(SlotMixture):
 
 OPTIONS = {"variant": "paper", "norm_kv": True, "temperature": 64**-0.5}
 STABLE = {**OPTIONS, "prior": "uniform"}
+# what all share, and the preset has no longer
+COMMON = {"loss": "huber", "position_scale": 1.0, "slots": 7}
 
 # name -> (changes of the configuration, what makes the slot module; None: the configuration)
 SETTINGS = {
@@ -120,7 +122,7 @@ def run(name, seed, steps, out):
     folder = out / f"{name.replace(', ', '-').replace(' ', '-')}-{steps}-{seed}"
     if (folder / "ap.json").exists():
         return json.loads((folder / "ap.json").read_text())
-    config = Config.from_preset("tiny", seed=seed, steps=steps, **changes)
+    config = Config.from_preset("tiny", seed=seed, steps=steps, **COMMON, **changes)
     folder.mkdir(parents=True, exist_ok=True)
     model = build_model(config)
     if module is not None:

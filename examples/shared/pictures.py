@@ -8,10 +8,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import weakref
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cached_property
-from multiprocessing import get_context
+from multiprocessing import Pipe, get_context
 from pathlib import Path
 
 import numpy as np
@@ -48,14 +48,12 @@ class Pictures:
 
     @cached_property
     def readers(self):
-        """Processes that read, and their number; torchrun's processes share the cores."""
+        """Connections to processes that read; those of torchrun share the cores."""
         asked = hasattr(os, "sched_getaffinity")
         cores = len(os.sched_getaffinity(0)) if asked else os.cpu_count() or 1
         number = cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1
-        number = max(1, min(number, self.MOST_READERS))
-        pool = get_context("spawn").Pool(number, _hold, (self.dataset, self.fields))
-        weakref.finalize(self, pool.terminate)
-        return pool, number
+        own = self.dataset, self.fields
+        return [_started(*own) for _ in range(max(1, min(number, self.MOST_READERS)))]
 
     def read(self, indices):
         """An array (n, ...) of each field."""
@@ -71,15 +69,21 @@ class Pictures:
         if self.count <= self.FEW:
             items = [_arrays(self.dataset[i], self.fields) for i in indices]
         else:
-            pool, number = self.readers
-            items = pool.map(_read, indices, -(-len(indices) // number))
+            share = -(-len(indices) // len(self.readers))
+            asked = list(zip(self.readers, range(0, len(indices), share)))
+            for reader, first in asked:
+                reader.send(indices[first : first + share])
+            answers = [reader.recv() for reader, _ in asked]
+            for error in (answer for answer in answers if isinstance(answer, Exception)):
+                raise error
+            items = [item for answer in answers for item in answer]
         return tuple(map(np.stack, zip(*items)))
 
     def batch(self, indices, following=None):
         """As `read`; `following` will be asked for next."""
         key = tuple(indices)
-        ready = self.ahead.pop(key, None)
-        batch = ready.result() if ready else self.read(list(key))
+        ready = self.ahead.pop(key, None) or self.thread.submit(self.read, list(key))
+        batch = ready.result()
         if following is not None:
             self.ahead = {tuple(following): self.thread.submit(self.read, list(following))}
         return batch
@@ -105,18 +109,24 @@ def _arrays(item, fields):
     return tuple(np.asarray(item[name]) for name in fields)
 
 
-_held = ()  # in a reading process: the data set and the fields
+def _started(*own):
+    """A connection to a process that reads; it ends when this one does, however that ends."""
+    here, there = Pipe()
+    get_context("spawn").Process(target=_read, args=(there, *own), daemon=True).start()
+    there.close()
+    return here
 
 
-def _hold(*held):
-    global _held
-    _held = held
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the training, which ends this
-
-
-def _read(index):
-    dataset, fields = _held
-    return _arrays(dataset[index], fields)
+def _read(asked, dataset, fields):
+    """In a process of its own: answer indices with the items' arrays, or with the error."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the training
+    with suppress(EOFError, OSError):
+        while True:
+            indices = asked.recv()
+            try:
+                asked.send([_arrays(dataset[i], fields) for i in indices])
+            except Exception as error:
+                asked.send(error)
 
 
 def open_pictures(config, split, count=None, fields=("image",), optional=()):
