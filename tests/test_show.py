@@ -21,6 +21,7 @@ from examples import data  # noqa: E402
 from examples.data.properties import REAL  # noqa: E402
 from examples.data.reader import load_as_viewed  # noqa: E402
 from examples.object_discovery.config import Config as Discovery  # noqa: E402
+from examples.object_discovery.model import slot_of_each_pixel  # noqa: E402
 from examples.shared.command import main, make_parser, newest_run, run  # noqa: E402
 from examples.shared.pictures import eval_seeds, to_input  # noqa: E402
 from examples.shared.show import places, read, reader_of  # noqa: E402
@@ -132,11 +133,13 @@ def test_regions_are_those_of_the_model(runs, tmp_path):
     with torch.no_grad():
         scene = model(*inputs, model.config.eval_iters)
     found = show(runs, "object_discovery", path, out=tmp_path)["pictures"][0]
-    owner = scene.masks[0, :, 0].argmax(0).numpy()
-    assert len(found["slots"]) == 4
+    owner = slot_of_each_pixel(scene, inputs[0])[0].numpy()
+    assert len(found["slots"]) == 4 and found["objects"] == len(set(owner.flat) - {4})
+    assert found["background"] == pytest.approx((owner == 4).mean(), abs=1e-4)
     for k, slot in enumerate(found["slots"]):
         assert slot["share"] == pytest.approx((owner == k).mean(), abs=1e-4)
         assert slot["prior"] == 0.25  # a uniform one
+        assert slot["object"] == slot["slot"]
         y, x = np.nonzero(owner == k)
         corners = (
             [8 + 2 * x.min(), 2 * y.min(), 10 + 2 * x.max(), 2 + 2 * y.max()] if len(x) else None
@@ -144,6 +147,8 @@ def test_regions_are_those_of_the_model(runs, tmp_path):
         assert slot["box"] == corners
     error = (scene.reconstruction - inputs[0]).square().mean()
     assert found["mse"] == pytest.approx(float(error), rel=1e-5)
+    slots = show(runs, "object_discovery", path, "--merge", out=tmp_path)["pictures"][0]["slots"]
+    assert {slot["object"] for slot in slots} < {1, 2, 3, 4}  # these masks overlap
 
 
 def test_tokens_are_those_of_the_model(runs, tmp_path):
@@ -173,8 +178,9 @@ def test_words_for_people(runs, tmp_path, capsys):
     size = f"columns 15 to 34 and rows 0 to 19 of it resized to {SIZE} x {SIZE}"
     assert lines[1] == f"{path}: 50 x 20 pixels, {size}"
     assert [line.split(":")[0].strip() for line in lines[3:7]] == [f"slot {k}" for k in range(1, 5)]
+    assert lines[7].startswith("  background: ")
     place = runs / "object_discovery" / "a-shown.png"
-    assert lines[7:] == [f"  picture: {place}"] and place.exists()
+    assert lines[8:] == [f"  picture: {place}"] and place.exists()
 
 
 def test_modes_of_files(tmp_path):

@@ -23,7 +23,8 @@ def show(model, given, config, seed) -> Shown:
     figures : mse, of values in [-1, 1]; objects, their number; slots, for each of them `share` of
         the pixels, those that it is most likely to have drawn, `box` of these (left, top, right,
         bottom in the user's pixels; None without any), `prior` of the mixture (None without one)
-        and `object`, the slot that stands for it (itself, unless slots are merged).
+        and `object`, the slot that stands for it (itself, unless slots are merged); background, its
+        share (None where it has no slot of its own).
     """
     with evaluation(model) as device:
         inputs, seeds = to_input(given.image[None], device), eval_seeds([0], seed)
@@ -40,7 +41,9 @@ def show(model, given, config, seed) -> Shown:
         slots[k]["object"] = stands + 1
     error = float((scene.reconstruction - inputs).square().mean())
     lines = [f"{objects} objects, mean squared error {error:.4f}", *map(in_words, slots)]
-    shares = (float((found == k).mean()) for k in range(scene.masks.shape[1]))
+    shares = [float((found == k).mean()) for k in range(scene.masks.shape[1])]
+    behind = round(shares[-1], 4) if len(shares) > len(slots) else None
+    lines += [] if behind is None else [f"background: {behind:.1%} of the picture"]
     names = [f"{name}\n{share:.0%}" for name, share in zip(names_of(scene), shares)]
 
     def draw(path):
@@ -49,7 +52,8 @@ def show(model, given, config, seed) -> Shown:
         head = HEAD.format(name=given.path.name)
         plots.sheet(rows, path, ("input", "drawn", *names), head=head)
 
-    return Shown({"mse": error, "objects": objects, "slots": slots}, lines, draw)
+    figures = {"mse": error, "objects": objects, "background": behind, "slots": slots}
+    return Shown(figures, lines, draw)
 
 
 def box(given, mask):
