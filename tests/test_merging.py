@@ -74,10 +74,10 @@ def test_what_is_compared():
 
 def test_slots_join_the_one_that_stands_and_no_chain():
     """0 and 2 are alike 1 and not each other; the most massive one decides."""
-    mean = np.array([[[0.0], [1.0], [2.0]]] * 2)
-    mass = np.array([[3.0, 1.0, 2.0], [1.0, 3.0, 2.0]])
+    mean = np.array([[[0.0], [1.0], [2.0]]] * 3)
+    mass = np.array([[3.0, 1.0, 2.0], [1.0, 3.0, 2.0], [3.0, 2.0, 1.0]])
     merged = smm_py.merge_slots(mean, np.ones_like(mean), mass, threshold=0.3)
-    assert merged.group.tolist() == [[0, 0, 2], [1, 1, 1]]
+    assert merged.group.tolist() == [[0, 0, 2], [1, 1, 1], [0, 0, 2]]
 
 
 def test_least_mass():
