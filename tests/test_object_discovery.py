@@ -286,6 +286,10 @@ def test_a_pixel_is_of_the_slot_that_is_likeliest_to_have_drawn_it():
     image = torch.tensor([0.8, 0.0]).expand(1, 3, 1, 2)
     scene = Scene(None, pictures, masks, None, torch.arange(2)[None])
     assert slot_of_each_pixel(scene, image).tolist() == [[[0, 1]]]
+    far = torch.full_like(image, 9.0)  # as neither has drawn: the larger mask
+    assert slot_of_each_pixel(scene, far).tolist() == [[[1, 1]]]
+    own = scene._replace(group=torch.zeros(1, 1, dtype=torch.int64))  # but for a background's
+    assert slot_of_each_pixel(own, far).tolist() == [[[0, 0]]]
 
 
 def test_a_background_of_its_own():
@@ -510,9 +514,11 @@ def test_train_then_eval(tmp_path):
     again = result(run_well(NAME, "eval", *options, "--threads", 1))
     assert again["seeds"] == first["seeds"]
     assert isinstance(examples.load(out / "seed-1"), ObjectDiscovery)
-    more = ["eval", "--out", str(out / "seed-1"), "--slots", "7", "--images", "4", "--merge"]
+    more = ["eval", "--out", str(out / "seed-1"), "--slots", "7", "--images", "4", "--no-merge"]
     protocol = run(PIPELINE, more)["protocol"]
-    assert (protocol["slots"], protocol["merge"]) == (7, True)
+    assert (protocol["slots"], protocol["merge"]) == (7, False)
+    assert first["seeds"]["0"].keys() >= {"count_accuracy", "count_error"}
+    assert first["protocol"]["merge"]
 
 
 def test_kill_and_resume(tmp_path):

@@ -130,9 +130,10 @@ def test_objects_are_those_of_the_model(runs, tmp_path):
 def test_regions_are_those_of_the_model(runs, tmp_path):
     path = save(tmp_path / "a.png", shape=(32, 48))
     one, model, inputs = given(runs, "object_discovery", path)
+    model.merge = False
     with torch.no_grad():
         scene = model(*inputs, model.config.eval_iters)
-    found = show(runs, "object_discovery", path, out=tmp_path)["pictures"][0]
+    found = show(runs, "object_discovery", path, "--no-merge", out=tmp_path)["pictures"][0]
     owner = slot_of_each_pixel(scene, inputs[0])[0].numpy()
     assert len(found["slots"]) == 4 and found["objects"] == len(set(owner.flat) - {4})
     assert found["background"] == pytest.approx((owner == 4).mean(), abs=1e-4)
@@ -147,7 +148,7 @@ def test_regions_are_those_of_the_model(runs, tmp_path):
         assert slot["box"] == corners
     error = (scene.reconstruction - inputs[0]).square().mean()
     assert found["mse"] == pytest.approx(float(error), rel=1e-5)
-    slots = show(runs, "object_discovery", path, "--merge", out=tmp_path)["pictures"][0]["slots"]
+    slots = show(runs, "object_discovery", path, out=tmp_path)["pictures"][0]["slots"]
     assert {slot["object"] for slot in slots} < {1, 2, 3, 4}  # these masks overlap
 
 

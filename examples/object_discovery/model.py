@@ -13,7 +13,9 @@ from smm_py.torch import merge_slots
 from ..shared.modules import PositionEmbedding, SlotEncoder, autocast
 
 SPREAD = 0.25  # standard deviation of a pixel about what its slot draws, of values in [-1, 1]
-ALIKE = 0.85  # slots whose masks overlap by more than 1 less this are of one object
+MOST = 4.0  # what a wrong pixel costs at most, in nats: where no slot has drawn it, masks decide
+DOUBT = 1.0  # so much likelier, in nats, a pixel must be of a background of its own
+ALIKE = 0.9  # slots whose masks overlap by more than 1 less this are of one object
 
 
 class Scene(NamedTuple):
@@ -51,13 +53,16 @@ class BroadcastDecoder(nn.Module):
 
 
 class ObjectDiscovery(SlotEncoder):
-    """Pictures (B, 3, S, S) in [-1, 1] to a `Scene`; it is `merged` if `merge` is set."""
+    """Pictures (B, 3, S, S) in [-1, 1] to a `Scene`.
+
+    In evaluation it is `merged` if `merge` is set, as it is where the background has its own slot.
+    """
 
     def __init__(self, config):
         super().__init__(config)
-        self.merge = False
+        self.merge = config.background == "own"
         self.background = None
-        if config.background == "own":
+        if self.merge:
             self.background = nn.Parameter(torch.zeros(self.slots.slot_dim))
         decoder = BroadcastDecoder(self.slots.slot_dim, config)
         self.decoder = decoder.to(memory_format=torch.channels_last)
@@ -74,7 +79,7 @@ class ObjectDiscovery(SlotEncoder):
         masks = logits.softmax(1)
         group = torch.arange(slots.shape[1], device=slots.device).expand(slots.shape[:2])
         scene = Scene((pictures * masks).sum(1), pictures, masks, attention, group)
-        return merged(scene) if self.merge else scene
+        return merged(scene) if self.merge and not self.training else scene
 
 
 def merged(scene) -> Scene:
@@ -98,10 +103,12 @@ def merged(scene) -> Scene:
 def slot_of_each_pixel(scene, image) -> Tensor:
     """(B, S, S): the slot that is most likely to have drawn a pixel of pictures (B, 3, S, S).
 
-    By Bayes' rule: its mask is the prior, its picture the mean of a Gaussian.
+    By Bayes' rule: its mask is the prior, its picture the mean of a Gaussian with outliers.
     """
-    error = (scene.pictures - image[:, None]).square().sum(2)
-    return (scene.masks[:, :, 0].log() - error / (2 * SPREAD**2)).argmax(1)
+    error = (scene.pictures - image[:, None]).square().sum(2) / (2 * SPREAD**2)
+    score = scene.masks[:, :, 0].log() - error.clamp(max=MOST)
+    score[:, scene.group.shape[1] :] -= DOUBT
+    return score.argmax(1)
 
 
 def count_objects(scene, found) -> Tensor:

@@ -133,8 +133,15 @@ def make_parser(pipeline):
 
 def add_merge(parser):
     """The option of pipelines whose models can merge slots."""
-    told = "of eval and show: slots that have parts of one object as one"
-    parser.add_argument("--merge", action="store_true", help=told)
+    told = "of eval and show: slots that have parts of one object as one, or not"
+    parser.add_argument("--merge", action=argparse.BooleanOptionalAction, help=told)
+
+
+def set_merge(options, model):
+    """As the option says, if it is given; returns what of it belongs to the protocol."""
+    if getattr(options, "merge", None) is not None:
+        model.merge = options.merge
+    return {"merge": model.merge} if hasattr(model, "merge") else {}
 
 
 def configure(pipeline, options) -> Config:
@@ -255,7 +262,7 @@ def show(pipeline, options, device):
     files = options.files or scenes(config, options.split, options.images or 4, out)
     set_threads(config.threads)
     model = trained_model(pipeline, "show", options, config, device)
-    model.merge = getattr(options, "merge", False)
+    merge = set_merge(options, model)
     seed = options.seed or 0
     pipeline.config.settings()["seed"].check(seed)
     of_picture = partial(pipeline.show, model, config=config, seed=seed)
@@ -264,7 +271,7 @@ def show(pipeline, options, device):
     figures = show_all(of_picture, config, files, out, say)
     protocol = {"task": pipeline.name, "model": config.model, "weights": config.weights}
     protocol |= {"image_size": config.image_size, "slots": config.slots}
-    protocol |= {"iterations": config.eval_iters, "seed": seed}
+    protocol |= {"iterations": config.eval_iters, "seed": seed, **merge}
     result = {"pictures": figures, "images": len(figures), "protocol": protocol}
     return result if options.json else None
 
@@ -278,10 +285,8 @@ def run_command(pipeline, name, options, config, model, device):
         make_folder(options.out)
     usual = 8 if name != "eval" else 500 if config.data is None else None
     pictures = pipeline.open(config, options, options.images or usual)
-    model.merge = getattr(options, "merge", False)
+    merge = set_merge(options, model)
     figures, protocol = pipeline.commands[name](model, pictures, config, options)
-    if hasattr(options, "merge"):
-        protocol["merge"] = options.merge
     usual_protocol = {
         "task": pipeline.name,
         "model": config.model,
@@ -291,7 +296,7 @@ def run_command(pipeline, name, options, config, model, device):
         "slots": config.slots,
         "iterations": config.eval_iters,
     }
-    return {**figures, "images": len(pictures), "protocol": {**usual_protocol, **protocol}}
+    return {**figures, "images": len(pictures), "protocol": {**usual_protocol, **merge, **protocol}}
 
 
 def one_run(pipeline, options, device):
