@@ -37,7 +37,7 @@ static void linear_backward(const KERNELS *k, size_t out, size_t in, size_t n, c
     if (dX) k->gemm(in, n, out, W, 1, smm_spaced(in), dY, n, dX, n, accumulate);
     if (gW) {
         k->transpose_out(n, in, inp, X, n, NULL, rows, ld);
-        k->gemm(out, inp, n, dY, n, 1, rows, ld, gW, inp, ACCUMULATE);
+        k->gemm(out, inp, n, dY, n, 1, rows, ld, gW, ld, ACCUMULATE);
     }
     if (gb) k->row_sums(out, n, dY, n, gb);
 }
@@ -62,7 +62,7 @@ typedef struct {
     real *discarded;               /* heads K: sums that nobody reads */
     real *rows;                    /* (SMM_BLOCK, widest): a block with its channels side by side */
     uint32_t *pairs;               /* widest / 2 + 1: a block in bfloat16, by pairs of channels */
-    uint16_t *narrow;              /* widest: a block in bfloat16; backward */
+    uint32_t *tiles;               /* widest: a block in bfloat16, by tiles; backward */
     real *centred;                 /* C: values minus the image's centre; backward, as the next */
     real *d_keys, *d_values;       /* C */
     real *d_wide, *d_features;     /* max(H, I, F), max(I, F, D) */
@@ -107,12 +107,12 @@ static void map_forward(const block_source *f, input_block *b, size_t weight, co
                         const real *X, real *Y, int relu) {
     const packed_param *w = &f->w[weight];
     const size_t out = w->layout.out, in = w->layout.in, n = f->n;
-    if (!w->narrow) {
+    if (!w->tiles) {
         linear_forward(f->k, out, in, n, f->p[weight], bias, X, Y, relu);
         return;
     }
     f->k->narrow_pairs(in, n, X, n, b->pairs, n);
-    f->k->product16(out, n, in, w->narrow, smm_even(in), b->pairs, n, bias, Y, n, OVERWRITE, relu);
+    f->k->product16(out, n, in, w->tiles, b->pairs, n, bias, Y, n, OVERWRITE, relu);
 }
 
 /* The rows, to `to`. */
@@ -233,19 +233,18 @@ static void map_backward(const block_source *f, input_block *b, size_t weight, s
                          const grad_set *g) {
     const packed_param *w = &f->w[weight];
     const size_t out = w->layout.out, in = w->layout.in, n = f->n;
-    const size_t inp = w->layout.inp, ld = smm_spaced(inp);
-    if (!w->narrow) {
+    const size_t inp = w->layout.inp, ld = w->layout.ld;
+    if (!w->tiles) {
         linear_backward(f->k, out, in, n, f->p[weight], X, dY, dX, accumulate, g->at[weight],
                         g->at[bias], b->rows);
         return;
     }
     f->k->narrow_pairs(out, n, dY, n, b->pairs, n);
-    f->k->product16(in, n, out, w->narrow_turned, smm_even(out), b->pairs, n, NULL, dX, n,
-                    accumulate, NO_RELU);
+    f->k->product16(in, n, out, w->turned, b->pairs, n, NULL, dX, n, accumulate, NO_RELU);
     f->k->transpose_out(n, in, inp, X, n, NULL, b->rows, ld);
-    f->k->narrow_pairs(n, inp, b->rows, ld, b->pairs, inp);
-    f->k->narrow(out, n, dY, n, b->narrow, n);
-    f->k->product16(out, inp, n, b->narrow, n, b->pairs, inp, NULL, g->at[weight], inp, ACCUMULATE,
+    f->k->narrow_pairs(n, inp, b->rows, ld, b->pairs, ld);
+    f->k->narrow_tiles(out, n, dY, n, b->tiles);
+    f->k->product16(out, inp, n, b->tiles, b->pairs, ld, NULL, g->at[weight], ld, ACCUMULATE,
                     NO_RELU);
     if (g->at[bias]) f->k->row_sums(out, n, dY, n, g->at[bias]);
 }

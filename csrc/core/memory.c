@@ -25,9 +25,10 @@ typedef struct {
 } head;
 
 /* Cached blocks, which nobody uses, or NULL. In a process that does little else, malloc would give
- * them back to the system after each call: fresh pages took up to two fifths of a call's time. Two,
- * because the saved state is in use until backward's scratch memory is not. */
-#define CACHED 2
+ * them back to the system after each call: fresh pages took up to two fifths of a call's time. As
+ * many as a training step has in use together: scratch memory, the saved state, and the gradients
+ * of inputs and parameters. */
+#define CACHED 6
 static head *cached[CACHED];
 
 static head *exchange(head **place, head *h) {

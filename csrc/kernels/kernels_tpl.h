@@ -812,13 +812,15 @@ static void gru_backward(size_t rows, size_t width, const real *saved, const rea
 #ifdef REAL_IS_DOUBLE
 #define narrow_rows NULL
 #define narrow_row_pairs NULL
+#define narrow_row_tiles NULL
 #define bfloat16_product NULL
+#define bfloat16_rows NULL
 #else
 #include "bfloat16_tpl.h"
 #endif
 
 /* clang-format off */
-#define TABLE_OF(product) { \
+#define TABLE_OF(product, of_rows) { \
     .name = SET_NAME, \
     .gemm = gemm, \
     .linear = linear, \
@@ -854,11 +856,13 @@ static void gru_backward(size_t rows, size_t width, const real *saved, const rea
     .log = log_array, \
     .narrow = narrow_rows, \
     .narrow_pairs = narrow_row_pairs, \
+    .narrow_tiles = narrow_row_tiles, \
     .product16 = product, \
+    .rows_product16 = of_rows, \
 }
 /* clang-format on */
 
-const TABLE_TYPE TABLE = TABLE_OF(bfloat16_product);
+const TABLE_TYPE TABLE = TABLE_OF(bfloat16_product, bfloat16_rows);
 
 #if defined(__clang__) && defined(VEC_TARGET)
 #pragma clang attribute pop

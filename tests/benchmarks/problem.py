@@ -64,7 +64,7 @@ class Problem:
         b, n, k, d, h, t = shape
         self.options = dict(dim=d, num_slots=k, num_iters=t, hidden_dim=h, gradient=gradient)
         if kind == "SlotMixture":
-            self.options["temperature"] = d**-0.5
+            self.options |= {"variant": "paper", "temperature": d**-0.5}
         self.module = getattr(smm_py, kind)(**self.options)
         rng = np.random.default_rng(0)
 
@@ -78,7 +78,7 @@ class Problem:
         if "log_std" in self.init:
             self.init["log_std"] *= np.float32(0.1)
         self.d_slots = normal(b, k, d) / np.float32(b * k)
-        self.params = {name: self.module.parameters[name] for name in self.module._core_names()}
+        self.params = {name: self.module.parameters[name] for name in self.module._parameters.core_names}
 
     def expected(self):
         """Slots, the gradient of x and of every parameter, in float64."""
