@@ -127,7 +127,7 @@ static void pack_tiles(const KERNELS *k, const smm_layout *l, const real *W, uin
                        size_t share) {
     for (size_t r = share * SMM_TILE; r < l->out; r += PACK_SHARES * SMM_TILE)
         k->narrow_tiles(smm_min(SMM_TILE, l->out - r), l->in, W + r * l->in, l->in,
-                        to + tiles_size(r, l->in));
+                        to + tiles_size(r, l->in), smm_even(l->in) / 2);
 }
 static void pack_turned(const KERNELS *k, const smm_layout *l, const real *W, uint32_t *to,
                         size_t share) {

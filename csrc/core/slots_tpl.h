@@ -169,7 +169,7 @@ static void flush_part(const slots_side *c, const grad_set *g, size_t param, siz
         if (q->pairs)
             c->k->product16(end - begin, l->inp, q->rows,
                             q->tiles + tiles_size(outp, q->rows) * o + tiles_size(begin, q->rows),
-                            q->pairs + o * stride, ld, NULL, to, l->inp, q->summed, NO_RELU);
+                            smm_even(q->rows) / 2, q->pairs + o * stride, ld, NULL, to, l->inp, q->summed, NO_RELU);
         else
             c->k->gemm(end - begin, l->inp, q->rows, q->dy + o * outp + begin, 1, l->outp,
                        q->x + o * stride, ld, to, l->inp, q->summed);

@@ -140,6 +140,14 @@ typedef struct {
     backward_work back;
 } image_state;
 
+static void layout_waiting(waiting_product *q, const smm_layout *l, smm_arena *arena) {
+    const int waits = l->narrow && !l->of_slots;
+    const size_t rows = waits ? tiles_size(l->out, 2 * PAIRS_WAITING) : 0;
+    q->tiles = smm_carve(arena, rows, sizeof *q->tiles);
+    q->pairs = smm_carve(arena, waits ? PAIRS_WAITING * l->ld : 0, sizeof *q->pairs);
+    q->there = 0;
+}
+
 static void layout_block(input_block *b, const smm_sizes *s, int backward, smm_arena *arena) {
     const size_t n = SMM_BLOCK, gammas = s->heads * s->K;
     const size_t widest =
@@ -155,11 +163,11 @@ static void layout_block(input_block *b, const smm_sizes *s, int backward, smm_a
     b->rows = CARVE(widest * n);
     const size_t factors = s->bfloat16 ? (widest + 1) * n : 0;
     b->pairs = smm_carve(arena, factors / 2, sizeof *b->pairs);
-    b->tiles = smm_carve(arena, backward && factors ? tiles_size(widest, n) : 0, sizeof *b->tiles);
     if (!backward) {
         b->value_rows = s->cache_forward ? NULL : CARVE(s->Vp * n);
         return;
     }
+    for (size_t i = 0; i < SMM_PARAMS; i++) layout_waiting(&b->waiting[i], &s->layout[i], arena);
     b->ratio = s->reference ? CARVE(s->K * n) : NULL;
     b->density = s->variance ? CARVE(s->K * n) : NULL;
     b->centred = CARVE(s->C * n), b->d_keys = CARVE(s->C * n), b->d_values = CARVE(s->C * n);

@@ -27,35 +27,52 @@ static void narrow_rows(size_t rows, size_t n, const real *X, size_t ldx, uint32
     }
 }
 
-/* T[p][r] = X[r][p] of the pairs of a tile's rows. */
-static void turn_tile(size_t pairs, const uint32_t (*X)[PANEL], uint32_t *T) {
+#define AT_ONCE 16 /* rows */
+
+/* T[p][r] = X[r][p] of `rows` rows of pairs, AT_ONCE at most; at least a square of rows is there. */
+static void turn_pairs(size_t rows, size_t pairs, const uint32_t (*X)[PANEL], uint32_t *T,
+                       size_t ldt) {
     size_t p = 0;
 #ifdef VEC_MOVES_BITS
     for (; p + VEC_SQUARE <= pairs; p += VEC_SQUARE)
-        for (size_t r = 0, next; r < SMM_TILE; r = next) { /* squares that overlap hold the same */
+        for (size_t i = 0; i < rows; i += VEC_SQUARE) {
+            const size_t r = i + VEC_SQUARE > rows ? rows - VEC_SQUARE : i; /* some rows twice */
             const real *row[VEC_SQUARE];
-            next = r + VEC_SQUARE;
-            if (next > SMM_TILE) r = SMM_TILE - VEC_SQUARE;
-            UNROLL_FOR (size_t i = 0; i < VEC_SQUARE; i++) row[i] = (const real *)&X[r + i][p];
-            vec_transpose(row, NULL, (real *)T + p * SMM_TILE + r, SMM_TILE);
+            UNROLL_FOR (size_t v = 0; v < VEC_SQUARE; v++) row[v] = (const real *)&X[r + v][p];
+            vec_transpose(row, NULL, (real *)T + p * ldt + r, ldt);
         }
 #endif
     for (; p < pairs; p++)
-        for (size_t r = 0; r < SMM_TILE; r++) T[p * SMM_TILE + r] = X[r][p];
+        for (size_t r = 0; r < rows; r++) T[p * ldt + r] = X[r][p];
 }
 
-static void narrow_row_tiles(size_t rows, size_t n, const real *X, size_t ldx, uint32_t *T) {
-    uint32_t tile[SMM_TILE][PANEL];
+/* `rows` rows of n numbers as columns of pairs, with zeros up to `padded` columns. */
+static void narrow_columns(size_t rows, size_t padded, size_t n, const real *X, size_t ldx,
+                           uint32_t *T, size_t ldt) {
+    uint32_t narrow[AT_ONCE][PANEL];
     const size_t pairs = (n + 1) / 2;
-    for (size_t r = 0; r < rows; r += SMM_TILE, X += SMM_TILE * ldx) {
+    memset(narrow[rows], 0, (padded - rows) * sizeof *narrow);
+    for (size_t p = 0, panel; p < pairs; p += panel) {
+        panel = tile_rows(pairs - p, PANEL);
+        const size_t valid = p + panel < pairs ? 2 * panel : n - 2 * p;
+        narrow_rows(rows, valid, X + 2 * p, ldx, narrow[0], PANEL);
+        turn_pairs(padded, panel, (const uint32_t(*)[PANEL])narrow, T + p * ldt, ldt);
+    }
+}
+
+static void narrow_row_tiles(size_t rows, size_t n, const real *X, size_t ldx, uint32_t *T,
+                             size_t ldt) {
+    for (size_t r = 0; r < rows; r += SMM_TILE) {
         const size_t there = rows - r < SMM_TILE ? rows - r : SMM_TILE;
-        memset(tile[there - 1], 0, (SMM_TILE - there + 1) * sizeof *tile);
-        for (size_t p = 0, panel; p < pairs; p += panel, T += panel * SMM_TILE) {
-            panel = tile_rows(pairs - p, PANEL);
-            const size_t valid = p + panel < pairs ? 2 * panel : n - 2 * p;
-            narrow_rows(there, valid, X + 2 * p, ldx, tile[0], PANEL);
-            turn_tile(panel, (const uint32_t(*)[PANEL])tile, T);
-        }
+        narrow_columns(there, SMM_TILE, n, X + r * ldx, ldx, T + r * ldt, SMM_TILE);
+    }
+}
+
+static void narrow_turned_rows(size_t rows, size_t n, const real *X, size_t ldx, uint32_t *T,
+                               size_t ldt) {
+    for (size_t r = 0; r < rows; r += AT_ONCE) {
+        const size_t there = rows - r < AT_ONCE ? rows - r : AT_ONCE;
+        narrow_columns(there, AT_ONCE, n, X + r * ldx, ldx, T + r, ldt);
     }
 }
 
@@ -133,16 +150,16 @@ static void NAME(product16_rows)(size_t first, size_t m, size_t n, size_t pairs,
     if (j < n) NAME(product16_strip)(1, m, pairs, A, ld, B + j, ldb, C + j, ldc, e);
 }
 
-static void NAME(bfloat16_product)(size_t m, size_t n, size_t k, const uint32_t *A,
+static void NAME(bfloat16_product)(size_t m, size_t n, size_t k, const uint32_t *A, size_t lda,
                                    const uint32_t *B, size_t ldb, const real *bias, real *C,
                                    size_t ldc, int accumulate, int relu) {
-    const size_t pairs = (k + 1) / 2, ld = pairs * SMM_TILE;
+    const size_t pairs = (k + 1) / 2, ld = lda * SMM_TILE;
     for (size_t p = 0, panel; p < pairs; p += panel) {
         panel = tile_rows(pairs - p, PANEL);
         const ends e = {p ? 1 : accumulate, bias, NULL, p + panel >= pairs && relu};
         for (size_t i = 0; i < m; i += ROWS_KEPT) {
             const size_t rows = m - i < ROWS_KEPT ? m - i : ROWS_KEPT;
-            const uint32_t *from = A + i / SMM_TILE * ld + p * SMM_TILE;
+            const uint32_t *from = A + i * lda + p * SMM_TILE;
             NAME(product16_rows)(i, rows, n, panel, from, ld, B + p * ldb, ldb, C, ldc, e);
         }
     }
@@ -157,7 +174,7 @@ static void NAME(rows_strips16)(size_t rows, size_t width, size_t k, const real 
     for (size_t p = 0, panel; p < pairs; p += panel) {
         panel = tile_rows(pairs - p, PANEL);
         const size_t valid = p + panel < pairs ? 2 * panel : k - 2 * p, ld = panel * SMM_TILE;
-        narrow_row_tiles(rows, valid, X + 2 * p, ldx, tiles);
+        narrow_row_tiles(rows, valid, X + 2 * p, ldx, tiles, panel);
         for (size_t j = 0; j < width; j += 2 * VEC_WIDTH) {
             const size_t strip = j / SMM_STRIP * SMM_STRIP;
             const size_t ldp = width - strip < SMM_STRIP ? width - strip : SMM_STRIP;

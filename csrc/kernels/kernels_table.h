@@ -178,16 +178,21 @@ typedef struct {
     /* The same of two rows at a time, Y[r/2,i]. */
     void (*narrow_pairs)(size_t rows, size_t n, const real *X, size_t ldx, uint32_t *Y, size_t ldy);
 
-    /* As narrow, in tiles of SMM_TILE rows, each (n/2,SMM_TILE) row-major; rows that are missing
-     * are 0. */
-    void (*narrow_tiles)(size_t rows, size_t n, const real *X, size_t ldx, uint32_t *T);
+    /* As narrow, turned: T[i/2,r]. Rows are padded with zeros to a multiple of 16. */
+    void (*narrow_turned)(size_t rows, size_t n, const real *X, size_t ldx, uint32_t *T,
+                          size_t ldt);
+
+    /* The same in tiles of SMM_TILE rows, each (n/2,SMM_TILE) row-major, with zeros for rows that
+     * are missing. From a tile to the next there is room for ldt pairs of each row. */
+    void (*narrow_tiles)(size_t rows, size_t n, const real *X, size_t ldx, uint32_t *T, size_t ldt);
 
     /* C[i,j] (+)= sum_p A[i,p] B[p,j] + bias[i],   i < m, j < n, p < k, of bfloat16 factors,
-     * summed in float. A (m,k) is what narrow_tiles gives, B what narrow_pairs gives of (k,n), ldb
-     * in pairs. bias: NULL for 0; with relu, max(C, 0). accumulate 0 overwrites C, 1 ignores bias.
+     * summed in float. A (m,k) is what narrow_tiles gives, lda its ldt; B what narrow_pairs gives of
+     * (k,n). bias: NULL for 0; with relu, max(C, 0). accumulate 0 overwrites C, 1 ignores bias.
      */
-    void (*product16)(size_t m, size_t n, size_t k, const uint32_t *A, const uint32_t *B,
-                      size_t ldb, const real *bias, real *C, size_t ldc, int accumulate, int relu);
+    void (*product16)(size_t m, size_t n, size_t k, const uint32_t *A, size_t lda,
+                      const uint32_t *B, size_t ldb, const real *bias, real *C, size_t ldc,
+                      int accumulate, int relu);
 
     /* Y[r,:] (+)= sum_p X[r,p] P[p,:] + bias, as rows_linear, of X rounded to bfloat16, summed in
      * float. P is packed in strips too, each (k/2,SMM_STRIP), of pairs of rows as narrow_pairs

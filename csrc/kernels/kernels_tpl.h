@@ -813,6 +813,7 @@ static void gru_backward(size_t rows, size_t width, const real *saved, const rea
 #define narrow_rows NULL
 #define narrow_row_pairs NULL
 #define narrow_row_tiles NULL
+#define narrow_turned_rows NULL
 #define bfloat16_product NULL
 #define bfloat16_rows NULL
 #else
@@ -856,6 +857,7 @@ static void gru_backward(size_t rows, size_t width, const real *saved, const rea
     .log = log_array, \
     .narrow = narrow_rows, \
     .narrow_pairs = narrow_row_pairs, \
+    .narrow_turned = narrow_turned_rows, \
     .narrow_tiles = narrow_row_tiles, \
     .product16 = product, \
     .rows_product16 = of_rows, \
