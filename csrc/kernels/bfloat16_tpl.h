@@ -11,20 +11,14 @@
 #endif
 
 #ifndef SMM_NATIVE
-/* The nearest bfloat16, ties to even, in the upper half; a NaN stays one. */
+/* The nearest bfloat16, ties to even, in the upper half; a NaN stays one, and denormals are 0, as
+ * they are to the instructions. */
 static inline uint32_t rounded16(real x) {
     uint32_t bits;
     memcpy(&bits, &x, sizeof bits);
-    const uint32_t nearest = bits + 0x7fff + ((bits >> 16) & 1);
-    return ((bits & 0x7fffffff) > 0x7f800000 ? bits | 0x400000 : nearest) & 0xffff0000;
-}
-
-static void narrow_rows(size_t rows, size_t n, const real *X, size_t ldx, uint32_t *Y, size_t ldy) {
-    for (size_t r = 0; r < rows; r++, X += ldx, Y += ldy) {
-        for (size_t p = 0; p < n / 2; p++)
-            Y[p] = rounded16(X[2 * p]) >> 16 | rounded16(X[2 * p + 1]);
-        if (n % 2) Y[n / 2] = rounded16(X[n - 1]) >> 16;
-    }
+    const uint32_t size = bits & 0x7fffffff, nearest = bits + 0x7fff + ((bits >> 16) & 1);
+    if (size < 0x800000) return bits & 0x80000000;
+    return (size > 0x7f800000 ? bits | 0x400000 : nearest) & 0xffff0000;
 }
 
 #define AT_ONCE 16 /* rows */
@@ -46,8 +40,40 @@ static void turn_pairs(size_t rows, size_t pairs, const uint32_t (*X)[PANEL], ui
         for (size_t r = 0; r < rows; r++) T[p * ldt + r] = X[r][p];
 }
 
+#endif
+
+static void NAME(narrow_rows)(size_t rows, size_t n, const real *X, size_t ldx, uint32_t *Y,
+                              size_t ldy) {
+    for (size_t r = 0; r < rows; r++, X += ldx, Y += ldy) {
+        size_t p = 0;
+#ifdef SMM_NATIVE
+        for (; p + VEC_WIDTH <= n / 2; p += VEC_WIDTH)
+            vec_store_pairs(Y + p, vec_narrow_columns(X + 2 * p));
+#endif
+        for (; p < n / 2; p++) Y[p] = rounded16(X[2 * p]) >> 16 | rounded16(X[2 * p + 1]);
+        if (n % 2) Y[n / 2] = rounded16(X[n - 1]) >> 16;
+    }
+}
+
+static void NAME(narrow_row_pairs)(size_t rows, size_t n, const real *X, size_t ldx, uint32_t *P,
+                                   size_t ldp) {
+    for (size_t r = 0; r < rows; r += 2, P += ldp) {
+        const real *restrict one = X + r * ldx, *restrict other = one + ldx;
+        uint32_t *restrict to = P;
+        size_t i = 0;
+#ifdef SMM_NATIVE
+        for (; r + 1 < rows && i + VEC_WIDTH <= n; i += VEC_WIDTH)
+            vec_store_pairs(to + i, vec_narrow_rows(one + i, other + i));
+#endif
+        if (r + 1 < rows)
+            for (; i < n; i++) to[i] = rounded16(one[i]) >> 16 | rounded16(other[i]);
+        else
+            for (; i < n; i++) to[i] = rounded16(one[i]) >> 16;
+    }
+}
+
 /* `rows` rows of n numbers as columns of pairs, with zeros up to `padded` columns. */
-static void narrow_columns(size_t rows, size_t padded, size_t n, const real *X, size_t ldx,
+static void NAME(narrow_columns)(size_t rows, size_t padded, size_t n, const real *X, size_t ldx,
                            uint32_t *T, size_t ldt) {
     uint32_t narrow[AT_ONCE][PANEL];
     const size_t pairs = (n + 1) / 2;
@@ -55,39 +81,26 @@ static void narrow_columns(size_t rows, size_t padded, size_t n, const real *X, 
     for (size_t p = 0, panel; p < pairs; p += panel) {
         panel = tile_rows(pairs - p, PANEL);
         const size_t valid = p + panel < pairs ? 2 * panel : n - 2 * p;
-        narrow_rows(rows, valid, X + 2 * p, ldx, narrow[0], PANEL);
+        NAME(narrow_rows)(rows, valid, X + 2 * p, ldx, narrow[0], PANEL);
         turn_pairs(padded, panel, (const uint32_t(*)[PANEL])narrow, T + p * ldt, ldt);
     }
 }
 
-static void narrow_row_tiles(size_t rows, size_t n, const real *X, size_t ldx, uint32_t *T,
+static void NAME(narrow_row_tiles)(size_t rows, size_t n, const real *X, size_t ldx, uint32_t *T,
                              size_t ldt) {
     for (size_t r = 0; r < rows; r += SMM_TILE) {
         const size_t there = rows - r < SMM_TILE ? rows - r : SMM_TILE;
-        narrow_columns(there, SMM_TILE, n, X + r * ldx, ldx, T + r * ldt, SMM_TILE);
+        NAME(narrow_columns)(there, SMM_TILE, n, X + r * ldx, ldx, T + r * ldt, SMM_TILE);
     }
 }
 
-static void narrow_turned_rows(size_t rows, size_t n, const real *X, size_t ldx, uint32_t *T,
+static void NAME(narrow_turned_rows)(size_t rows, size_t n, const real *X, size_t ldx, uint32_t *T,
                                size_t ldt) {
     for (size_t r = 0; r < rows; r += AT_ONCE) {
         const size_t there = rows - r < AT_ONCE ? rows - r : AT_ONCE;
-        narrow_columns(there, AT_ONCE, n, X + r * ldx, ldx, T + r, ldt);
+        NAME(narrow_columns)(there, AT_ONCE, n, X + r * ldx, ldx, T + r, ldt);
     }
 }
-
-static void narrow_row_pairs(size_t rows, size_t n, const real *X, size_t ldx, uint32_t *P,
-                             size_t ldp) {
-    for (size_t r = 0; r < rows; r += 2, P += ldp) {
-        const real *restrict one = X + r * ldx, *restrict other = one + ldx;
-        uint32_t *restrict to = P;
-        if (r + 1 < rows)
-            for (size_t i = 0; i < n; i++) to[i] = rounded16(one[i]) >> 16 | rounded16(other[i]);
-        else
-            for (size_t i = 0; i < n; i++) to[i] = rounded16(one[i]) >> 16;
-    }
-}
-#endif
 
 #ifndef ROWS_KEPT
 #define ROWS_KEPT 240 /* of A, whose panel of them stays in the L2 cache for all strips of B */
@@ -174,7 +187,7 @@ static void NAME(rows_strips16)(size_t rows, size_t width, size_t k, const real 
     for (size_t p = 0, panel; p < pairs; p += panel) {
         panel = tile_rows(pairs - p, PANEL);
         const size_t valid = p + panel < pairs ? 2 * panel : k - 2 * p, ld = panel * SMM_TILE;
-        narrow_row_tiles(rows, valid, X + 2 * p, ldx, tiles, panel);
+        NAME(narrow_row_tiles)(rows, valid, X + 2 * p, ldx, tiles, panel);
         for (size_t j = 0; j < width; j += 2 * VEC_WIDTH) {
             const size_t strip = j / SMM_STRIP * SMM_STRIP;
             const size_t ldp = width - strip < SMM_STRIP ? width - strip : SMM_STRIP;
