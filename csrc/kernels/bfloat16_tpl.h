@@ -189,9 +189,9 @@ static void NAME(rows_strips16)(size_t rows, size_t width, size_t k, const real 
         const size_t valid = p + panel < pairs ? 2 * panel : k - 2 * p, ld = panel * SMM_TILE;
         NAME(narrow_row_tiles)(rows, valid, X + 2 * p, ldx, tiles, panel);
         for (size_t j = 0; j < width; j += 2 * VEC_WIDTH) {
-            const size_t strip = j / SMM_STRIP * SMM_STRIP;
-            const size_t ldp = width - strip < SMM_STRIP ? width - strip : SMM_STRIP;
-            const uint32_t *from = P + strip * pairs + p * ldp + j - strip;
+            const size_t first = j / SMM_STRIP * SMM_STRIP;
+            const size_t ldp = width - first < SMM_STRIP ? width - first : SMM_STRIP;
+            const uint32_t *from = P + first * pairs + p * ldp + j - first;
             const ends e = {p ? 1 : accumulate, NULL, p || !bias ? NULL : bias + j,
                             p + panel >= pairs && relu};
             if (j + 2 * VEC_WIDTH <= width)
