@@ -42,8 +42,8 @@ static void linear_backward(const KERNELS *k, size_t out, size_t in, size_t n, c
     if (gb) k->row_sums(out, n, dY, n, gb);
 }
 
-/* Blocks in bfloat16 that the product of a weight's gradient, dY X', waits for: the gradient is read
- * and written once for all. */
+/* Blocks in bfloat16 that the product of a weight's gradient, dY X', waits for: it is read and
+ * written once for all. */
 #define PAIRS_WAITING (4 * SMM_BLOCK / 2)
 typedef struct {
     uint32_t *tiles, *pairs; /* of dY (narrow_tiles) and X (narrow_turned) */
@@ -71,9 +71,9 @@ typedef struct {
     real *rows;                    /* (SMM_BLOCK, widest): a block with its channels side by side */
     uint32_t *pairs;               /* widest / 2 + 1: a block in bfloat16, by pairs of channels */
     waiting_product waiting[SMM_PARAMS]; /* in bfloat16; backward */
-    real *centred;                 /* C: values minus the image's centre; backward, as the next */
-    real *d_keys, *d_values;       /* C */
-    real *d_wide, *d_features;     /* max(H, I, F), max(I, F, D) */
+    real *centred;             /* C: values minus the image's centre; backward, as the next */
+    real *d_keys, *d_values;   /* C */
+    real *d_wide, *d_features; /* max(H, I, F), max(I, F, D) */
 } input_block;
 
 /* One image's inputs: input i is row index[i] of x, or row i where there is no mask. */

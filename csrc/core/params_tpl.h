@@ -32,11 +32,11 @@ typedef struct {
 /* A parameter as the call's products read it, in forms that are NULL where the call needs none. */
 typedef struct {
     smm_layout layout;
-    strips to_out; /* of slots: W', for Y = X W', part by part of the inputs */
-    strips to_in;  /* of slots: W, for dX = dY W, part by part of the outputs */
-    real *row;     /* a vector of slots, padded */
-    real *spaced;  /* of inputs: rows smm_spaced(in) apart, where they are not already */
-    uint32_t *narrow; /* of slots, in bfloat16: W in pairs of inputs, part by part */
+    strips to_out;            /* of slots: W', for Y = X W', part by part of the inputs */
+    strips to_in;             /* of slots: W, for dX = dY W, part by part of the outputs */
+    real *row;                /* a vector of slots, padded */
+    real *spaced;             /* of inputs: rows smm_spaced(in) apart, where they are not already */
+    uint32_t *narrow;         /* of slots, in bfloat16: W in pairs of inputs, part by part */
     uint32_t *tiles, *turned; /* of inputs, in bfloat16 (narrow_tiles): W and, for dX = W' dY, W' */
 } packed_param;
 
@@ -111,8 +111,8 @@ static void pack_to_in(const KERNELS *k, const packed_param *w, const real *W, s
             const size_t valid = smm_min(SMM_LANES, in - first);
             const size_t ld = smm_min(SMM_STRIP, l->inp - strip);
             const real *from = W + part * out * l->in + lane / inp * in + first;
-            if (w->to_in.pairs) copy_pairs(k, out, valid, from, l->in, w->to_in.pairs + to, ld,
-                                             SMM_LANES);
+            if (w->to_in.pairs)
+                copy_pairs(k, out, valid, from, l->in, w->to_in.pairs + to, ld, SMM_LANES);
             else copy_lanes(out, valid, from, l->in, w->to_in.plain + to, ld);
         }
 }
@@ -173,8 +173,7 @@ static packed_param layout_param(const smm_sizes *s, size_t i, int backward, smm
         if (out) w.to_out = layout_strips(l.in_parts, l.in, l.outp, l.narrow, arena);
         if (backward || i == SMM_TO_K_WEIGHT)
             w.to_in = layout_strips(l.out_parts, l.out, l.inp, l.narrow, arena);
-        if (narrow)
-            w.narrow = smm_carve(arena, l.out * paired(l.in_parts, l.in), sizeof *w.narrow);
+        if (narrow) w.narrow = smm_carve(arena, l.out * paired(l.in_parts, l.in), sizeof *w.narrow);
     }
     if (l.rank == 1 && l.of_slots) w.row = CARVE(l.outp);
     if (!l.of_slots && l.narrow) {

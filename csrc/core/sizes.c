@@ -95,7 +95,8 @@ static void split_work(smm_sizes *s) {
     s->chunks = (s->blocks + s->chunk_blocks - 1) / s->chunk_blocks;
     s->segments = 1;
     if (s->B < 8) s->segments = smm_max(1, smm_min(smm_min(8, s->chunks / 2), most / s->B));
-    s->groups = s->segments > 1 ? s->B * s->segments : smm_min(s->B, smm_min(16, smm_max(least, most)));
+    s->groups =
+        s->segments > 1 ? s->B * s->segments : smm_min(s->B, smm_min(16, smm_max(least, most)));
 }
 
 /* Whether the map to values may come after the sum over inputs: its bias may where a slot's weights

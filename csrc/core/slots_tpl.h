@@ -14,9 +14,9 @@
 typedef struct {
     real *x, *dy;
     uint32_t *pairs, *tiles; /* both in bfloat16, where their product is of that: flush_pending */
-    size_t rows; /* there */
-    size_t next; /* there once all threads are done with the step in progress */
-    int summed;  /* whether the gradient holds a sum already; else it is overwritten */
+    size_t rows;             /* there */
+    size_t next;             /* there once all threads are done with the step in progress */
+    int summed;              /* whether the gradient holds a sum already; else it is overwritten */
 } pending_product;
 
 /* A thread's share of the slots: `count` from `begin` on, of `all`. Rows that a function takes
@@ -169,7 +169,8 @@ static void flush_part(const slots_side *c, const grad_set *g, size_t param, siz
         if (q->pairs)
             c->k->product16(end - begin, l->inp, q->rows,
                             q->tiles + tiles_size(outp, q->rows) * o + tiles_size(begin, q->rows),
-                            smm_even(q->rows) / 2, q->pairs + o * stride, ld, NULL, to, l->inp, q->summed, NO_RELU);
+                            smm_even(q->rows) / 2, q->pairs + o * stride, ld, NULL, to, l->inp,
+                            q->summed, NO_RELU);
         else
             c->k->gemm(end - begin, l->inp, q->rows, q->dy + o * outp + begin, 1, l->outp,
                        q->x + o * stride, ld, to, l->inp, q->summed);

@@ -23,7 +23,7 @@ static inline uint32_t rounded16(real x) {
 
 #define AT_ONCE 16 /* rows */
 
-/* T[p][r] = X[r][p] of `rows` rows of pairs, AT_ONCE at most; at least a square of rows is there. */
+/* T[p][r] = X[r][p] of `rows` rows of pairs: at most AT_ONCE, at least a square of them. */
 static void turn_pairs(size_t rows, size_t pairs, const uint32_t (*X)[PANEL], uint32_t *T,
                        size_t ldt) {
     size_t p = 0;
@@ -74,7 +74,7 @@ static void NAME(narrow_row_pairs)(size_t rows, size_t n, const real *X, size_t 
 
 /* `rows` rows of n numbers as columns of pairs, with zeros up to `padded` columns. */
 static void NAME(narrow_columns)(size_t rows, size_t padded, size_t n, const real *X, size_t ldx,
-                           uint32_t *T, size_t ldt) {
+                                 uint32_t *T, size_t ldt) {
     uint32_t narrow[AT_ONCE][PANEL];
     const size_t pairs = (n + 1) / 2;
     memset(narrow[rows], 0, (padded - rows) * sizeof *narrow);
@@ -82,12 +82,12 @@ static void NAME(narrow_columns)(size_t rows, size_t padded, size_t n, const rea
         panel = tile_rows(pairs - p, PANEL);
         const size_t valid = p + panel < pairs ? 2 * panel : n - 2 * p;
         NAME(narrow_rows)(rows, valid, X + 2 * p, ldx, narrow[0], PANEL);
-        turn_pairs(padded, panel, (const uint32_t(*)[PANEL])narrow, T + p * ldt, ldt);
+        turn_pairs(padded, panel, (const uint32_t (*)[PANEL])narrow, T + p * ldt, ldt);
     }
 }
 
 static void NAME(narrow_row_tiles)(size_t rows, size_t n, const real *X, size_t ldx, uint32_t *T,
-                             size_t ldt) {
+                                   size_t ldt) {
     for (size_t r = 0; r < rows; r += SMM_TILE) {
         const size_t there = rows - r < SMM_TILE ? rows - r : SMM_TILE;
         NAME(narrow_columns)(there, SMM_TILE, n, X + r * ldx, ldx, T + r * ldt, SMM_TILE);
@@ -95,7 +95,7 @@ static void NAME(narrow_row_tiles)(size_t rows, size_t n, const real *X, size_t 
 }
 
 static void NAME(narrow_turned_rows)(size_t rows, size_t n, const real *X, size_t ldx, uint32_t *T,
-                               size_t ldt) {
+                                     size_t ldt) {
     for (size_t r = 0; r < rows; r += AT_ONCE) {
         const size_t there = rows - r < AT_ONCE ? rows - r : AT_ONCE;
         NAME(narrow_columns)(there, AT_ONCE, n, X + r * ldx, ldx, T + r, ldt);
@@ -143,9 +143,9 @@ INLINE void NAME(product16_strip)(const size_t vectors, size_t m, size_t pairs, 
         const size_t at = i % SMM_TILE;
         const size_t left = m - i < SMM_TILE - at ? m - i : SMM_TILE - at;
         rows = tile_rows(left, ROWS_MOST);
-#define CALL(r)                                                                              \
-    NAME(product16_tile)(r, vectors, pairs, A + i / SMM_TILE * ld + at, B, ldb, C + i * ldc, \
-                         ldc, e, i)
+#define CALL(r)                                                                                   \
+    NAME(product16_tile)(r, vectors, pairs, A + i / SMM_TILE * ld + at, B, ldb, C + i * ldc, ldc, \
+                         e, i)
         CASES(rows, CALL)
 #undef CALL
     }

@@ -187,8 +187,8 @@ typedef struct {
     void (*narrow_tiles)(size_t rows, size_t n, const real *X, size_t ldx, uint32_t *T, size_t ldt);
 
     /* C[i,j] (+)= sum_p A[i,p] B[p,j] + bias[i],   i < m, j < n, p < k, of bfloat16 factors,
-     * summed in float. A (m,k) is what narrow_tiles gives, lda its ldt; B what narrow_pairs gives of
-     * (k,n). bias: NULL for 0; with relu, max(C, 0). accumulate 0 overwrites C, 1 ignores bias.
+     * summed in float. A (m,k) is what narrow_tiles gives, lda its ldt; B (k,n) what narrow_pairs
+     * gives. bias: NULL for 0; with relu, max(C, 0). accumulate 0 overwrites C, 1 ignores bias.
      */
     void (*product16)(size_t m, size_t n, size_t k, const uint32_t *A, size_t lda,
                       const uint32_t *B, size_t ldb, const real *bias, real *C, size_t ldc,

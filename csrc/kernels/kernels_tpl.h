@@ -812,8 +812,8 @@ static void gru_backward(size_t rows, size_t width, const real *saved, const rea
 #ifdef REAL_IS_DOUBLE
 #define OF_PAIRS(suffix) .narrow = NULL
 #else
-#define OF_PAIRS(suffix) \
-    .narrow = narrow_rows##suffix, .narrow_pairs = narrow_row_pairs##suffix, \
+#define OF_PAIRS(suffix)                                                                   \
+    .narrow = narrow_rows##suffix, .narrow_pairs = narrow_row_pairs##suffix,               \
     .narrow_turned = narrow_turned_rows##suffix, .narrow_tiles = narrow_row_tiles##suffix, \
     .product16 = bfloat16_product##suffix, .rows_product16 = bfloat16_rows##suffix
 #include "bfloat16_tpl.h"

@@ -38,8 +38,7 @@ typedef __m512 vec;
 /* Pairs of 2 VEC_WIDTH columns of a row, or of VEC_WIDTH of two rows. */
 #define vec_narrow_columns(x) \
     (__m512i) _mm512_cvtne2ps_pbh(_mm512_loadu_ps((x) + VEC_WIDTH), _mm512_loadu_ps(x))
-#define vec_narrow_half(x) \
-    _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(x)))
+#define vec_narrow_half(x) _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(x)))
 #define vec_narrow_rows(one, other) \
     _mm512_or_si512(vec_narrow_half(one), _mm512_slli_epi32(vec_narrow_half(other), 16))
 #define vec_store_pairs(p, a) _mm512_storeu_si512((p), (a))

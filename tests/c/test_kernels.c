@@ -146,7 +146,8 @@ static void test_rows16(const smm_kernels_f32 *k, size_t m, size_t n, size_t p, 
     float *other = make_f32(m * ldc);
     memcpy(other, Y0, m * ldc * sizeof *other);
     plain_set(k)->rows_product16(m, n, p, X, p, b, bias, other, ldc, accumulate, relu);
-    if (memcmp(Y, other, m * ldc * sizeof *Y)) report(k->name, "rows_product16 bits", m, n, p, 1, 0);
+    if (memcmp(Y, other, m * ldc * sizeof *Y))
+        report(k->name, "rows_product16 bits", m, n, p, 1, 0);
     drop_all(k->name, "rows_product16");
 }
 
