@@ -335,8 +335,9 @@ class NetworkOptions(ScaledOptions):
     )
     precision: Precision | None = option(
         one_of(Precision),
-        "Factors of the products over inputs (their MLP, keys, values, and gradients); sums, and\n"
-        "all else, are float32. None: float32, and bfloat16 under PyTorch's autocast to it.",
+        "Factors of the products of linear maps and of their gradients, but for a mixture's\n"
+        "queries and the output; sums, and all else, are float32. None: float32, and bfloat16\n"
+        "under PyTorch's autocast to it.",
         default=None,
         core="bfloat16",
         number=lambda value: value == "bfloat16",

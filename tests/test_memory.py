@@ -25,6 +25,22 @@ def kibibytes(key):
     return next(int(line.split()[1]) for line in lines if line.startswith(key))
 
 
+def test_large_gradients_are_arrays_of_their_own():
+    """They share a block of memory, which lives as long as any of them."""
+    module = smm_py.SlotMixture(dim=256, num_slots=3, num_iters=1, hidden_dim=512)
+    x = np.random.default_rng(0).standard_normal((2, 600, 256), dtype="float32")
+    out = module(x, seed=0)
+    grads = module.backward(out, np.ones_like(out.slots))
+    names = list(grads)
+    for i, name in enumerate(names):
+        assert not any(np.shares_memory(grads[name], grads[other]) for other in names[:i]), name
+    kept, copy = grads["mlp.0.weight"], grads["mlp.0.weight"].copy()
+    del grads
+    again = module.backward(out, 2 * np.ones_like(out.slots))
+    assert np.array_equal(kept, copy) and not np.shares_memory(kept, again["mlp.0.weight"])
+    np.testing.assert_allclose(again["mlp.0.weight"], 2 * copy, rtol=1e-4, atol=1e-6)
+
+
 def test_counts_stay_flat():
     """10,000 calls of the binding, good and bad, forward and backward."""
     module = build("smm", dtype="float32")

@@ -1,4 +1,4 @@
-"""precision="bfloat16": products over inputs with bfloat16 factors and float sums."""
+"""precision="bfloat16": products of linear maps with bfloat16 factors and float sums."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,8 @@ MODULES = {
     "smm-bare": (smm_py.SlotMixture, dict(dim=19, input_mlp=False, **SIZES)),
     "reference": (smm_py.SlotMixture, dict(dim=32, variant="reference", **SIZES)),
     "fair": (smm_py.SlotMixture, dict(dim=32, variant="fair", **SIZES)),
-    # too many heads for W_k and W_v to be applied to the slots
+    # one head, whose W_k and W_v are applied to the slots; and too many for that
+    "sa": (smm_py.SlotAttention, dict(dim=32, qkv_bias=True, **SIZES)),
     "sa-heads": (smm_py.SlotAttention, dict(dim=16, heads=8, qkv_bias=True, **SIZES)),
 }
 
@@ -109,7 +110,7 @@ def test_autocast_is_followed(name):
     assert torch.equal(step(follows, x, init)["slots"], plain["slots"])
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", [n for n in MODULES if n != "sa"])  # W_k, W_v: other roundings
 def test_both_forms_round_alike(name):
     """Where a rounding falls on the other side, the two differ by a bfloat16's last digit there."""
     module, x, init = twin(name, precision="bfloat16")

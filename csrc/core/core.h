@@ -15,10 +15,12 @@ typedef struct {
     int of_slots;   /* it is applied to slots, not to inputs */
     int by_head;    /* each part of its outputs, a head's, is of inputs of its own */
     int recomputed; /* backward recomputes what it gives */
+    int narrow;     /* its products are of bfloat16 factors */
     size_t out, in; /* in: 1 of a vector */
     size_t out_parts, in_parts;
     size_t outp, inp; /* width of a row: parts times the padded part */
-    size_t size;      /* elements of the gradient: (out,inp) or (outp); 0 of rank 0 */
+    size_t ld;        /* of the gradient of a matrix, from a row to the next: at least inp */
+    size_t size;      /* elements of the gradient: (out,ld) or (outp); 0 of rank 0 */
 } smm_layout;
 
 /* Everything that follows from a configuration and the sizes of a call. Names are those of smm.h; a

@@ -232,7 +232,7 @@ static void add_set_rows(const smm_sizes *s, const set_tasks *tasks, const grad_
     for (size_t g = 0; g < s->groups; g++) {
         if (!sets[g].at[i]) continue;
         for (size_t j = begin * parts; j < end * parts; j++) {
-            const real *from = sets[g].at[i] + j * padded;
+            const real *from = sets[g].at[i] + j / parts * l->ld + j % parts * padded;
             real *to = grads->params[i] + j * part;
             for (size_t c = 0; c < part; c++) to[c] = g ? to[c] + from[c] : from[c];
         }

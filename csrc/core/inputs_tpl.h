@@ -37,10 +37,18 @@ static void linear_backward(const KERNELS *k, size_t out, size_t in, size_t n, c
     if (dX) k->gemm(in, n, out, W, 1, smm_spaced(in), dY, n, dX, n, accumulate);
     if (gW) {
         k->transpose_out(n, in, inp, X, n, NULL, rows, ld);
-        k->gemm(out, inp, n, dY, n, 1, rows, ld, gW, inp, ACCUMULATE);
+        k->gemm(out, inp, n, dY, n, 1, rows, ld, gW, ld, ACCUMULATE);
     }
     if (gb) k->row_sums(out, n, dY, n, gb);
 }
+
+/* Blocks in bfloat16 that the product of a weight's gradient, dY X', waits for: it is read and
+ * written once for all. */
+#define PAIRS_WAITING (4 * SMM_BLOCK / 2)
+typedef struct {
+    uint32_t *tiles, *pairs; /* of dY (narrow_tiles) and X (narrow_turned) */
+    size_t there;            /* pairs of lanes */
+} waiting_product;
 
 /* Scratch of one thread; channel-major arrays are (channels, SMM_BLOCK). */
 typedef struct {
@@ -62,10 +70,10 @@ typedef struct {
     real *discarded;               /* heads K: sums that nobody reads */
     real *rows;                    /* (SMM_BLOCK, widest): a block with its channels side by side */
     uint32_t *pairs;               /* widest / 2 + 1: a block in bfloat16, by pairs of channels */
-    uint16_t *narrow;              /* widest: a block in bfloat16; backward */
-    real *centred;                 /* C: values minus the image's centre; backward, as the next */
-    real *d_keys, *d_values;       /* C */
-    real *d_wide, *d_features;     /* max(H, I, F), max(I, F, D) */
+    waiting_product waiting[SMM_PARAMS]; /* in bfloat16; backward */
+    real *centred;             /* C: values minus the image's centre; backward, as the next */
+    real *d_keys, *d_values;   /* C */
+    real *d_wide, *d_features; /* max(H, I, F), max(I, F, D) */
 } input_block;
 
 /* One image's inputs: input i is row index[i] of x, or row i where there is no mask. */
@@ -107,12 +115,13 @@ static void map_forward(const block_source *f, input_block *b, size_t weight, co
                         const real *X, real *Y, int relu) {
     const packed_param *w = &f->w[weight];
     const size_t out = w->layout.out, in = w->layout.in, n = f->n;
-    if (!w->narrow) {
+    if (!w->tiles) {
         linear_forward(f->k, out, in, n, f->p[weight], bias, X, Y, relu);
         return;
     }
     f->k->narrow_pairs(in, n, X, n, b->pairs, n);
-    f->k->product16(out, n, in, w->narrow, smm_even(in), b->pairs, n, bias, Y, n, OVERWRITE, relu);
+    f->k->product16(out, n, in, w->tiles, smm_even(in) / 2, b->pairs, n, bias, Y, n, OVERWRITE,
+                    relu);
 }
 
 /* The rows, to `to`. */
@@ -227,26 +236,40 @@ static void inputs_write(const block_source *f, input_block *b, const real *d, r
     }
 }
 
+/* Add what is waiting to the gradient of W. */
+static void add_waiting(const KERNELS *k, const packed_param *w, waiting_product *q, real *gW) {
+    const smm_layout *l = &w->layout;
+    k->product16(l->out, l->inp, 2 * q->there, q->tiles, PAIRS_WAITING, q->pairs, l->ld, NULL, gW,
+                 l->ld, ACCUMULATE, NO_RELU);
+    q->there = 0;
+}
+
+/* All of it. */
+static void finish_waiting(const KERNELS *k, const packed_param *w, input_block *b,
+                           const grad_set *g) {
+    for (size_t i = 0; i < SMM_PARAMS; i++)
+        if (b->waiting[i].there) add_waiting(k, &w[i], &b->waiting[i], g->at[i]);
+}
+
 /* Backward of map_forward: dX (+)= W' dY, and the gradients of `weight` and `bias` in g. */
 static void map_backward(const block_source *f, input_block *b, size_t weight, size_t bias,
                          const real *X, const real *dY, real *dX, int accumulate,
                          const grad_set *g) {
     const packed_param *w = &f->w[weight];
     const size_t out = w->layout.out, in = w->layout.in, n = f->n;
-    const size_t inp = w->layout.inp, ld = smm_spaced(inp);
-    if (!w->narrow) {
+    if (!w->tiles) {
         linear_backward(f->k, out, in, n, f->p[weight], X, dY, dX, accumulate, g->at[weight],
                         g->at[bias], b->rows);
         return;
     }
     f->k->narrow_pairs(out, n, dY, n, b->pairs, n);
-    f->k->product16(in, n, out, w->narrow_turned, smm_even(out), b->pairs, n, NULL, dX, n,
-                    accumulate, NO_RELU);
-    f->k->transpose_out(n, in, inp, X, n, NULL, b->rows, ld);
-    f->k->narrow_pairs(n, inp, b->rows, ld, b->pairs, inp);
-    f->k->narrow(out, n, dY, n, b->narrow, n);
-    f->k->product16(out, inp, n, b->narrow, n, b->pairs, inp, NULL, g->at[weight], inp, ACCUMULATE,
+    f->k->product16(in, n, out, w->turned, smm_even(out) / 2, b->pairs, n, NULL, dX, n, accumulate,
                     NO_RELU);
+    waiting_product *q = &b->waiting[weight];
+    f->k->narrow_turned(in, n, X, n, q->pairs + q->there * w->layout.ld, w->layout.ld);
+    f->k->narrow_tiles(out, n, dY, n, q->tiles + q->there * SMM_TILE, PAIRS_WAITING);
+    q->there += n / 2;
+    if (q->there == PAIRS_WAITING) add_waiting(f->k, w, q, g->at[weight]);
     if (g->at[bias]) f->k->row_sums(out, n, dY, n, g->at[bias]);
 }
 

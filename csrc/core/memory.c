@@ -25,10 +25,10 @@ typedef struct {
 } head;
 
 /* Cached blocks, which nobody uses, or NULL. In a process that does little else, malloc would give
- * them back to the system after each call: fresh pages took up to two fifths of a call's time. Two,
- * because the saved state is in use until backward's scratch memory is not. */
-#define CACHED 2
-static head *cached[CACHED];
+ * them back to the system after each call: fresh pages took up to two fifths of a call's time. As
+ * many as a training step has in use together: scratch memory, the saved state, and the gradients
+ * of inputs and parameters. */
+static head *cached[SMM_CACHED];
 
 static head *exchange(head **place, head *h) {
     return __atomic_exchange_n(place, h, __ATOMIC_ACQ_REL);
@@ -44,7 +44,7 @@ static size_t bytes_of(const head *h) { return h ? h->bytes : 0; }
  * which a small saved state would hold for as long as it lives. */
 static head *take(size_t bytes) {
     head *best = NULL;
-    for (size_t i = 0; i < CACHED; i++) {
+    for (size_t i = 0; i < SMM_CACHED; i++) {
         head *h = exchange(&cached[i], NULL);
         const int fits = bytes_of(h) >= bytes && bytes_of(h) / 4 <= bytes;
         if (fits && (!best || h->bytes < best->bytes)) {
@@ -75,7 +75,7 @@ void *smm_alloc(size_t bytes) {
 
 void smm_free(void *memory) {
     head *h = memory ? (head *)memory - 1 : NULL;
-    for (size_t i = 0; bytes_of(h) <= SMM_CACHED_MOST && i < CACHED; i++) {
+    for (size_t i = 0; bytes_of(h) <= SMM_CACHED_MOST && i < SMM_CACHED; i++) {
         head *other = exchange(&cached[i], NULL);
         const int larger = bytes_of(other) > bytes_of(h);
         drop(exchange(&cached[i], larger ? other : h));
@@ -86,7 +86,7 @@ void smm_free(void *memory) {
 
 size_t smm_trim(void) {
     size_t bytes = 0;
-    for (size_t i = 0; i < CACHED; i++) {
+    for (size_t i = 0; i < SMM_CACHED; i++) {
         head *h = exchange(&cached[i], NULL);
         bytes += bytes_of(h);
         drop(h);

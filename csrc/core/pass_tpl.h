@@ -226,6 +226,7 @@ static void segment_backward(const image_state *im, const backward_pass *pass, s
         for (size_t i = chunk_begin(im, c); i < chunk_begin(im, c + 1); i++)
             block_to_inputs(im, pass, i, &m, &im->blocks[thread], g, dx);
     }
+    finish_waiting(im->k, im->side.w, &im->blocks[thread], g);
 }
 
 /* Either pass over all chunks; one that goes on to the inputs has a set of parameter gradients and

@@ -57,15 +57,29 @@ static void place(smm_layout *l, const smm_sizes *s, size_t param) {
     }
 }
 
+/* Whether bfloat16 keeps a matrix of slots accurate: not what distances are measured from, nor the
+ * output. */
+static int may_narrow(const smm_sizes *s, size_t param) {
+    switch (param) {
+    case SMM_TO_Q_WEIGHT: return s->dot;
+    case SMM_TO_OUT_WEIGHT:
+    case SMM_TO_OUT_0_WEIGHT:
+    case SMM_TO_OUT_2_WEIGHT: return 0;
+    default: return 1;
+    }
+}
+
 static smm_layout layout_of(const smm_sizes *s, size_t param) {
     size_t shape[2] = {0, 1};
     const int rank = smm_param_shape(s->cfg, param, shape);
     smm_layout l = {.rank = rank, .out = shape[0], .in = rank == 2 ? shape[1] : 1};
     l.out_parts = l.in_parts = 1;
     place(&l, s, param);
+    l.narrow = s->bfloat16 && rank == 2 && may_narrow(s, param);
     l.outp = l.out_parts * smm_pad(l.out / l.out_parts);
     l.inp = l.in_parts * smm_pad(l.in / l.in_parts);
-    l.size = rank == 2 ? l.out * l.inp : rank == 1 ? l.outp : 0;
+    l.ld = l.of_slots ? l.inp : smm_spaced(l.inp);
+    l.size = rank == 2 ? l.out * l.ld : rank == 1 ? l.outp : 0;
     return l;
 }
 
@@ -75,12 +89,14 @@ static void split_work(smm_sizes *s) {
     size_t each = 1; /* elements of all parameter gradients of a group, roughly */
     for (size_t i = 0; i < SMM_PARAMS; i++) each += s->layout[i].size;
     const size_t budget = (size_t)1 << 22, most = smm_max(1, budget / each);
+    const size_t least = each > 2 * budget ? 2 : 4; /* sets as large take long to add up */
     s->blocks = (s->N + SMM_BLOCK - 1) / SMM_BLOCK;
     s->chunk_blocks = smm_max(2, (s->blocks + 31) / 32);
     s->chunks = (s->blocks + s->chunk_blocks - 1) / s->chunk_blocks;
     s->segments = 1;
     if (s->B < 8) s->segments = smm_max(1, smm_min(smm_min(8, s->chunks / 2), most / s->B));
-    s->groups = s->segments > 1 ? s->B * s->segments : smm_min(s->B, smm_min(16, smm_max(4, most)));
+    s->groups =
+        s->segments > 1 ? s->B * s->segments : smm_min(s->B, smm_min(16, smm_max(least, most)));
 }
 
 /* Whether the map to values may come after the sum over inputs: its bias may where a slot's weights

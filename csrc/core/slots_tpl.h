@@ -13,9 +13,10 @@
  * rows of several steps and images make one product. */
 typedef struct {
     real *x, *dy;
-    size_t rows; /* there */
-    size_t next; /* there once all threads are done with the step in progress */
-    int summed;  /* whether the gradient holds a sum already; else it is overwritten */
+    uint32_t *pairs, *tiles; /* both in bfloat16, where their product is of that: flush_pending */
+    size_t rows;             /* there */
+    size_t next;             /* there once all threads are done with the step in progress */
+    int summed;              /* whether the gradient holds a sum already; else it is overwritten */
 } pending_product;
 
 /* A thread's share of the slots: `count` from `begin` on, of `all`. Rows that a function takes
@@ -46,6 +47,18 @@ typedef struct {
 enum { OVERWRITE = 0, ACCUMULATE = 1 };
 enum { NO_RELU = 0, RELU = 1 };
 
+/* Y (+)= X P' + b, and a ReLU of that, of the part of P that has k rows and `width` lanes. */
+static void strips_product(const slots_side *c, size_t rows, size_t width, size_t k, const real *X,
+                           size_t ldx, const strips *P, size_t part, const real *b, real *Y,
+                           size_t ldy, int accumulate, int relu) {
+    if (P->pairs)
+        c->k->rows_product16(rows, width, k, X, ldx, P->pairs + part * (smm_even(k) / 2) * width, b,
+                             Y, ldy, accumulate, relu);
+    else
+        c->k->rows_linear(rows, width, k, X, ldx, P->plain + part * k * width, b, Y, ldy,
+                          accumulate, relu);
+}
+
 /* Y (+)= X W' + b, and a ReLU of that; X rows (K, ldx), Y (K, ldy). */
 static void slots_linear_forward(const slots_side *c, size_t weight, size_t bias, size_t K,
                                  const real *X, size_t ldx, real *Y, size_t ldy, int accumulate,
@@ -55,8 +68,8 @@ static void slots_linear_forward(const slots_side *c, size_t weight, size_t bias
     const size_t in = l->in / l->in_parts, inp = smm_pad(in);
     const real *b = bias == NO_PARAM ? NULL : c->w[bias].row;
     for (size_t i = 0; i < l->in_parts; i++)
-        c->k->rows_linear(K, l->outp, in, X + i * inp, ldx, w->to_out + i * in * l->outp,
-                          i ? NULL : b, Y, ldy, accumulate || i, relu && i + 1 == l->in_parts);
+        strips_product(c, K, l->outp, in, X + i * inp, ldx, &w->to_out, i, i ? NULL : b, Y, ldy,
+                       accumulate || i, relu && i + 1 == l->in_parts);
 }
 
 /* dX (+)= dY W. */
@@ -66,8 +79,8 @@ static void slots_input_backward(const slots_side *c, size_t weight, size_t K, c
     const smm_layout *l = &w->layout;
     const size_t out = l->out / l->out_parts, outp = smm_pad(out);
     for (size_t o = 0; o < l->out_parts; o++)
-        c->k->rows_linear(K, l->inp, out, dY + o * outp, ldy, w->to_in + o * out * l->inp, NULL, dX,
-                          ldx, accumulate || o, NO_RELU);
+        strips_product(c, K, l->inp, out, dY + o * outp, ldy, &w->to_in, o, NULL, dX, ldx,
+                       accumulate || o, NO_RELU);
 }
 
 /* A map that each head has of its own, of K rows of each: head h's part of Y's columns is its rows
@@ -79,8 +92,8 @@ static void heads_forward(const slots_side *c, size_t weight, size_t bias, size_
     const size_t outp = l->outp / l->out_parts;
     const real *b = bias == NO_PARAM ? NULL : c->w[bias].row;
     for (size_t h = 0; h < l->out_parts; h++)
-        c->k->rows_linear(K, outp, l->in, X + h * stride, ldx, w->to_out + h * l->in * outp,
-                          b ? b + h * outp : NULL, Y + h * outp, ldy, OVERWRITE, NO_RELU);
+        strips_product(c, K, outp, l->in, X + h * stride, ldx, &w->to_out, h,
+                       b ? b + h * outp : NULL, Y + h * outp, ldy, OVERWRITE, NO_RELU);
 }
 
 /* dX = dY W of each head. */
@@ -90,8 +103,8 @@ static void heads_input_backward(const slots_side *c, size_t weight, size_t K, c
     const smm_layout *l = &w->layout;
     const size_t out = l->out / l->out_parts, outp = smm_pad(out);
     for (size_t h = 0; h < l->out_parts; h++)
-        c->k->rows_linear(K, l->inp, out, dY + h * outp, ldy, w->to_in + h * out * l->inp, NULL,
-                          dX + h * stride, ldx, OVERWRITE, NO_RELU);
+        strips_product(c, K, l->inp, out, dY + h * outp, ldy, &w->to_in, h, NULL, dX + h * stride,
+                       ldx, OVERWRITE, NO_RELU);
 }
 
 /* Rows of X that each slot has in a map's product: one for each head, or one. */
@@ -125,18 +138,43 @@ static void slots_bias_backward(const slots_side *c, size_t bias, size_t K, cons
     if (g->at[bias]) c->k->column_sums(K, c->w[bias].layout.outp, dY, ldy, g->at[bias]);
 }
 
+/* What is pending of a parameter in bfloat16: X, and dY' part by part. */
+static void narrow_pending(const slots_side *c, size_t param) {
+    const pending_product *q = &c->pending[param];
+    const smm_layout *l = &c->w[param].layout;
+    const size_t out = l->out / l->out_parts, outp = smm_pad(out);
+    const size_t width = input_rows_of(l) * l->inp;
+    if (!q->rows || !q->pairs) return;
+    c->k->narrow_pairs(q->rows, width, q->x, width, q->pairs, width);
+    for (size_t o = 0; o < l->out_parts; o++)
+        for (size_t r = 0; r < out; r += SMM_TILE)
+            copy_pairs(c->k, q->rows, smm_min(SMM_TILE, out - r), q->dy + o * outp + r, l->outp,
+                       q->tiles + tiles_size(outp, q->rows) * o + tiles_size(r, q->rows), SMM_TILE,
+                       SMM_TILE);
+}
+
 /* Add what is pending of a parameter to its gradient: a part of the gradient's rows. */
 static void flush_part(const slots_side *c, const grad_set *g, size_t param, size_t part,
                        size_t parts) {
     const pending_product *q = &c->pending[param];
     const smm_layout *l = &c->w[param].layout;
     const size_t out = l->out / l->out_parts, outp = smm_pad(out);
-    const size_t begin = smm_part(out, part, parts), rows = smm_part(out, part + 1, parts) - begin;
+    const size_t tiles = (out + SMM_TILE - 1) / SMM_TILE;
+    const size_t begin = smm_part(tiles, part, parts) * SMM_TILE;
+    const size_t end = smm_min(smm_part(tiles, part + 1, parts) * SMM_TILE, out);
     const size_t ld = input_rows_of(l) * l->inp, stride = l->by_head ? l->inp : 0;
-    if (!q->rows) return;
-    for (size_t o = 0; o < l->out_parts; o++)
-        c->k->gemm(rows, l->inp, q->rows, q->dy + o * outp + begin, 1, l->outp, q->x + o * stride,
-                   ld, g->at[param] + (o * out + begin) * l->inp, l->inp, q->summed);
+    if (!q->rows || begin >= end) return;
+    for (size_t o = 0; o < l->out_parts; o++) {
+        real *to = g->at[param] + (o * out + begin) * l->inp;
+        if (q->pairs)
+            c->k->product16(end - begin, l->inp, q->rows,
+                            q->tiles + tiles_size(outp, q->rows) * o + tiles_size(begin, q->rows),
+                            smm_even(q->rows) / 2, q->pairs + o * stride, ld, NULL, to, l->inp,
+                            q->summed, NO_RELU);
+        else
+            c->k->gemm(end - begin, l->inp, q->rows, q->dy + o * outp + begin, 1, l->outp,
+                       q->x + o * stride, ld, to, l->inp, q->summed);
+    }
 }
 
 #define FLUSH_PARTS 4
@@ -144,6 +182,7 @@ static void flush_part(const slots_side *c, const grad_set *g, size_t param, siz
 /* Add all that is pending to the gradients. */
 static void flush_pending(const slots_side *c, const grad_set *g) {
     const size_t parts = c->threads > 1 ? FLUSH_PARTS : 1;
+    SMM_PARALLEL(c->threads, SMM_PARAMS, i, thread, narrow_pending(c, i));
     SMM_PARALLEL(c->threads, SMM_PARAMS * parts, i, thread,
                  flush_part(c, g, i % SMM_PARAMS, i / SMM_PARAMS, parts));
     for (size_t i = 0; i < SMM_PARAMS; i++) {

@@ -140,6 +140,14 @@ typedef struct {
     backward_work back;
 } image_state;
 
+static void layout_waiting(waiting_product *q, const smm_layout *l, smm_arena *arena) {
+    const int waits = l->narrow && !l->of_slots;
+    const size_t rows = waits ? tiles_size(l->out, 2 * PAIRS_WAITING) : 0;
+    q->tiles = smm_carve(arena, rows, sizeof *q->tiles);
+    q->pairs = smm_carve(arena, waits ? PAIRS_WAITING * l->ld : 0, sizeof *q->pairs);
+    q->there = 0;
+}
+
 static void layout_block(input_block *b, const smm_sizes *s, int backward, smm_arena *arena) {
     const size_t n = SMM_BLOCK, gammas = s->heads * s->K;
     const size_t widest =
@@ -155,11 +163,11 @@ static void layout_block(input_block *b, const smm_sizes *s, int backward, smm_a
     b->rows = CARVE(widest * n);
     const size_t factors = s->bfloat16 ? (widest + 1) * n : 0;
     b->pairs = smm_carve(arena, factors / 2, sizeof *b->pairs);
-    b->narrow = smm_carve(arena, backward ? factors : 0, sizeof *b->narrow);
     if (!backward) {
         b->value_rows = s->cache_forward ? NULL : CARVE(s->Vp * n);
         return;
     }
+    for (size_t i = 0; i < SMM_PARAMS; i++) layout_waiting(&b->waiting[i], &s->layout[i], arena);
     b->ratio = s->reference ? CARVE(s->K * n) : NULL;
     b->density = s->variance ? CARVE(s->K * n) : NULL;
     b->centred = CARVE(s->C * n), b->d_keys = CARVE(s->C * n), b->d_values = CARVE(s->C * n);
@@ -232,10 +240,15 @@ static void layout_pending(slots_side *side, const smm_sizes *s, smm_arena *aren
     side->pending = smm_carve(arena, SMM_PARAMS, sizeof *side->pending);
     for (size_t i = 0; i < SMM_PARAMS; i++) {
         const smm_layout l = s->layout[i];
-        pending_product q = {NULL, NULL, 0, 0, 0};
+        pending_product q = {0};
         if (l.rank == 2 && l.of_slots) {
             q.x = CARVE(s->pending_rows * input_rows_of(&l) * l.inp);
             q.dy = CARVE(s->pending_rows * l.outp);
+            const size_t pairs = l.narrow ? smm_even(s->pending_rows) / 2 : 0;
+            q.pairs = smm_carve(arena, pairs * input_rows_of(&l) * l.inp, sizeof *q.pairs);
+            const size_t padded = l.out_parts * tiles_size(l.outp / l.out_parts, s->pending_rows);
+            q.tiles = smm_carve(arena, l.narrow ? padded : 0, sizeof *q.tiles);
+            if (!l.narrow) q.pairs = q.tiles = NULL;
         }
         if (side->pending) side->pending[i] = q;
     }

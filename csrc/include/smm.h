@@ -142,8 +142,8 @@ typedef enum {
     X(int, reduce, 1, 0, 1,                                                                      \
       "mixtures with parameters: slots are a map of [mean, variance] to width D; else (B,K,2D)") \
     X(int, bfloat16, 0, 0, 1,                                                                    \
-      "float modules: products over inputs (their MLP, keys, values, and gradients) have "       \
-      "bfloat16 factors and float sums")                                                         \
+      "float modules: products of linear maps, but for a mixture's queries and the output, and " \
+      "of their gradients have bfloat16 factors and float sums")                                 \
     X(int, recompute, 0, 0, 1,                                                                   \
       "keys and values are recomputed in every step: memory does not grow with N")               \
     X(double, temperature, 1, DBL_MIN, DBL_MAX,                                                  \
@@ -269,9 +269,10 @@ SMM_API smm_saved_rule smm_saved_rule_of(const smm_config *config, size_t slots,
 /* Memory of `bytes` bytes, not cleared, aligned to SMM_SAVED_ALIGN; NULL if there is none. Any
  * thread may call these functions.
  *
- * Fresh pages can take as long as the work in them, so smm_free caches the two largest blocks of at
- * most SMM_CACHED_MOST bytes for later calls of the library, whose scratch memory comes from here
- * too. smm_trim gives cached blocks back to the system and returns their bytes. */
+ * Fresh pages can take as long as the work in them, so smm_free caches the SMM_CACHED largest
+ * blocks of at most SMM_CACHED_MOST bytes for later calls of the library, whose scratch memory
+ * comes from here too. smm_trim gives cached blocks back to the system and returns their bytes. */
+#define SMM_CACHED 6
 #define SMM_CACHED_MOST ((size_t)256 << 20)
 SMM_API void *smm_alloc(size_t bytes);
 SMM_API void smm_free(void *memory); /* NULL: nothing to free */

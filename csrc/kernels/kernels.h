@@ -22,6 +22,7 @@
 #include <stdint.h>
 
 #define SMM_LANES 16 /* elements: a multiple of every set's vectors */
+#define SMM_TILE 12  /* rows of a tile of a matrix packed for product16 */
 #define SMM_STRIP 32 /* lanes of a strip of a matrix packed for rows_linear */
 #define SMM_ALIGN 64 /* bytes */
 

@@ -23,7 +23,7 @@
 #pragma clang attribute pop
 #endif
 
-const smm_kernels_f32 smm_table_avx512_bf16_f32 = TABLE_OF(bfloat16_product_native);
+const smm_kernels_f32 smm_table_avx512_bf16_f32 = TABLE_OF(_native);
 #else
 typedef int smm_no_avx512_f32; /* a translation unit may not be empty */
 #endif

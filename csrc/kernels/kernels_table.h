@@ -171,20 +171,35 @@ typedef struct {
                          size_t ldh, const real *d_h, real *d_gates_in, real *d_gates_hidden,
                          real *d_hidden);
 
-    /* Of float alone: X (rows,n) rounded to bfloat16, ties to even. Y[r,n] is 0 where n is odd. */
-    void (*narrow)(size_t rows, size_t n, const real *X, size_t ldx, uint16_t *Y, size_t ldy);
+    /* Of float alone: X (rows,n) rounded to bfloat16, ties to even, two columns at a time: Y[r,i/2]
+     * has X[r,i] in its lower half, X[r,i+1] in the upper; a column that is missing is 0. */
+    void (*narrow)(size_t rows, size_t n, const real *X, size_t ldx, uint32_t *Y, size_t ldy);
 
-    /* The same of two rows at a time: P[r/2,i] has X[r,i] in its lower half, X[r+1,i] in the upper;
-     * a row that is missing is 0. */
-    void (*narrow_pairs)(size_t rows, size_t n, const real *X, size_t ldx, uint32_t *P, size_t ldp);
+    /* The same of two rows at a time, Y[r/2,i]. */
+    void (*narrow_pairs)(size_t rows, size_t n, const real *X, size_t ldx, uint32_t *Y, size_t ldy);
+
+    /* As narrow, turned: T[i/2,r]. Rows are padded with zeros to a multiple of 16. */
+    void (*narrow_turned)(size_t rows, size_t n, const real *X, size_t ldx, uint32_t *T,
+                          size_t ldt);
+
+    /* The same in tiles of SMM_TILE rows, each (n/2,SMM_TILE) row-major, with zeros for rows that
+     * are missing. From a tile to the next there is room for ldt pairs of each row. */
+    void (*narrow_tiles)(size_t rows, size_t n, const real *X, size_t ldx, uint32_t *T, size_t ldt);
 
     /* C[i,j] (+)= sum_p A[i,p] B[p,j] + bias[i],   i < m, j < n, p < k, of bfloat16 factors,
-     * summed in float. A (m,k) is what `narrow` gives, lda even; B what narrow_pairs gives of
-     * (k,n), ldb in pairs. bias: NULL for 0; with relu, max(C, 0). accumulate 0 overwrites C, 1
-     * ignores bias. */
-    void (*product16)(size_t m, size_t n, size_t k, const uint16_t *A, size_t lda,
+     * summed in float. A (m,k) is what narrow_tiles gives, lda its ldt; B (k,n) what narrow_pairs
+     * gives. bias: NULL for 0; with relu, max(C, 0). accumulate 0 overwrites C, 1 ignores bias.
+     */
+    void (*product16)(size_t m, size_t n, size_t k, const uint32_t *A, size_t lda,
                       const uint32_t *B, size_t ldb, const real *bias, real *C, size_t ldc,
                       int accumulate, int relu);
+
+    /* Y[r,:] (+)= sum_p X[r,p] P[p,:] + bias, as rows_linear, of X rounded to bfloat16, summed in
+     * float. P is packed in strips too, each (k/2,SMM_STRIP), of pairs of rows as narrow_pairs
+     * makes them. accumulate 1 adds bias too. */
+    void (*rows_product16)(size_t rows, size_t width, size_t k, const real *X, size_t ldx,
+                           const uint32_t *P, const real *bias, real *Y, size_t ldy, int accumulate,
+                           int relu);
 
     /* Elementwise in place over n, with a relative error of a few ulp. NaN stays NaN; exp overflows
      * to +inf and underflows to 0; log(0) is -inf, the log of a negative number NaN. */

@@ -810,15 +810,17 @@ static void gru_backward(size_t rows, size_t width, const real *saved, const rea
 }
 
 #ifdef REAL_IS_DOUBLE
-#define narrow_rows NULL
-#define narrow_row_pairs NULL
-#define bfloat16_product NULL
+#define OF_PAIRS(suffix) .narrow = NULL
 #else
+#define OF_PAIRS(suffix)                                                                   \
+    .narrow = narrow_rows##suffix, .narrow_pairs = narrow_row_pairs##suffix,               \
+    .narrow_turned = narrow_turned_rows##suffix, .narrow_tiles = narrow_row_tiles##suffix, \
+    .product16 = bfloat16_product##suffix, .rows_product16 = bfloat16_rows##suffix
 #include "bfloat16_tpl.h"
 #endif
 
 /* clang-format off */
-#define TABLE_OF(product) { \
+#define TABLE_OF(suffix) { \
     .name = SET_NAME, \
     .gemm = gemm, \
     .linear = linear, \
@@ -852,13 +854,11 @@ static void gru_backward(size_t rows, size_t width, const real *saved, const rea
     .gru_backward = gru_backward, \
     .exp = exp_array, \
     .log = log_array, \
-    .narrow = narrow_rows, \
-    .narrow_pairs = narrow_row_pairs, \
-    .product16 = product, \
+    OF_PAIRS(suffix), \
 }
 /* clang-format on */
 
-const TABLE_TYPE TABLE = TABLE_OF(bfloat16_product);
+const TABLE_TYPE TABLE = TABLE_OF();
 
 #if defined(__clang__) && defined(VEC_TARGET)
 #pragma clang attribute pop

@@ -35,6 +35,13 @@ typedef __m512 vec;
      0xffff)
 /* needs AVX512_BF16 */
 #define vec_dot_native(a, b, c) _mm512_dpbf16_ps((c), (__m512bh)(a), (__m512bh)(b))
+/* Pairs of 2 VEC_WIDTH columns of a row, or of VEC_WIDTH of two rows. */
+#define vec_narrow_columns(x) \
+    (__m512i) _mm512_cvtne2ps_pbh(_mm512_loadu_ps((x) + VEC_WIDTH), _mm512_loadu_ps(x))
+#define vec_narrow_half(x) _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(x)))
+#define vec_narrow_rows(one, other) \
+    _mm512_or_si512(vec_narrow_half(one), _mm512_slli_epi32(vec_narrow_half(other), 16))
+#define vec_store_pairs(p, a) _mm512_storeu_si512((p), (a))
 #define vec_bits(p) _mm512_castsi512_ps(_mm512_load_si512(p))
 #define vec_upper(a) \
     _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(a), _mm512_set1_epi32(-65536)))

@@ -36,6 +36,9 @@
 #define square_store(p, a) \
     SQUARE_OP(storeu)((p), shift ? SQUARE_OP(sub)((a), SQUARE_OP(loadu)(shift)) : (a))
 
+/* Intrinsics may read and write any type: pairs of bfloat16 as numbers too. */
+#define VEC_MOVES_BITS
+
 INLINE void vec_transpose(const real *const row[VEC_SQUARE], const real *shift, real *to,
                           size_t ld) {
 #ifdef REAL_IS_DOUBLE

@@ -208,23 +208,50 @@ static PyObject *new_array(int type, int rank, size_t d0, size_t d1, size_t d2) 
     return PyArray_SimpleNew(rank, shape, type);
 }
 
-/* The memory of a vector, which goes back to the core with the last array that shows it. */
-static void free_memory(PyObject *capsule) { smm_free(PyCapsule_GetPointer(capsule, NULL)); }
+static size_t bytes_of(int type, size_t count) {
+    return count * (type == NPY_FLOAT32 ? sizeof(float) : sizeof(double));
+}
 
-/* A vector in the core's memory. */
-static PyObject *new_saved(int type, size_t count) {
-    void *memory = smm_alloc(count * (type == NPY_FLOAT32 ? sizeof(float) : sizeof(double)));
+/* Memory of the core, which goes back to it with the last array that shows it. */
+static void free_memory(PyObject *capsule) { smm_free(PyCapsule_GetPointer(capsule, NULL)); }
+static PyObject *new_memory(size_t bytes) {
+    void *memory = smm_alloc(bytes);
     if (!memory) return PyErr_NoMemory();
     PyObject *capsule = PyCapsule_New(memory, NULL, free_memory);
-    if (!capsule) {
-        smm_free(memory);
-        return NULL;
-    }
-    npy_intp shape[1] = {(npy_intp)count};
-    PyObject *array = PyArray_SimpleNewFromData(1, shape, type, memory);
-    if (!array) Py_DECREF(capsule);
-    else if (PyArray_SetBaseObject((PyArrayObject *)array, capsule) < 0)
-        Py_CLEAR(array); /* takes the capsule in any case */
+    if (!capsule) smm_free(memory);
+    return capsule;
+}
+
+/* An array in such memory, `at` bytes from its beginning. */
+static PyObject *array_in(PyObject *memory, size_t at, int type, int rank, size_t d0, size_t d1,
+                          size_t d2) {
+    npy_intp shape[3] = {(npy_intp)d0, (npy_intp)d1, (npy_intp)d2};
+    char *first = PyCapsule_GetPointer(memory, NULL);
+    PyObject *array = PyArray_SimpleNewFromData(rank, shape, type, first + at);
+    if (!array) return NULL;
+    Py_INCREF(memory);
+    if (PyArray_SetBaseObject((PyArrayObject *)array, memory) < 0)
+        Py_CLEAR(array); /* takes the reference in any case */
+    return array;
+}
+
+/* Arrays of so many bytes are in the core's memory, whose pages later calls find there. */
+#define LARGE ((size_t)1 << 20)
+#define ALIGN 64 /* bytes between which such arrays begin */
+
+static PyObject *new_saved(int type, size_t count) {
+    PyObject *memory = new_memory(bytes_of(type, count));
+    PyObject *array = memory ? array_in(memory, 0, type, 1, count, 0, 0) : NULL;
+    Py_XDECREF(memory);
+    return array;
+}
+
+static PyObject *new_large(int type, size_t d0, size_t d1, size_t d2) {
+    const size_t bytes = bytes_of(type, d0 * d1 * d2);
+    if (bytes < LARGE) return new_array(type, 3, d0, d1, d2);
+    PyObject *memory = new_memory(bytes);
+    PyObject *array = memory ? array_in(memory, 0, type, 3, d0, d1, d2) : NULL;
+    Py_XDECREF(memory);
     return array;
 }
 
@@ -352,13 +379,24 @@ PyObject *forward(PyObject *module, PyObject *const *args, Py_ssize_t count, PyO
                   status, image);
 }
 
+/* Rank, shape and bytes of the i-th gradient. */
+static int gradient_shape(const config_object *c, Py_ssize_t i, size_t shape[2], size_t *bytes) {
+    shape[1] = 1;
+    const int rank = smm_param_shape(&c->config, c->param[i], shape);
+    *bytes = (bytes_of(c->type, shape[0] * shape[1]) + ALIGN - 1) / ALIGN * ALIGN;
+    return rank;
+}
+
 /* Arrays for the gradients of all parameters, as a tuple; their pointers in `to`. */
 static PyObject *new_gradients(const config_object *c, void **to) {
-    PyObject *tuple = PyTuple_New(c->params);
-    for (Py_ssize_t i = 0; tuple && i < c->params; i++) {
-        size_t shape[2] = {0, 0};
-        const int rank = smm_param_shape(&c->config, c->param[i], shape);
-        PyObject *array = new_array(c->type, rank, shape[0], shape[1], 0);
+    size_t shape[2], bytes, all = 0, at = 0;
+    for (Py_ssize_t i = 0; i < c->params; i++) gradient_shape(c, i, shape, &bytes), all += bytes;
+    PyObject *memory = all < LARGE ? NULL : new_memory(all), *tuple = NULL;
+    if (memory || all < LARGE) tuple = PyTuple_New(c->params);
+    for (Py_ssize_t i = 0; tuple && i < c->params; i++, at += bytes) {
+        const int rank = gradient_shape(c, i, shape, &bytes);
+        PyObject *array = memory ? array_in(memory, at, c->type, rank, shape[0], shape[1], 0)
+                                 : new_array(c->type, rank, shape[0], shape[1], 0);
         if (!array) {
             Py_CLEAR(tuple);
             break;
@@ -366,6 +404,7 @@ static PyObject *new_gradients(const config_object *c, void **to) {
         to[c->param[i]] = data(array);
         PyTuple_SetItem(tuple, i, array);
     }
+    Py_XDECREF(memory);
     return tuple;
 }
 
@@ -403,7 +442,7 @@ PyObject *backward(PyObject *module, PyObject *const *args, Py_ssize_t count, Py
     void *params[SMM_PARAMS] = {NULL};
     size_t image = 0;
     smm_status status = SMM_OK;
-    const int made = (out[GRAD_x] = new_array(type, 3, B, N, c->input_dim)) &&
+    const int made = (out[GRAD_x] = new_large(type, B, N, c->input_dim)) &&
                      (!a.mean || (out[GRAD_mean] = new_array(type, 3, B, K, D))) &&
                      (!a.log_std || (out[GRAD_log_std] = new_array(type, 3, B, K, D))) &&
                      (!a.prior || (out[GRAD_prior] = new_array(type, 2, B, K, 0))) &&

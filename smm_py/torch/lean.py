@@ -89,11 +89,14 @@ class _NarrowLinear(torch.autograd.Function):
         return narrow @ weight, d_weight, d_y.flatten(0, -2).sum(0) if ctx.biased else None
 
 
-def _of_inputs(spec: Spec, p: Parameters, name: str, x: Tensor) -> Tensor:
-    """A linear map of inputs, in the precision that the options ask for."""
+def _map(spec: Spec, p: Parameters, name: str, x: Tensor) -> Tensor:
+    """A linear map, in the precision that the options ask for.
+
+    Those that it takes in float32 in any case, a mixture's queries and the output, are `_linear`.
+    """
+    weight, bias = p[name], p.get(name.replace("weight", "bias"))
     if spec.precision != "bfloat16":
-        return _linear(p, name, x)
-    weight, bias = p[name + ".weight"], p.get(name + ".bias")
+        return F.linear(x, weight, bias)
     if x.device.type == "cpu":
         return cast(Tensor, _NarrowLinear.apply(x, weight, bias))
     narrow = torch.bfloat16
@@ -102,8 +105,8 @@ def _of_inputs(spec: Spec, p: Parameters, name: str, x: Tensor) -> Tensor:
     )
 
 
-def _mlp(p: Parameters, name: str, x: Tensor, activation: Callable[..., Tensor] = F.relu) -> Tensor:
-    return _linear(p, name + ".2", activation(_linear(p, name + ".0", x)))
+def _mlp(p: Parameters, name: str, x: Tensor) -> Tensor:
+    return _linear(p, name + ".2", F.relu(_linear(p, name + ".0", x)))
 
 
 def is_traced() -> bool:
@@ -233,15 +236,15 @@ class Formulas:
             h = self._norm("norm_input", x)
         elif spec.kind == "slot_mixture":
             if spec.input_mlp:
-                h = _of_inputs(spec, p, "mlp_input.0", self._norm("norm_input", x))
-                h = _of_inputs(spec, p, "mlp_input.2", F.relu(h))
+                h = _map(spec, p, "mlp_input.0.weight", self._norm("norm_input", x))
+                h = _map(spec, p, "mlp_input.2.weight", F.relu(h))
             h = self._norm("norm_kv", h) if spec.norm_kv or spec.is_reference else h
-        self.keys = _of_inputs(spec, p, "to_k", h) if spec.has_network else h
+        self.keys = _map(spec, p, "to_k.weight", h) if spec.has_network else h
         own = spec.kind == "slot_attention" or spec.is_reference
         if spec.is_fair:
             self.values = self.keys
         else:
-            self.values = _of_inputs(spec, p, "to_v", h) if own else h
+            self.values = _map(spec, p, "to_v.weight", h) if own else h
         self.count: int | Tensor = x.shape[1] if mask is None else mask.sum(1)[:, None]
         # centres of the expansions: points amid the data, which no result depends on
         self.key_centre = self._mean(self.keys)
@@ -397,7 +400,7 @@ class Formulas:
         if spec.kind == "slot_attention":
             normed = self._norm("norm_slots", mean)
             hidden = normed if spec.norm_hidden else mean
-            return self.attend(_linear(p, "to_q", normed)), hidden, None
+            return self.attend(_map(spec, p, "to_q.weight", normed)), hidden, None
         q, s = mean, log_std
         if spec.slot_norm or spec.is_reference:
             both = torch.cat([mean, cast(Tensor, log_std)], -1)
@@ -485,7 +488,8 @@ class Formulas:
         if spec.kind == "slot_attention":
             values = self.values.unflatten(-1, (spec.heads, -1)).transpose(1, 2)
             found = (w.transpose(-1, -2) @ values).transpose(1, 2).flatten(-2)
-            found = _linear(self.p, "combine_heads", found) if spec.combine_heads else found
+            if spec.combine_heads:
+                found = _map(spec, self.p, "combine_heads.weight", found)
             return self.keep(self.update(found, hidden), mean), None
         values = self.values - self.value_centre
         first = w.transpose(-1, -2) @ values
@@ -518,8 +522,8 @@ class Formulas:
         """GRU and residual MLP (PyTorch's GRUCell for any number of leading dimensions)."""
         spec, p = self.spec, self.p
         if spec.gru:
-            i = F.linear(m, p["gru.weight_ih"], p["gru.bias_ih"]).chunk(3, -1)
-            g = F.linear(hidden, p["gru.weight_hh"], p["gru.bias_hh"]).chunk(3, -1)
+            i = _map(spec, p, "gru.weight_ih", m).chunk(3, -1)
+            g = _map(spec, p, "gru.weight_hh", hidden).chunk(3, -1)
             r, z = torch.sigmoid(i[0] + g[0]), torch.sigmoid(i[1] + g[1])
             n = torch.tanh(i[2] + r * g[2])
             h = n + z * (hidden - n)
@@ -528,7 +532,8 @@ class Formulas:
         if spec.slot_mlp == "never" or (spec.slot_mlp == "not-last" and self.last):
             return h
         activation = F.gelu if spec.activation == "gelu" else F.relu
-        return h + _mlp(p, "mlp", self._norm("norm_mlp", h), activation)
+        inner = activation(_map(spec, p, "mlp.0.weight", self._norm("norm_mlp", h)))
+        return h + _map(spec, p, "mlp.2.weight", inner)
 
     def result(
         self,

@@ -24,7 +24,7 @@ examples, from the repository's root:
 """
 SECTIONS = (
     *("limit", "peers", "sweep", "threads", "small", "warm", "bfloat16", "memory", "step"),
-    *("heads", "sklearn"),
+    *("heads", "sklearn", "autocast"),
 )
 PAGE = Path("docs/benchmarks.md")
 
@@ -91,7 +91,7 @@ def keep_to_cores(count):
 
 
 def measure_all(chosen):
-    from . import estimators, heads, measure, memory, narrow, step, warm
+    from . import autocast, estimators, heads, measure, memory, narrow, step, warm
     from .problem import SHAPES
 
     quick, seconds, threads = chosen.quick, chosen.seconds, chosen.threads
@@ -116,6 +116,9 @@ def measure_all(chosen):
         "memory": lambda: listed(memory.against_inputs(2**14 if quick else 2**20)),
         "step": lambda: step.whole_step(threads, 2 * seconds),
         "heads": lambda: listed(heads.heads(threads, seconds / 3)),
+        "autocast": lambda: listed(
+            autocast.beside_peers(threads, seconds, ["set"] if quick else None, not quick)
+        ),
         "sklearn": lambda: listed(estimators.beside_sklearn(threads, seconds)),
     }
     names = {"threads": "threads sweep", "small": "small calls"}

@@ -107,13 +107,13 @@ def _torch(problem, params, function):
 
     def forward():
         with torch.no_grad():
-            return function(x)
+            return function(x).float()  # autocast leaves bfloat16
 
     def both():
         leaf = x.detach().requires_grad_()
         for p in params.values():
             p.grad = None
-        slots = function(leaf)
+        slots = function(leaf).float()
         slots.backward(d_slots)
         return slots.detach(), {
             "x": leaf.grad,

@@ -36,8 +36,11 @@ def set_threads(count):
     smm_py.set_num_threads(count)
 
 
-def measure_peak():
-    """FLOP/s of independent fused multiply-adds on one thread, or None without a C compiler."""
+def measure_peak(*arguments):
+    """FLOP/s of independent fused multiply-adds on one thread, or None without a C compiler.
+
+    With an argument, those of bfloat16 pairs, or 0 where there is no instruction for them.
+    """
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder, "peak")
         source = Path(__file__).with_name("peak.c")
@@ -46,7 +49,9 @@ def measure_peak():
                 ["cc", "-O2", str(source), "-o", str(program)], check=True, capture_output=True
             )
             return float(
-                subprocess.run([str(program)], check=True, capture_output=True, text=True).stdout
+                subprocess.run(
+                    [str(program), *arguments], check=True, capture_output=True, text=True
+                ).stdout
             )
         except (OSError, subprocess.CalledProcessError):
             return None
@@ -179,7 +184,7 @@ def against_peers(shapes, threads, seconds, compiled):
 BASE = SHAPES["batch"]
 AXES = {
     "B": (1, 2, 4, 8, 16, 32, 64, 128),
-    "K": (1, 2, 3, 5, 7, 8, 10, 11, 13, 16, 24, 32, 48, 64),
+    "K": (1, 2, 3, 5, 7, 8, 10, 11, 13, 16, 24, 32, 48, 64, 96, 128, 192, 256),
     "D": (8, 16, 24, 32, 33, 48, 64, 96, 100, 128, 192, 256, 384, 512),
     "N": (1_000, 2_000, 4_000, 10_000, 20_000, 40_000, 100_000, 200_000, 400_000, 1_000_000),
 }

@@ -1,4 +1,5 @@
-/* peak.c - GFLOP/s of independent fused multiply-adds on one thread, in the widest vectors. */
+/* peak.c - FLOP/s of independent fused multiply-adds on one thread, in the widest vectors; with an
+ * argument, of multiply-adds of bfloat16 pairs, or 0 without an instruction for them. */
 #define _POSIX_C_SOURCE 199309L
 #include <stdio.h>
 #include <time.h>
@@ -39,6 +40,11 @@ static double seconds(void) {
 MEASURE(peak_avx512, __m512, 16, _mm512_set1_ps, _mm512_fmadd_ps, _mm512_reduce_add_ps)
 #pragma GCC pop_options
 #pragma GCC push_options
+#pragma GCC target("avx512f,avx512bf16")
+#define dot_pairs(c, a, b) _mm512_dpbf16_ps((c), (__m512bh)(a), (__m512bh)(b))
+MEASURE(peak_pairs, __m512, 32, _mm512_set1_ps, dot_pairs, _mm512_reduce_add_ps)
+#pragma GCC pop_options
+#pragma GCC push_options
 #pragma GCC target("avx2,fma")
 MEASURE(peak_avx2, __m256, 8, _mm256_set1_ps, _mm256_fmadd_ps, _mm256_cvtss_f32)
 #pragma GCC pop_options
@@ -49,9 +55,14 @@ static float fma_scalar(float a, float b, float c) { return a * b + c; }
 static float sum_scalar(float a) { return a; }
 MEASURE(peak_scalar, float, 1, set_scalar, fma_scalar, sum_scalar)
 
-int main(void) {
+int main(int argc, char **argv) {
     double rate = 0;
+    (void)argv;
 #if defined(__x86_64__)
+    if (argc > 1) {
+        printf("%.4g\n", __builtin_cpu_supports("avx512bf16") ? peak_pairs() : 0);
+        return 0;
+    }
     if (__builtin_cpu_supports("avx512f")) rate = peak_avx512();
     else if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) rate = peak_avx2();
 #endif

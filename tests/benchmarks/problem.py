@@ -51,6 +51,13 @@ def flops(kind, shape, gradient):
     )
 
 
+def products(kind, shape):
+    """Of those, the products of a map with the inputs, whose limit bfloat16 doubles."""
+    b, n, _, d, h, _ = shape
+    forward = 2 * b * n * (2 * d * h + d * d if kind == "SlotMixture" else 2 * d * d)
+    return forward, 2 * forward
+
+
 class Problem:
     """A module, one batch, and the slots and gradients that the core finds in float64.
 
@@ -64,7 +71,7 @@ class Problem:
         b, n, k, d, h, t = shape
         self.options = dict(dim=d, num_slots=k, num_iters=t, hidden_dim=h, gradient=gradient)
         if kind == "SlotMixture":
-            self.options["temperature"] = d**-0.5
+            self.options |= {"variant": "paper", "temperature": d**-0.5}
         self.module = getattr(smm_py, kind)(**self.options)
         rng = np.random.default_rng(0)
 
@@ -78,7 +85,9 @@ class Problem:
         if "log_std" in self.init:
             self.init["log_std"] *= np.float32(0.1)
         self.d_slots = normal(b, k, d) / np.float32(b * k)
-        self.params = {name: self.module.parameters[name] for name in self.module._core_names()}
+        self.params = {
+            name: self.module.parameters[name] for name in self.module._parameters.core_names
+        }
 
     def expected(self):
         """Slots, the gradient of x and of every parameter, in float64."""

@@ -6,6 +6,7 @@ import numpy as np
 
 from examples.shared.report import table as table_of
 
+from .autocast import SHAPES as AUTOCAST_SHAPES
 from .contenders import LEAN, OURS, OURS_TORCH, RECOMPUTE
 from .problem import KINDS, SHAPES, Shape, flops
 
@@ -279,6 +280,44 @@ def step(results):
     )
 
 
+def autocast(results):
+    rows, wrong = [], []
+    for row in results["autocast"]:
+        times = {name: taken["median"] for name, taken in row["time"].items()}
+        ours = [times[OURS_TORCH + suffix] for suffix in ("", ", bfloat16")]
+        others = {name: t for name, t in times.items() if not name.startswith("smm_py")}
+        single = min(t for name, t in others.items() if "bfloat16" not in name)
+        fastest = min(others, key=others.get)
+        parts = [_share(limit / t) for limit, t in zip(row["limit"] or (), ours)]
+        rows.append(
+            [
+                f"{row['shape']}, {SHORT[row['kind']]}, {row['mode']}",
+                f"{1e3 * ours[0]:.3g}",
+                f"{single / ours[0]:.2f}",
+                f"{1e3 * ours[1]:.3g}",
+                f"{others[fastest] / ours[1]:.2f}",
+                fastest.removeprefix("PyTorch "),
+                *(parts or ("unknown", "unknown")),
+            ]
+        )
+        if row["mode"] == "step":
+            cells = [f"{row['shape']}, {SHORT[row['kind']]}"]
+            for key in ("slots", "dx", "parameters"):
+                narrow = {n: e[key] for n, e in row["errors"].items() if "bfloat16" in n}
+                mine = narrow.pop(OURS_TORCH + ", bfloat16")
+                cells.append(f"{mine:.1e}, {min(narrow.values()):.1e}")
+            wrong.append(cells)
+    shapes = "; ".join(f"{name}: {shape}" for name, shape in AUTOCAST_SHAPES.items())
+    header = ["", "float32, ms", "fastest float32 peer / ours", "autocast, ms"]
+    header += ["fastest peer / ours", "which", "of the limit, float32", "autocast"]
+    return (
+        f"{shapes}. Gradient implicit; peers eager and compiled, in float32 and under autocast:\n\n"
+        + table(header, rows)
+        + "\nError under autocast relative to float64 (L2 norm), ours and the peers' least:\n\n"
+        + table(["", "slots", "dx", "parameters"], wrong)
+    )
+
+
 def heads(results):
     alone = [row for row in results["heads"] if "work" in row]
     rows = []
@@ -353,6 +392,7 @@ SECTIONS = {
     "memory": ("Memory", memory),
     "step": ("A whole training step", step),
     "heads": ("Heads of Slot Attention", heads),
+    "autocast": ("Under autocast", autocast),
     "sklearn": ("Beside scikit-learn", beside_sklearn),
 }
 

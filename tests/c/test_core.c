@@ -435,16 +435,21 @@ static void check_finite(void) {
            "no such numbers");
 }
 
-/* Two blocks are cached for later calls: the largest that are not too large. Two blocks in use are
- * never the same. */
+/* SMM_CACHED blocks are cached for later calls: the largest that are not too large. Two blocks in
+ * use are never the same. */
 static void check_memory(void) {
     char *small = smm_alloc(5000), *middle = smm_alloc(3000000), *large = smm_alloc(9000000),
-         *again;
+         *others[SMM_CACHED - 2], *again;
+    for (size_t i = 0; i < SMM_CACHED - 2; i++) {
+        others[i] = smm_alloc(30000000 + 1000 * i);
+        EXPECT(others[i], "a block");
+    }
     EXPECT(small && middle && large && small != middle && middle != large,
            "two users share a block");
     EXPECT((uintptr_t)small % SMM_SAVED_ALIGN == 0 && (uintptr_t)middle % SMM_SAVED_ALIGN == 0,
            "alignment");
     memset(small, 1, 5000), memset(middle, 1, 3000000), memset(large, 1, 9000000);
+    for (size_t i = 0; i < SMM_CACHED - 2; i++) smm_free(others[i]);
     smm_free(large), smm_free(small), smm_free(middle);
     small = smm_alloc(2000);
     again = smm_alloc(2000000);
