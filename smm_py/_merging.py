@@ -9,7 +9,7 @@ import numpy as np
 from ._arrays import Array, check_finite, real_array
 
 By = Literal["distance", "likelihood", "overlap"]
-THRESHOLDS = {"distance": 0.1, "likelihood": 0.05, "overlap": 0.8}
+THRESHOLDS = {"distance": 0.15, "likelihood": 0.05, "overlap": 0.9}
 
 
 class Merged(NamedTuple):
@@ -64,7 +64,7 @@ def merge_slots(
         log-likelihood that is lost if one Gaussian stands for both, per input and channel; 1 less
         the cosine of their columns of `attention`.
     threshold : float, optional
-        The largest such value of slots that are alike; 0.1, 0.05 and 0.8 if not given.
+        The largest such value of slots that are alike; 0.15, 0.05 and 0.9 if not given.
     least : float
         Slots with at most this share of the image's mass are dropped.
 

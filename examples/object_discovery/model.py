@@ -15,7 +15,6 @@ from ..shared.modules import PositionEmbedding, SlotEncoder, autocast
 SPREAD = 0.25  # standard deviation of a pixel about what its slot draws, of values in [-1, 1]
 MOST = 4.0  # what a wrong pixel costs at most, in nats: where no slot has drawn it, masks decide
 DOUBT = 1.0  # so much likelier, in nats, a pixel must be of a background of its own
-ALIKE = 0.9  # slots whose masks overlap by more than 1 less this are of one object
 
 
 class Scene(NamedTuple):
@@ -91,7 +90,7 @@ def merged(scene) -> Scene:
     slots = scene.group.shape[1]
     masks = scene.masks[:, :slots].flatten(2)
     parts = masks[..., None].new_zeros(*masks.shape[:2], 1)
-    found = merge_slots(parts, parts, masks.mean(2), masks.mT, by="overlap", threshold=ALIKE)
+    found = merge_slots(parts, parts, masks.mean(2), masks.mT, by="overlap")
     member = torch.eye(scene.masks.shape[1]).to(masks).repeat(len(masks), 1, 1)
     member[:, :slots, :slots] = (found.group[:, None] == scene.group[..., None]).to(masks.dtype)
     whole = torch.einsum("bgk,bkchw->bgchw", member, scene.masks)
