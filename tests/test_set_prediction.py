@@ -38,6 +38,7 @@ from examples import pretrained  # noqa: E402
 from examples.pretrained.__main__ import ship  # noqa: E402
 from examples.set_prediction.__main__ import PIPELINE  # noqa: E402
 from examples.set_prediction.config import Config  # noqa: E402
+from examples.set_prediction.listing import by_certainty, without_repeats  # noqa: E402
 from examples.set_prediction.matching import match, set_loss  # noqa: E402
 from examples.set_prediction.model import SetPredictor, pairwise_huber, pairwise_likelihood, squash  # noqa: E402
 from examples.set_prediction.train import build_model, scale  # noqa: E402
@@ -120,6 +121,21 @@ def test_likelihood_by_hand():
     raw = torch.linspace(-900, 900, 19).expand(1, 2, 19).clone().requires_grad_()
     pairwise_likelihood(squash(raw), target, 0.2).sum().backward()
     assert raw.grad.isfinite().all()
+
+
+def test_each_object_is_listed_once():
+    found = np.zeros((2, 4, 19), np.float32)
+    found[..., 18] = [[0.4, 0.9, 0.8, 0.7], [0.3, 0.2, 0.1, 0.0]]
+    found[0, :, 0] = np.array([0.0, 0.7, 1.4, 2.1]) / 3  # each 0.7 from the next
+    found[1, :, 0] = np.arange(4)
+    kept = without_repeats(found, 0.8)
+    # the second repeats neither: the surest takes its neighbours alone
+    assert np.allclose(kept[0, :, 18], [0, 0.9, 0, 0.7]) and np.array_equal(kept[1], found[1])
+    assert np.array_equal(kept[..., :18], found[..., :18]) and found[0, 0, 18] > 0
+    found[0, 0, 3:18] = [0.5, 0.5, 1, 0, 0.2, 0.4, 0.4, 1, *[0] * 7]
+    certain = by_certainty(found)
+    assert certain[0, 0, 18] == pytest.approx(0.4 * 0.5 * 0.4)
+    assert np.array_equal(certain[..., :18], found[..., :18])
 
 
 def test_scale_of_the_coordinates():
@@ -524,7 +540,8 @@ def test_models_that_ship(tmp_path, monkeypatch, capsys):
     for name, own in model.state_dict().items():
         assert own.dtype == torch.float32 and torch.equal(own, whole[name].half().float())
     stored = Config.load(tmp_path / "run" / "config.json")
-    assert dataclasses.replace(model.config, weights=None) == stored
+    assert dataclasses.replace(model.config, weights=None, least_slots=2) == stored
+    assert examples.load(ship(tmp_path / "run", tmp_path, 5)).config.slots == 5
     arguments = ["eval", "--weights", "pretrained", "--images", "4", "--draws", "1"]
     figures = run(PIPELINE, [*arguments, "--image-size", "32", "--slots", "6"])
     assert figures["protocol"]["slots"] == 6

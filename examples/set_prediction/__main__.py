@@ -25,7 +25,11 @@ def evaluate(model, pictures, config, options):
         print(f"pictures: {options.out / 'predictions.png'}, {options.out / 'attention.png'}")
     return (
         {"ap": percent(mean), "ap_std": percent(deviation)},
-        {"draws": options.draws, "metric": "AP over the whole set, all-point interpolation"},
+        {
+            "draws": options.draws,
+            "metric": "AP over the whole set, all-point interpolation",
+            "apart": config.apart,
+        },
     )
 
 

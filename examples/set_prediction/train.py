@@ -13,6 +13,7 @@ from ..shared.modules import SlotEncoder, build, evaluation
 from ..shared.pictures import eval_seeds, to_input
 from ..shared.schedules import UNKNOWN
 from ..shared.training import fit, slots_of
+from .listing import by_certainty, without_repeats
 from .matching import set_loss
 from .model import SetPredictor, pairwise_huber, pairwise_likelihood
 
@@ -80,5 +81,10 @@ def predict(model, pictures, config, draw=0, batch_size=50):
 
 def average_precision(model, pictures, config, draws):
     """AP by threshold, for each of several draws of the initial slots."""
-    found = (predict(model, pictures, config, draw) for draw in range(draws))
-    return [metrics.average_precision(*both) for both in found]
+    values = []
+    for draw in range(draws):
+        found, targets = predict(model, pictures, config, draw)
+        if config.apart:  # else as in the paper
+            found = by_certainty(without_repeats(found, config.apart))
+        values.append(metrics.average_precision(found, targets))
+    return values
