@@ -554,6 +554,17 @@ def test_models_that_ship(tmp_path, monkeypatch, capsys):
         examples.load(tmp_path / "bare.safetensors")
 
 
+def test_those_that_are_there():
+    """Their names say what they are, they are small together, and this one finds objects."""
+    files = list(pretrained.HERE.glob("*.safetensors"))
+    for file in files:
+        config = examples.load(f"pretrained/{file.stem}").config
+        assert file.stem.endswith(f"-{config.model}-{config.image_size}")
+    assert sum(file.stat().st_size for file in files) <= 4e6
+    arguments = ["eval", "--weights", "pretrained", "--images", "60", "--draws", "1"]
+    assert run(PIPELINE, arguments)["ap"]["0.5"] > 80  # 91 on 500 scenes
+
+
 def test_load(tmp_path):
     """The trained model of a run's folder, in one line."""
     assert train(tmp_path / "run", "--steps", 2, "--temperature", 0.3) == 0
