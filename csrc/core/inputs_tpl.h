@@ -16,30 +16,33 @@
 
 #include "slots_tpl.h"
 
-/* Linear maps of a block X (channels, n). Lanes beyond the real inputs hold finite values going
- * forward and zeros going backward, so that no sum needs to know of them. */
+/* Linear maps of a block X (channels, SMM_BLOCK), of its first n lanes, a multiple of SMM_LANES.
+ * Lanes beyond the real inputs hold finite values going forward and zeros going backward, so that
+ * no sum needs to know of them. */
 
-/* Y = W X + b, and a ReLU of that.  W (out,in), rows smm_spaced(in) apart, b (out) or NULL, Y
- * (out,n). */
+/* Y = W X + b, and a ReLU of that.  W (out,in), rows smm_spaced(in) apart, b (out) or NULL. */
 static void linear_forward(const KERNELS *k, size_t out, size_t in, size_t n, const real *W,
                            const real *b, const real *X, real *Y, int relu) {
-    k->linear(out, n, in, W, smm_spaced(in), b, X, n, Y, n, relu);
+    k->linear(out, n, in, W, smm_spaced(in), b, X, SMM_BLOCK, Y, SMM_BLOCK, relu);
 }
 
-/* dX (+)= W' dY;  gW += dY X';  gb += sum of dY over lanes. dX, gW and gb may be NULL.
+/* dX (+)= W' dY;  gW += dY X', rows ld apart.
  *
- * `rows` is scratch of n * smm_spaced(pad(in)) elements: the product over lanes needs X with its
- * channels side by side. */
+ * `rows` is scratch of n * ld elements: the product over lanes needs X with its channels side by
+ * side. */
 static void linear_backward(const KERNELS *k, size_t out, size_t in, size_t n, const real *W,
                             const real *X, const real *dY, real *dX, int accumulate, real *gW,
-                            real *gb, real *rows) {
-    const size_t inp = smm_pad(in), ld = smm_spaced(inp);
-    if (dX) k->gemm(in, n, out, W, 1, smm_spaced(in), dY, n, dX, n, accumulate);
-    if (gW) {
-        k->transpose_out(n, in, inp, X, n, NULL, rows, ld);
-        k->gemm(out, inp, n, dY, n, 1, rows, ld, gW, ld, ACCUMULATE);
-    }
-    if (gb) k->row_sums(out, n, dY, n, gb);
+                            size_t ld, real *rows) {
+    const size_t inp = smm_pad(in);
+    k->gemm(in, n, out, W, 1, smm_spaced(in), dY, SMM_BLOCK, dX, SMM_BLOCK, accumulate);
+    k->transpose_out(n, in, inp, X, SMM_BLOCK, NULL, rows, ld);
+    k->gemm(out, inp, n, dY, SMM_BLOCK, 1, rows, ld, gW, ld, ACCUMULATE);
+}
+
+/* Zeros in the lanes of X (rows, SMM_BLOCK) from n on. */
+static void clear_lanes(size_t rows, size_t n, real *X) {
+    for (size_t r = 0; n < SMM_BLOCK && r < rows; r++)
+        memset(X + r * SMM_BLOCK + n, 0, (SMM_BLOCK - n) * sizeof *X);
 }
 
 /* Blocks in bfloat16 that the product of a weight's gradient, dY X', waits for: it is read and
@@ -101,10 +104,15 @@ typedef struct {
     const real *const *p;  /* parameters, matrices of the inputs spaced */
     const packed_param *w; /* one for each parameter */
     const input_rows *in;
-    size_t first, n;   /* rows from `first` on, in n <= SMM_BLOCK lanes */
+    size_t first;      /* rows from `first` on */
     const real *saved; /* layers and keys in the saved state, or NULL: backward */
     real *save;        /* where they go, or NULL: forward */
 } block_source;
+
+/* Lanes that a map has to compute. */
+static size_t lanes_there(const block_source *f) {
+    return smm_min(SMM_BLOCK, smm_pad(f->in->n - f->first));
+}
 
 static const real *bias_of(const block_source *f, size_t bias) {
     return f->s->cfg->qkv_bias ? f->p[bias] : NULL;
@@ -114,29 +122,30 @@ static const real *bias_of(const block_source *f, size_t bias) {
 static void map_forward(const block_source *f, input_block *b, size_t weight, const real *bias,
                         const real *X, real *Y, int relu) {
     const packed_param *w = &f->w[weight];
-    const size_t out = w->layout.out, in = w->layout.in, n = f->n;
+    const size_t out = w->layout.out, in = w->layout.in, n = lanes_there(f), ld = SMM_BLOCK;
+    clear_lanes(out, n, Y);
     if (!w->tiles) {
         linear_forward(f->k, out, in, n, f->p[weight], bias, X, Y, relu);
         return;
     }
-    f->k->narrow_pairs(in, n, X, n, b->pairs, n);
-    f->k->product16(out, n, in, w->tiles, smm_even(in) / 2, b->pairs, n, bias, Y, n, OVERWRITE,
+    f->k->narrow_pairs(in, n, X, ld, b->pairs, n);
+    f->k->product16(out, n, in, w->tiles, smm_even(in) / 2, b->pairs, n, bias, Y, ld, OVERWRITE,
                     relu);
 }
 
 /* The rows, to `to`. */
 static void inputs_read(const block_source *f, input_block *b, real *to) {
     const input_rows *in = f->in;
-    const size_t I = f->s->I, valid = smm_min(f->n, in->n - f->first);
+    const size_t I = f->s->I, valid = smm_min(SMM_BLOCK, in->n - f->first);
     const size_t *index = in->index ? in->index + f->first : NULL;
     if (!in->x_bfloat16) {
         const real *x = index ? in->x : in->x + f->first * I;
-        f->k->transpose_in(valid, I, f->n, x, I, index, to, f->n);
+        f->k->transpose_in(valid, I, SMM_BLOCK, x, I, index, to, SMM_BLOCK);
         return;
     }
     for (size_t i = 0; i < valid; i++)
         widen(I, in->x_bfloat16 + (index ? index[i] : f->first + i) * I, b->rows + i * I);
-    f->k->transpose_in(valid, I, f->n, b->rows, I, NULL, to, f->n);
+    f->k->transpose_in(valid, I, SMM_BLOCK, b->rows, I, NULL, to, SMM_BLOCK);
 }
 
 /* The saved state is the caller's memory: kernels work in it where it is aligned for them. */
@@ -145,7 +154,7 @@ static int aligned(const real *saved) { return (uintptr_t)saved % SMM_ALIGN == 0
 /* Both layers of the MLP of b->x_normed, to b->hidden and b->h. */
 static void inputs_mlp(const block_source *f, input_block *b) {
     const smm_sizes *s = f->s;
-    const size_t n = f->n, count = (s->H + s->F) * n;
+    const size_t n = SMM_BLOCK, count = (s->H + s->F) * n;
     real *layers = f->save && aligned(f->save) ? f->save : b->layers;
     b->hidden = f->saved && aligned(f->saved) ? f->saved : layers;
     b->h = b->hidden + s->H * n;
@@ -163,7 +172,7 @@ static void inputs_mlp(const block_source *f, input_block *b) {
 /* The rows, to b->features. `keys`: where features that are the keys themselves go, or NULL. */
 static void features_forward(const block_source *f, input_block *b, real *keys) {
     const smm_sizes *s = f->s;
-    const size_t n = f->n;
+    const size_t n = SMM_BLOCK;
     const real eps = (real)s->cfg->norm_eps;
     real *x = keys && !s->learned ? keys : b->x, *normed = keys && s->folded ? keys : b->x_normed;
     inputs_read(f, b, x);
@@ -190,7 +199,7 @@ static size_t saved_keys_at(const smm_sizes *s) { return SMM_BLOCK * (s->H + s->
 /* Keys from b->features. Returns them: in `keys`, or in the saved state where kernels can work. */
 static const real *keys_forward(const block_source *f, input_block *b, real *keys) {
     const smm_sizes *s = f->s;
-    const size_t n = f->n;
+    const size_t n = SMM_BLOCK;
     if (f->saved) {
         const real *saved = f->saved + saved_keys_at(s);
         if (aligned(saved)) return saved;
@@ -223,7 +232,7 @@ static const real *inputs_forward(const block_source *f, input_block *b, real *k
 static void inputs_write(const block_source *f, input_block *b, const real *d, real *dx, int add) {
     const smm_sizes *s = f->s;
     const input_rows *in = f->in;
-    const size_t n = f->n, valid = smm_min(n, in->n - f->first);
+    const size_t n = SMM_BLOCK, valid = smm_min(n, in->n - f->first);
     if (!in->index && s->I == s->Ip && !add) {
         f->k->transpose_out(valid, s->I, s->I, d, n, NULL, dx + f->first * s->I, s->I);
         return;
@@ -256,21 +265,22 @@ static void map_backward(const block_source *f, input_block *b, size_t weight, s
                          const real *X, const real *dY, real *dX, int accumulate,
                          const grad_set *g) {
     const packed_param *w = &f->w[weight];
-    const size_t out = w->layout.out, in = w->layout.in, n = f->n;
+    const size_t out = w->layout.out, in = w->layout.in, n = lanes_there(f), ld = w->layout.ld;
+    if (!accumulate) clear_lanes(in, n, dX);
+    if (g->at[bias]) f->k->row_sums(out, n, dY, SMM_BLOCK, g->at[bias]);
     if (!w->tiles) {
-        linear_backward(f->k, out, in, n, f->p[weight], X, dY, dX, accumulate, g->at[weight],
-                        g->at[bias], b->rows);
+        linear_backward(f->k, out, in, n, f->p[weight], X, dY, dX, accumulate, g->at[weight], ld,
+                        b->rows);
         return;
     }
-    f->k->narrow_pairs(out, n, dY, n, b->pairs, n);
-    f->k->product16(in, n, out, w->turned, smm_even(out) / 2, b->pairs, n, NULL, dX, n, accumulate,
-                    NO_RELU);
+    f->k->narrow_pairs(out, n, dY, SMM_BLOCK, b->pairs, n);
+    f->k->product16(in, n, out, w->turned, smm_even(out) / 2, b->pairs, n, NULL, dX, SMM_BLOCK,
+                    accumulate, NO_RELU);
     waiting_product *q = &b->waiting[weight];
-    f->k->narrow_turned(in, n, X, n, q->pairs + q->there * w->layout.ld, w->layout.ld);
-    f->k->narrow_tiles(out, n, dY, n, q->tiles + q->there * SMM_TILE, PAIRS_WAITING);
+    f->k->narrow_turned(in, n, X, SMM_BLOCK, q->pairs + q->there * ld, ld);
+    f->k->narrow_tiles(out, n, dY, SMM_BLOCK, q->tiles + q->there * SMM_TILE, PAIRS_WAITING);
     q->there += n / 2;
-    if (q->there == PAIRS_WAITING) add_waiting(f->k, w, q, g->at[weight]);
-    if (g->at[bias]) f->k->row_sums(out, n, dY, n, g->at[bias]);
+    if (q->there > PAIRS_WAITING - SMM_BLOCK / 2) add_waiting(f->k, w, q, g->at[weight]);
 }
 
 /* Backward of inputs_forward, whose results are in b: from d_keys and d_values (C,n) to gradients
@@ -279,7 +289,7 @@ static void map_backward(const block_source *f, input_block *b, size_t weight, s
 static void inputs_backward(const block_source *f, input_block *b, real *d_keys, real *d_values,
                             const grad_set *g, real *dx, int add) {
     const smm_sizes *s = f->s;
-    const size_t n = f->n;
+    const size_t n = SMM_BLOCK;
     const int mapped = s->own_values || s->shared_values;
     real *d = mapped ? b->d_features : d_values; /* of the features, or values, which they are */
     if (s->own_values)

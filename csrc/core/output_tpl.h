@@ -10,20 +10,19 @@
 static void means_at_inputs(image_state *im, const int64_t *indices, size_t first, size_t count) {
     const smm_sizes *s = im->s;
     input_block *b = &im->blocks[0];
-    const size_t n = smm_pad(count);
     size_t index[SMM_BLOCK];
     for (size_t j = 0; j < count; j++) index[j] = (size_t)indices[first + j];
     const input_rows rows = {im->in.x, im->in.x_bfloat16, index, count};
-    const block_source f = {im->k, s, im->p, im->side.w, &rows, 0, n, NULL, NULL};
+    const block_source f = {im->k, s, im->p, im->side.w, &rows, 0, NULL, NULL};
     inputs_forward(&f, b, b->keys);
     if (s->folded) {
-        linear_forward(im->k, s->P, s->C, n, im->p[SMM_TO_V_WEIGHT], bias_of(&f, SMM_TO_V_BIAS),
-                       b->features, b->v, NO_RELU);
+        linear_forward(im->k, s->P, s->C, lanes_there(&f), im->p[SMM_TO_V_WEIGHT],
+                       bias_of(&f, SMM_TO_V_BIAS), b->features, b->v, NO_RELU);
         b->values = b->v;
     }
     for (size_t j = 0; j < count; j++)
         for (size_t d = 0; d < s->D; d++)
-            im->out.initial_mean[(first + j) * s->D + d] = b->values[d * n + j];
+            im->out.initial_mean[(first + j) * s->D + d] = b->values[d * SMM_BLOCK + j];
 }
 
 /* The initial means (K,D), active or not: the caller's, or the values of some rows. */

@@ -15,7 +15,6 @@ static block_source source_of(const image_state *im, size_t i) {
                             .w = im->side.w,
                             .in = &im->in,
                             .first = i * SMM_BLOCK,
-                            .n = SMM_BLOCK,
                             .saved = im->saved && s->saved_block ? im->saved + at : NULL,
                             .save = im->save && s->saved_block ? im->save + at : NULL};
     return f;
@@ -133,7 +132,7 @@ static void masked_attention(image_state *im, const slot_state *r, const uint8_t
         if (i < s->N && !mask[i]) rows[count++] = i;
         if (!count || (count < SMM_BLOCK && i < s->N)) continue;
         const input_rows in = {im->in.x, im->in.x_bfloat16, rows, count};
-        const block_source f = {im->k, s, im->p, im->side.w, &in, 0, SMM_BLOCK, NULL, NULL};
+        const block_source f = {im->k, s, im->p, im->side.w, &in, 0, NULL, NULL};
         inputs_forward(&f, b, b->keys);
         responsibilities(im, r, b->keys, count, b->gamma, b->discarded, NULL);
         write_attention(im, b->gamma, 0, count, rows, attention);

@@ -56,6 +56,11 @@ def options(arguments=None):
         "--threads", type=int, default=2, help="of everything that is compared with peers (2)"
     )
     parser.add_argument(
+        "--device",
+        default="cpu",
+        help="cuda: the lean form and the peers there, section autocast alone (cpu)",
+    )
+    parser.add_argument(
         "--seconds",
         type=float,
         help="for each comparison, beside its first three rounds (15; quick: 1.5)",
@@ -78,6 +83,8 @@ def options(arguments=None):
     chosen = parser.parse_args(arguments)
     if chosen.threads < 1:
         parser.error(f"--threads must be at least 1, got {chosen.threads}")
+    if chosen.device != "cpu":
+        chosen.only = ["autocast"]
     if chosen.page and not PAGE.exists():
         parser.error(f"--page needs {PAGE}: run it from the repository's root")
     chosen.seconds = chosen.seconds or (1.5 if chosen.quick else 15)
@@ -117,7 +124,9 @@ def measure_all(chosen):
         "step": lambda: step.whole_step(threads, 2 * seconds),
         "heads": lambda: listed(heads.heads(threads, seconds / 3)),
         "autocast": lambda: listed(
-            autocast.beside_peers(threads, seconds, ["set"] if quick else None, not quick)
+            autocast.beside_peers(
+                threads, seconds, ["set"] if quick else None, not quick, chosen.device
+            )
         ),
         "sklearn": lambda: listed(estimators.beside_sklearn(threads, seconds)),
     }
@@ -128,7 +137,7 @@ def measure_all(chosen):
         if earlier.exists() and set(chosen.only) < set(SECTIONS)
         else {}
     )
-    results |= {"machine": measure.machine(), "threads": threads}
+    results |= {"machine": measure.machine(chosen.device), "threads": threads}
     peaks = [measure.measure_peak()]
     results |= note_peaks(peaks)
     for name in SECTIONS:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from . import contenders, peers
-from .contenders import OURS_TORCH, Contender
+from .contenders import LEAN, LEAN_COMPILED, OURS_TORCH, Contender
 from .measure import ROW, interleave, measure_peak, set_threads, summary
 from .narrow import share
 from .problem import KINDS, Problem, Shape, flops, products
@@ -21,10 +21,10 @@ SHAPES = {
 NARROW = ", bfloat16"
 
 
-def under_autocast(contender) -> Contender:
+def under_autocast(contender, device) -> Contender:
     def narrow(call):
         def run():
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast(device, torch.bfloat16):
                 return call()
 
         return run
@@ -32,30 +32,35 @@ def under_autocast(contender) -> Contender:
     return Contender(narrow(contender.forward), narrow(contender.both))
 
 
-def made(problem, compiled):
+def made(problem, compiled, device="cpu"):
     """Contenders by name, and each under autocast."""
     form = peers.FORMS[problem.kind][-1]  # broadcast loses by far at these widths
-    names = [OURS_TORCH, f"PyTorch eager, {form}"]
-    names += [f"PyTorch compiled, {form}"] * compiled
+    ours = [OURS_TORCH] if device == "cpu" else [LEAN] + [LEAN_COMPILED] * compiled
+    names = [*ours, f"PyTorch eager, {form}", *[f"PyTorch compiled, {form}"] * compiled]
     found = {}
     for name in names:
-        found[name] = contenders.make(name, problem)
-        found[name + NARROW] = under_autocast(contenders.make(name, problem))
+        found[name] = contenders.make(name, problem, device)
+        found[name + NARROW] = under_autocast(contenders.make(name, problem, device), device)
     return found
+
+
+def as_array(tensor):
+    return tensor.detach().cpu().numpy()
 
 
 def errors(contender, expected):
     """Relative to float64 (L2 norm): of slots, dx, and all parameters' gradients together."""
     slots, grads = contender.both()
+    slots, grads = as_array(slots), {name: as_array(g) for name, g in grads.items()}
     wanted, exact = expected
     names = [name for name in exact if name != "x"]
 
     def joined(g):
-        return np.concatenate([np.asarray(g[name]).ravel() for name in names])
+        return np.concatenate([g[name].ravel() for name in names])
 
     return {
-        "slots": share(np.asarray(slots), wanted),
-        "dx": share(np.asarray(grads["x"]), exact["x"]),
+        "slots": share(slots, wanted),
+        "dx": share(grads["x"], exact["x"]),
         "parameters": share(joined(grads), joined(exact)),
     }
 
@@ -69,15 +74,24 @@ def limit(kind, shape, part, peak, pairs, threads):
     return [((work - maps) / peak + maps / rate) / threads for rate in (peak, pairs or peak)]
 
 
-def beside_peers(threads, seconds, labels=None, compiled=True):
+def finished(call, device):
+    """The call with the work that it has queued."""
+    if device == "cpu":
+        return call
+    accelerator = torch.get_device_module(device)
+    return lambda: (call(), accelerator.synchronize())
+
+
+def beside_peers(threads, seconds, labels=None, compiled=True, device="cpu"):
     """For each shape and kind, forward and a step (implicit): times and errors of everybody."""
-    peak, pairs = measure_peak(), measure_peak("pairs")
+    cpu = device == "cpu"
+    peak, pairs = (measure_peak(), measure_peak("pairs")) if cpu else (None, None)
     set_threads(threads)
     for label in labels or SHAPES:
         for kind in KINDS:
             torch.compiler.reset()
             problem = Problem(kind, SHAPES[label], "implicit")
-            expected, found = problem.expected(), made(problem, compiled)
+            expected, found = problem.expected(), made(problem, compiled, device)
             known = {name: errors(contender, expected) for name, contender in found.items()}
             for name, error in known.items():
                 # a ReLU that switches between roundings is 1e-3 of dx
@@ -85,7 +99,10 @@ def beside_peers(threads, seconds, labels=None, compiled=True):
                 if not max(error.values()) < most:
                     raise SystemExit(f"{name} on {kind} {label}: errors {error}, at most {most:g}")
             for mode, part in (("forward", 1), ("step", 2)):
-                calls = {n: c.both if part == 2 else c.forward for n, c in found.items()}
+                calls = {
+                    n: finished(c.both if part == 2 else c.forward, device)
+                    for n, c in found.items()
+                }
                 yield {
                     "shape": label,
                     "kind": kind,

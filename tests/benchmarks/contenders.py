@@ -16,6 +16,7 @@ from smm_py.torch.lean import Formulas
 from . import peers
 
 OURS, OURS_TORCH, LEAN = "smm_py, NumPy", "smm_py, PyTorch", "smm_py, lean form"
+LEAN_COMPILED = LEAN + ", compiled"
 RECOMPUTE = "smm_py, recompute=True"
 # Of an array's largest number: some hundred roundings of float32, through every step.
 TOLERANCE = 1e-4
@@ -46,7 +47,7 @@ def names(kind, compiled=True):
     return found
 
 
-def make(name, problem) -> Contender:
+def make(name, problem, device="cpu") -> Contender:
     library, _, form = name.partition(", ")
     if name in (OURS, RECOMPUTE):
         return _ours(problem, name == RECOMPUTE)
@@ -54,27 +55,29 @@ def make(name, problem) -> Contender:
         return _lucidrains(problem)
     if library == "JAX jit":
         return _jax(problem, form)
-    params = {n: torch.tensor(v).requires_grad_() for n, v in problem.params.items()}
-    state = [torch.tensor(v) for v in problem.init.values()]
+    params = {
+        n: torch.tensor(v, device=device, requires_grad=True) for n, v in problem.params.items()
+    }
+    state = [torch.tensor(v, device=device) for v in problem.init.values()]
     if name == OURS_TORCH:
         module = getattr(twins, problem.kind)(**problem.options)
         module.load_state_dict({n: torch.tensor(v) for n, v in problem.module.parameters.items()})
         init = dict(zip(problem.init, state))
         return _torch(problem, dict(module.named_parameters()), lambda x: module(x, init))
-    if name == LEAN:
+    if name in (LEAN, LEAN_COMPILED):
         spec = problem.module._spec
-        both = (*state, None)[:2]
-        return _torch(
-            problem,
-            params,
-            lambda x: (
-                Formulas(spec, x, params, None).run(*both, None, None, spec.num_iters, False).slots
-            ),
-        )
+
+        def lean(p, x, mean, log_std=None):
+            formulas = Formulas(spec, x, p, None)
+            return formulas.run(mean, log_std, None, None, None, spec.num_iters, False).slots
+
+        if name == LEAN_COMPILED:
+            lean = torch.compile(lean, dynamic=False)
+        return _torch(problem, params, lambda x: lean(params, x, *state), device)
     function = _plain(peers.Torch(), problem, form)
     if library == "PyTorch compiled":
         function = torch.compile(function, dynamic=False)
-    return _torch(problem, params, lambda x: function(params, x, *state))
+    return _torch(problem, params, lambda x: function(params, x, *state), device)
 
 
 def _plain(ops, problem, form):
@@ -102,8 +105,9 @@ def _ours(problem, recompute=False):
     return Contender(lambda: module(x, init=init, grad=False).slots, both)
 
 
-def _torch(problem, params, function):
-    x, d_slots = torch.tensor(problem.x), torch.tensor(problem.d_slots)
+def _torch(problem, params, function, device="cpu"):
+    x = torch.tensor(problem.x, device=device)
+    d_slots = torch.tensor(problem.d_slots, device=device)
 
     def forward():
         with torch.no_grad():

@@ -57,9 +57,10 @@ def measure_peak(*arguments):
             return None
 
 
-def machine():
+def machine(device="cpu"):
     """What the figures depend on."""
-    return {
+    card = {} if device == "cpu" else {"card": torch.get_device_module(device).get_device_name()}
+    return card | {
         "processor": processor(),
         "cores": os.cpu_count(),
         "instruction set": smm_py._core.simd()[0],
