@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 
 from safetensors.torch import save_file
 
@@ -13,10 +14,13 @@ from ..shared.files import write_atomically
 from . import HERE
 
 
-def ship(run, out=HERE):
-    """Write a run's model into the folder `out`; returns the file's path."""
+def ship(run, out=HERE, slots=None):
+    """Write a run's model into the folder `out`; returns the file's path.
+
+    slots : what it is used with, if not what it was trained with.
+    """
     model = load(run)
-    config = model.config
+    config = replace(model.config, slots=slots or model.config.slots, least_slots=None)
     weights = {name: w.half().contiguous() for name, w in model.state_dict().items()}
     pipeline = type(config).__module__.split(".")[-2]
     path = out / f"{pipeline}-{config.model}-{config.image_size}.safetensors"
@@ -30,7 +34,10 @@ def main(arguments=None):
         prog="python -m examples.pretrained", description=__doc__.split(":")[0] + "."
     )
     parser.add_argument("run", type=folder, help="the run's folder")
-    path = ship(parser.parse_args(arguments).run)
+    what = "what the model is used with (default: as trained)"
+    parser.add_argument("--slots", type=int, help=what)
+    options = parser.parse_args(arguments)
+    path = ship(options.run, slots=options.slots)
     print(f"{path}: {path.stat().st_size / 2**20:.2f} MiB")
 
 

@@ -40,7 +40,8 @@ SA, AT_INPUTS, GAUSSIAN = ("--model", "sa"), ("--start", "inputs"), ("--start", 
 KMEANS, GMM, SHORTER = ("--model", "kmeans"), ("--model", "gmm"), ("--steps", "100000")
 # the mixture's settings did not help it (docs/training.md)
 SA_USUAL = ("--position-scale", "1", "--least-iters", "3")
-LOSS = ("--loss", "huber", "--position-scale", "1")  # the paper's, in `tiny` too
+# the paper's loss, and its measure of all slots, in `tiny` too
+LOSS = ("--loss", "huber", "--position-scale", "1", "--apart", "0")
 SETS, DISCOVERY = "set_prediction", "object_discovery"
 TRAININGS = {
     "sets-sa": Training("Slot Attention", SETS, SA + GAUSSIAN, LOSS),

@@ -14,7 +14,7 @@ class Config(shared.Config):
     """See `examples.shared.config.Config`."""
 
     PRESETS: ClassVar = {
-        "tiny": {"loss": "likelihood", "position_scale": 4.0},
+        "tiny": {"loss": "likelihood", "position_scale": 4.0, "apart": 0.8},
         # Table 1 and appendix; 128 x 128, 10 objects, Adam with one cycle to 4e-4, batch 512
         "paper": {
             **shared.PAPER,
@@ -36,6 +36,10 @@ class Config(shared.Config):
     empty_rows: str = setting(
         "presence", "what huber compares rows without object in", choices=("presence", "all")
     )
+    # centres of built-in scenes and of CLEVR are 0.9 apart at least
+    apart: float = setting(
+        0.0, "distance below which the surer of two objects is listed alone; 0: all are", least=0
+    )
     position_scale: float = setting(1.0, "of the initial position embedding", above=0)
     widest: float = setting(2.0, "of likelihood: scale of coordinates at first", above=0)
     narrowest: float = setting(0.1, "and at the end; an object is at most 1 away", above=0)
@@ -52,6 +56,6 @@ class Config(shared.Config):
     def from_preset(cls, name, **changes):
         if changes.get("model") == "reference":  # the released model has one size
             own = {"image_size": 128, "max_objects": 10, "slots": cls.RELEASED_SLOTS}
-            own["loss"] = "huber"
+            own |= {"loss": "huber", "apart": 0.0}
             changes = own | {k: v for k, v in changes.items() if v is not None}
         return super().from_preset(name, **changes)

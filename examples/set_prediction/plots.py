@@ -12,6 +12,7 @@ from ..data.scenes import RGB, project
 from ..shared import plots
 from ..shared.modules import seen_by
 from ..shared.plots import plt
+from .listing import without_repeats
 
 ATTENTION = f"{plots.ATTENTION} Numbers: how sure the model is that a slot holds an object."
 MARKERS = {"cube": "s", "sphere": "o", "cylinder": "D"}
@@ -28,7 +29,7 @@ def predictions(model, pictures, config, out, count=6):
     images, (targets,), (found, attention) = seen_by(
         model, pictures, config, count, return_attention=True
     )
-    found = found.float().cpu().numpy()
+    found = without_repeats(found.float().cpu().numpy(), config.apart)
     on_picture = knows_camera(config)
     words = [_words(prediction, target) for prediction, target in zip(found, targets)]
     lines = 0.115 * max(text.count("\n") + 1 for text in words)  # inches

@@ -13,6 +13,7 @@ from ..shared.modules import evaluation
 from ..shared.pictures import eval_seeds, to_input
 from ..shared.plots import plt
 from ..shared.show import Shown
+from .listing import without_repeats
 from .plots import LISTED, knows_camera, mark
 
 HEAD = "{name} as the model reads it, and the objects that it lists: confidence, kind, place."
@@ -30,7 +31,7 @@ def show(model, given, config, seed) -> Shown:
     with evaluation(model) as device:
         inputs, seeds = to_input(given.image[None], device), eval_seeds([0], seed)
         found, attention = model(inputs, seeds, config.eval_iters, return_attention=True)
-    found = found[0].float().cpu().numpy()
+    found = without_repeats(found.float().cpu().numpy(), config.apart)[0]
     order = np.argsort(-found[:, REAL], kind="stable")
     camera = knows_camera(config)
     objects = [as_object(found[k], k + 1, given, camera) for k in order]

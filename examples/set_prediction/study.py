@@ -96,7 +96,7 @@ class LearnedTemperature(SlotMixture):
 OPTIONS = {"variant": "paper", "norm_kv": True, "temperature": 64**-0.5}
 STABLE = {**OPTIONS, "prior": "uniform"}
 # what all share, and the preset has no longer
-COMMON = {"loss": "huber", "position_scale": 1.0, "slots": 7}
+COMMON = {"loss": "huber", "position_scale": 1.0, "slots": 7, "apart": 0.0}
 
 # name -> (changes of the configuration, what makes the slot module; None: the configuration)
 SETTINGS = {

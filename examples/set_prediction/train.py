@@ -14,6 +14,7 @@ from ..shared.modules import SlotEncoder, build, evaluation
 from ..shared.pictures import eval_seeds, to_input
 from ..shared.schedules import UNKNOWN
 from ..shared.training import fit, slots_of
+from .listing import by_certainty, without_repeats
 from .matching import set_loss
 from .model import SetPredictor, pairwise_huber, pairwise_likelihood
 
@@ -81,15 +82,22 @@ def predict(model, pictures, config, draw=0, batch_size=50):
 
 def average_precision(model, pictures, config, draws):
     """AP by threshold, for each of several draws of the initial slots."""
-    found = (predict(model, pictures, config, draw) for draw in range(draws))
-    return [metrics.average_precision(*both) for both in found]
+    return [precision(*predict(model, pictures, config, draw), config) for draw in range(draws)]
 
 
-def count_figures(predictions, targets):
+def precision(found, targets, config):
+    """AP by threshold, of predictions; those of `predict`."""
+    if config.apart:  # else as in the paper
+        found = by_certainty(without_repeats(found, config.apart))
+    return metrics.average_precision(found, targets)
+
+
+def count_figures(found, targets, config):
     """Of the number of objects, those with a presence above one half.
 
     count_accuracy : share of pictures where it is right. count_error : mean of the difference.
     """
-    found, true = ((rows[..., REAL] > 0.5).sum(1) for rows in (predictions, targets))
-    wrong = np.abs(found - true)
+    found = without_repeats(found, config.apart)
+    counted, true = ((rows[..., REAL] > 0.5).sum(1) for rows in (found, targets))
+    wrong = np.abs(counted - true)
     return {"count_accuracy": float((wrong == 0).mean()), "count_error": float(wrong.mean())}

@@ -30,7 +30,8 @@ from .show import scenes, show_all
 from .training import rank_and_world, start_processes
 
 # what a trained model can be evaluated with, in place of what it was trained with
-FREE = {*Config.PLACES, "slots", "min_objects", "max_objects", "eval_iters", "precision", "threads"}
+FREE = {*Config.PLACES, "slots", "min_objects", "max_objects", "eval_iters", "apart"}
+FREE |= {"precision", "threads"}
 FREE_TO_RESUME = {"cache"}  # what a run can go on with
 COUNTS = [
     Setting(name, int, True, help, least=1, most=MOST)
