@@ -279,16 +279,16 @@ def test_merged_slots_are_one_object(own):
     assert count_objects(one, slot_of_each_pixel(one, image)).item() == 2
 
 
-def test_a_pixel_is_of_the_slot_that_is_likeliest_to_have_drawn_it():
-    """Here it is not that of the larger mask."""
+def test_the_slot_of_a_pixel():
+    """That of the larger mask; beside a background of its own the likelier one."""
     masks = torch.tensor([0.4, 0.6]).view(1, 2, 1, 1, 1).expand(-1, -1, -1, 1, 2)
     pictures = torch.tensor([0.9, -0.1]).view(1, 2, 1, 1, 1).expand(-1, -1, 3, 1, 2)
     image = torch.tensor([0.8, 0.0]).expand(1, 3, 1, 2)
     scene = Scene(None, pictures, masks, None, torch.arange(2)[None])
-    assert slot_of_each_pixel(scene, image).tolist() == [[[0, 1]]]
-    far = torch.full_like(image, 9.0)  # as neither has drawn: the larger mask
-    assert slot_of_each_pixel(scene, far).tolist() == [[[1, 1]]]
-    own = scene._replace(group=torch.zeros(1, 1, dtype=torch.int64))  # but for a background's
+    assert slot_of_each_pixel(scene, image).tolist() == [[[1, 1]]]
+    own = scene._replace(group=torch.zeros(1, 1, dtype=torch.int64))
+    assert slot_of_each_pixel(own, image).tolist() == [[[0, 1]]]
+    far = torch.full_like(image, 9.0)  # as neither has drawn: in doubt, not the background's
     assert slot_of_each_pixel(own, far).tolist() == [[[0, 0]]]
 
 

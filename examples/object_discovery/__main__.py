@@ -11,6 +11,8 @@ from .plots import MEASURED, discovery
 from .show import show
 from .train import OPTIONAL, build_model, figures, train
 
+LARGEST = "argmax of the decoder's masks, at the picture's size"
+LIKELIEST = "the slot most likely to have drawn a pixel, by the decoder's mask and picture"
 MEANING = (
     "mse: of the pictures, lower is better. ari (all pixels), fg_ari (objects' alone): agreement "
     "with the true masks, 0 by chance. mbo, miou: overlap of objects with masks. 1 is perfect. "
@@ -33,7 +35,7 @@ def evaluate(model, pictures, config, options):
         "draws": options.draws,
         "max_objects": config.max_objects,
         "mse": "mean over pixels and channels of values in [-1, 1]",
-        "masks": "the slot most likely to have drawn a pixel, by the decoder's mask and picture",
+        "masks": LIKELIEST if config.background == "own" else LARGEST,
     }
     return {**mean, "draws_std": deviation}, protocol
 

@@ -100,10 +100,13 @@ def merged(scene) -> Scene:
 
 
 def slot_of_each_pixel(scene, image) -> Tensor:
-    """(B, S, S): the slot that is most likely to have drawn a pixel of pictures (B, 3, S, S).
+    """(B, S, S): the slot of each pixel of pictures (B, 3, S, S), that of the largest mask.
 
-    By Bayes' rule: its mask is the prior, its picture the mean of a Gaussian with outliers.
+    Beside a background of its own, the slot that is most likely to have drawn the pixel, by Bayes'
+    rule: its mask is the prior, its picture the mean of a Gaussian with outliers.
     """
+    if scene.group.shape[1] == scene.masks.shape[1]:
+        return scene.masks[:, :, 0].argmax(1)
     error = (scene.pictures - image[:, None]).square().sum(2) / (2 * SPREAD**2)
     score = scene.masks[:, :, 0].log() - error.clamp(max=MOST)
     score[:, scene.group.shape[1] :] -= DOUBT

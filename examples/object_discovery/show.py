@@ -21,7 +21,7 @@ def show(model, given, config, seed) -> Shown:
     """The slots of a picture.
 
     figures : mse, of values in [-1, 1]; objects, their number; slots, for each of them `share` of
-        the pixels, those that it is most likely to have drawn, `box` of these (left, top, right,
+        the pixels (see `slot_of_each_pixel`), `box` of these (left, top, right,
         bottom in the user's pixels; None without any), `prior` of the mixture (None without one)
         and `object`, the slot that stands for it (itself, unless slots are merged); background, its
         share (None where it has no slot of its own).

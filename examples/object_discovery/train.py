@@ -56,7 +56,7 @@ def figures(model, pictures, config, draw=0, batch_size=25) -> dict[str, float]:
     """Means over all pictures, from the draw-th initial slots.
 
     mse : of values in [-1, 1]. The others are there with true masks, and a pixel is of the slot
-        that is most likely to have drawn it.
+        that `slot_of_each_pixel` says.
     ari, fg_ari : of all pixels, of the objects' alone.
     mbo, miou : means over true objects, of the best mask for each and of the one matched to it.
     count_accuracy, count_error : share of pictures whose number of objects is right; mean of the
