@@ -347,7 +347,7 @@ def test_a_run_is_measured_by_its_late_steps(tmp_path, monkeypatch):
     monkeypatch.setattr(Slate, "forward", watch)
     config = small(steps=None, minutes=1e-5, dvae_alone=0.9)
     train(config, tmp_path, "cpu")
-    assert asked[:12] == [False] * 12 and config.steps == len(asked) - 12 == 1
+    assert asked[:16] == [False] * 16 and config.steps == len(asked) - 16 == 1
     (tmp_path / "four").mkdir()
     train(small(steps=4, dvae_alone=0.5), tmp_path / "four", "cpu")
     assert asked[-4:] == [True, True, False, False]
