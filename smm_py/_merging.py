@@ -90,9 +90,9 @@ def merge_slots(
 
     Examples
     --------
-    >>> import numpy as np
-    >>> mean = np.array([[[0.0], [0.1], [5.0], [9.0]]])
-    >>> merged = merge_slots(mean, np.ones((1, 4, 1)), np.array([[3.0, 1.0, 2.0, 0.0]]))
+    >>> import numpy as np, smm_py
+    >>> mean, mass = np.array([[[0.0], [0.1], [5.0], [9.0]]]), np.array([[3.0, 1.0, 2.0, 0.0]])
+    >>> merged = smm_py.merge_slots(mean, np.ones((1, 4, 1)), mass)
     >>> merged.group.tolist(), merged.count.tolist(), float(merged.mean[0, 0, 0])
     ([[0, 0, 2, -1]], [2], 0.025)
     """
