@@ -136,7 +136,7 @@ INLINE void NAME(product16_tile)(const size_t rows, const size_t vectors, size_t
 }
 
 /* A strip of lanes; `ld` from a tile of A to the next. */
-INLINE void NAME(product16_strip)(const size_t vectors, size_t m, size_t pairs, const uint32_t *A,
+INLINE void NAME(product16_lanes)(const size_t vectors, size_t m, size_t pairs, const uint32_t *A,
                                   size_t ld, const uint32_t *B, size_t ldb, real *C, size_t ldc,
                                   const ends e) {
     for (size_t i = 0, rows; i < m; i += rows) {
@@ -149,6 +149,14 @@ INLINE void NAME(product16_strip)(const size_t vectors, size_t m, size_t pairs, 
         CASES(rows, CALL)
 #undef CALL
     }
+}
+
+/* The same, compiled once for both numbers of vectors. */
+static void NAME(product16_strip)(size_t vectors, size_t m, size_t pairs, const uint32_t *A,
+                                  size_t ld, const uint32_t *B, size_t ldb, real *C, size_t ldc,
+                                  const ends e) {
+    if (vectors == 2) NAME(product16_lanes)(2, m, pairs, A, ld, B, ldb, C, ldc, e);
+    else NAME(product16_lanes)(1, m, pairs, A, ld, B, ldb, C, ldc, e);
 }
 
 /* m rows of C, from row `first` on; A begins there. */
