@@ -41,7 +41,7 @@ KMEANS, GMM, SHORTER = ("--model", "kmeans"), ("--model", "gmm"), ("--steps", "1
 # the mixture's settings did not help it (docs/training.md)
 SA_USUAL = ("--position-scale", "1", "--least-iters", "3")
 # the paper's loss, and its measure of all slots, in `tiny` too
-LOSS = ("--loss", "huber", "--position-scale", "1", "--apart", "0")
+LOSS = ("--loss", "huber", "--position-scale", "1", "--apart", "0", "--slots", "7")
 SETS, DISCOVERY = "set_prediction", "object_discovery"
 TRAININGS = {
     "sets-sa": Training("Slot Attention", SETS, SA + GAUSSIAN, LOSS),

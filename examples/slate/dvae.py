@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 PATCH = 4  # pixels along each side that a token stands for
+NAME = "dvae."  # what its weights' names begin with, in a run's
 
 
 class Block(nn.Module):
@@ -49,6 +50,12 @@ class DVAE(nn.Module):
             Block(vocabulary, c), *twice_as_large(c), *twice_as_large(c), last_layer(c, 3)
         )
         self.to(memory_format=torch.channels_last)  # faster convolutions on CPUs
+
+    @staticmethod
+    def rename(weights):
+        """Those of the dVAE among a run's."""
+        own = {name: w for name, w in weights.items() if name.startswith(NAME)}
+        return {name.removeprefix(NAME): w for name, w in own.items()}
 
     def tokens(self, image) -> Tensor:
         """The likeliest tokens (B, N) of pictures, row by row."""
