@@ -69,6 +69,11 @@ class Config(shared.Config):
     precision: str = setting("float32", "of convolutions and transformer")
     vocabulary: int = setting(64, "number of different tokens", least=1)
     channels: int = setting(32, "of the dVAE", least=1)
+    dvae_encoder: str = setting(
+        "layers",
+        "SLATE's, or the nearest of as many centres of patches, found by k-means",
+        choices=("layers", "centres"),
+    )
     cooldown: int = setting(
         1000, "steps in which the Gumbel-softmax cools from temperature 1 to 0.1", least=1
     )
@@ -102,8 +107,8 @@ class Config(shared.Config):
         if dvae := changes.get("dvae"):
             changes["dvae"] = dvae = str(path_of(SHIPPED)) if dvae == "pretrained" else dvae
             own, given = cls.of_weights(dvae), {k: v for k, v in changes.items() if v is not None}
-            size = {"vocabulary": own.vocabulary, "channels": own.channels} if own else {}
-            changes = {**size, "dvae_alone": 0.0, "tokens": "likeliest", **given}
+            names = ("vocabulary", "channels", "dvae_encoder") if own else ()
+            changes = {**{k: getattr(own, k) for k in names}, "dvae_alone": 0.0, "tokens": "likeliest", **given}
         return super().from_preset(name, **changes)
 
     def check(self):

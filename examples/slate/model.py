@@ -21,7 +21,7 @@ class Slate(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        self.dvae = DVAE(config.vocabulary, config.channels)
+        self.dvae = DVAE(config.vocabulary, config.channels, config.dvae_encoder)
         self.slots = make_slots(config)
         self.writer = ImageGPT(
             config.vocabulary,

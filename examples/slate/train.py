@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,15 +16,16 @@ from ..metrics.inception import inception_features
 from ..set_prediction.train import number_listed
 from ..shared.diagnostics import watch
 from ..shared.modules import autocast, build, evaluation, load_weights
-from ..shared.pictures import eval_seeds, seed_of, to_input
+from ..shared.pictures import eval_seeds, open_pictures, seed_of, to_input
 from ..shared.schedules import RATES, UNKNOWN, halved
 from ..shared.training import fit, slots_of
-from .dvae import PATCH, squared_error, temperature_at
+from .dvae import PATCH, Centres, squared_error, temperature_at
 from .model import Slate
 
 # added to the seed, for the dVAE's noise: a sequence apart from that of the initial slots
 NOISE = 2_000_000
 HOT, COLD = 1.0, 0.1
+OF_CENTRES = 1000  # pictures
 OPTIONAL = ("mask",)
 
 
@@ -67,11 +69,20 @@ def train(config, out, device):
         return {**figures(model, pictures, config), "slots": watch(model, pictures, config)}
 
     model = build_model(config, device)
+    if isinstance(model.dvae.encoder, Centres) and not (config.weights or config.dvae):
+        find_centres(model.dvae.encoder, config, out)
     # apart, clipped apart: else the slots' gradients would change the dVAE's steps
     groups = [(model.learners(), slots_rate)]
     if not model.fixed:
-        groups.append((list(model.dvae.parameters()), dvae_rate))
+        groups.append(([p for p in model.dvae.parameters() if p.requires_grad], dvae_rate))
     return fit(model, config, out, loss, progress, optional=OPTIONAL, groups=groups)
+
+
+def find_centres(encoder, config, out):
+    """Of the first pictures, unless a checkpoint in the folder `out` has them."""
+    if not (Path(out) / "checkpoint.pt").exists():
+        images, *_ = open_pictures(config, "train", OF_CENTRES).batch(range(OF_CENTRES))
+        encoder.find(to_input(images, "cpu"), config.seed)
 
 
 def figures(
