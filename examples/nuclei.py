@@ -34,7 +34,7 @@ from .shared.files import write_atomically
 from .shared.modules import SlotEncoder, build, evaluation
 from .shared.pictures import eval_seeds, seed_of
 
-CROP = 128  # pixels along each side, brought to the model's 64 x 64
+CROP = 128  # pixels along each side
 SLOTS = (
     24  # a crop has about eight nuclei of the size that this is made for, 15 to 30 pixels across
 )
@@ -43,7 +43,7 @@ APART = 6.0  # pixels within which two found centres are one
 
 
 class Centres(SlotEncoder):
-    """Crops (B, 3, 64, 64) in [-1, 1] to (B, K, 3): x and y in [0, 1] of the crop, presence."""
+    """Crops (B, 3, S, S) in [-1, 1] to (B, K, 3): x and y in [0, 1] of the crop, presence."""
 
     def __init__(self, config):
         super().__init__(config)
@@ -147,7 +147,7 @@ def crop(given, rng):
 def to_input(crops):
     """Crops (n, CROP, CROP) in [0, 1] to what the model takes."""
     images = torch.from_numpy(np.stack(crops).astype(np.float32))[:, None] * 2 - 1
-    return F.avg_pool2d(images, 2).expand(-1, 3, -1, -1)
+    return images.expand(-1, 3, -1, -1)
 
 
 def train(given, steps, seed=0):
@@ -158,7 +158,7 @@ def train(given, steps, seed=0):
     """
     config = configuration(steps, seed)
     model, rng = build(Centres, config), np.random.default_rng(seed)
-    trained = load("pretrained/set_prediction-smm-64").state_dict()
+    trained = load("pretrained/set_prediction-smm-128").state_dict()
     own = {name: w for name, w in trained.items() if not name.startswith("head.")}
     model.load_state_dict(own, strict=False)
     optimizer = torch.optim.Adam(model.parameters())
