@@ -30,6 +30,8 @@ def data_sets_of(item: Item, name, preset, folders):
     """The folders that an item is made from; [None], the built-in scenes, where none are given."""
     if not item.trainings or not folders and preset == "tiny":
         return [None]
+    if not item.data_sets:
+        raise ValueError(f"{name} is of the preset tiny and of built-in scenes alone")
     of = {find_reader(folder).name: folder for folder in folders}
     chosen = [of[data] for data in item.data_sets if data in of]
     if not chosen:
@@ -56,7 +58,8 @@ def make(name, options, rest) -> str:
 
 def heading(name):
     kind = name.rstrip("0123456789")
-    return f"{kind.capitalize()} {name[len(kind) :]}. {ITEMS[name].title}"
+    number = f"{kind.capitalize()} {name[len(kind) :]}".strip()
+    return f"{number}. {ITEMS[name].title}"
 
 
 def page(out, path, preset="tiny") -> str:
@@ -86,7 +89,7 @@ def page(out, path, preset="tiny") -> str:
         if item.trainings and not results:
             parts.append("Not run yet.")
         else:
-            parts.append(item.make(results, images).replace("](figure", "](images/results/figure"))
+            parts.append(item.make(results, images).replace("](", "](images/results/"))
         parts.append(commands(name, item, preset))
     parts += ["## Trainings", *map(facts, found)]
     text = "\n\n".join(parts) + "\n"
@@ -102,7 +105,7 @@ def commands(name, item, preset):
     if preset == "paper":
         return f"`{paper}`"
     about = "with the paper's data and settings, which has not been run here"
-    return f"`{plain}`; {about}: `{paper}`" if item.trainings else f"`{plain}`"
+    return f"`{plain}`; {about}: `{paper}`" if item.data_sets else f"`{plain}`"
 
 
 ABOUT_PAGE = {
