@@ -152,7 +152,7 @@ def test_the_page_keeps_the_ablations(tmp_path):
         name, "tiny", "scenes", "", {**figures, "std": figures}, "", [1.0], steps, [], tmp_path
     )
     text = ITEMS["ablations"].make([result], tmp_path)
-    assert "| SMM (1) | 50.0 | 50.0 |" in text and "1,500 steps" in text
+    assert "| SMM (1) | 1,500 | 50.0 | 50.0 |" in text
 
 
 def test_a_slot_that_is_left_out_draws_nothing():

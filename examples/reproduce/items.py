@@ -372,8 +372,11 @@ def by_number(results, first, keys, digits=1):
 
 
 def differences_taken_away(results):
-    rows = [[titled(r), *(over_seeds(r, f"ap.{t}") for t in THRESHOLDS)] for r in results]
-    return table(AP_HEAD, rows)
+    rows = [
+        [titled(r), f"{r.config.steps:,}", *(over_seeds(r, f"ap.{t}") for t in THRESHOLDS)]
+        for r in results
+    ]
+    return table(["AP (%)", "steps", *AP_HEAD[1:]], rows)
 
 
 COUNTED = {"every slot": "", "merged": "_merged", "each place once": "_once"}
@@ -434,7 +437,7 @@ The paper names three differences between the modules: (1) variances and priors 
 the means, (2) the Gaussian density stands in place of the dot product, (3) a slot is mean and
 variance. Each is taken away alone (`--without`; priors are uniform throughout, as in `stable`).
 Without (1) and (2) variances are still found for the slots. "Slots of 2D" are twice as wide as
-features (`--slot-dim`). {steps:,} steps, which show how early a model learns.""",
+features (`--slot-dim`). So few steps show how early a model learns.""",
     "Iterations": "AP by the number of iterations in evaluation, after training with five.",
     "Duplicate slots": """\
 Slots used hold an input more than others do; duplicate slots are as another slot of the picture
@@ -448,7 +451,8 @@ A slot's mass is its mean responsibility, which is the prior that an M step woul
 (squared error in object discovery, where the background's slot stays) by the number of slots that
 are left out, those of least mass first, or drawn at random.""",
     "Scenes that are edited": """\
-The largest object's slot is exchanged between two scenes, and both are decoded.""",
+The largest object's slot is exchanged between two scenes, and both are decoded. SLATE's pictures
+of mixed slots are `mixed.png` of `python -m examples.slate sample`.""",
 }
 
 
@@ -457,7 +461,6 @@ def ablations(results, folder):
     short, trained, discovery = (
         [named[name] for name in names if name in named] for names in (ABLATIONS, TRAINED, DRAWN)
     )
-    steps = {r.config.steps for r in short}
     iterations = {"AP∞": "far_iterations", "AP0.5": "near_iterations"}
     mass = {"AP∞": "far_dropped", "AP∞, at random": "far_random", "AP0.5": "near_dropped"}
     error = {"squared error": "mse_dropped", "at random": "mse_random"}
@@ -475,7 +478,7 @@ def ablations(results, folder):
         [pictures],
     ]
     sections = [
-        "\n\n".join([f"### {title}", about.format(steps=", ".join(f"{s:,}" for s in steps)), *own])
+        "\n\n".join([f"### {title}", about, *own])
         for (title, about), own in zip(ABOUT_ABLATIONS.items(), parts)
     ]
     return "\n\n".join(["In brackets: the number of seeds.", *sections])
