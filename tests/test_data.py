@@ -11,7 +11,7 @@ from PIL import Image  # noqa: E402
 
 from examples import data  # noqa: E402
 from examples.data import properties  # noqa: E402
-from examples.data.scenes import project  # noqa: E402
+from examples.data.scenes import VISIBLE, project, shrinking  # noqa: E402
 
 CLEVR = Path(__file__).resolve().parents[2] / "shared" / "clevr"
 OBJECT = {
@@ -61,6 +61,26 @@ def test_picture_mask_and_target_agree(size):
                 and y.min() - reach <= place[1] <= y.max() + reach
             )
     assert len(counts) >= 5
+
+
+def test_many_objects_are_small_apart_and_seen():
+    """They shrink as their number grows, and one that is hidden is left out."""
+    assert shrinking(10) == shrinking(1) == 1 > shrinking(11) and shrinking(40) == 0.5
+    scenes = data.open_dataset(size=128, min_objects=80, max_objects=90)
+    scale, numbers = shrinking(90), set()
+    for index in range(4):
+        item = scenes[index]
+        rows = item["target"][item["target"][:, properties.REAL] == 1]
+        assert item["target"].shape == (90, 19) and 80 <= len(rows) <= 90
+        numbers.add(len(rows))
+        shown = np.bincount(item["mask"].ravel())[1:]
+        assert len(shown) == len(rows) and shown.min() >= VISIBLE * (scale * 128) ** 2
+        radii = np.abs(rows[:, 2:3] * 3 / scale - [0.35, 0.7])
+        assert radii.min(1).max() < 1e-6 and radii.min(0).max() < 1e-6
+        places = rows[:, :2].astype(float) * 3
+        away = np.linalg.norm(places[:, None] - places, axis=-1) + 9 * np.eye(len(rows))
+        assert away.min() > 0.9 * scale - 1e-6
+    assert len(numbers) > 1
 
 
 def test_the_near_object_hides_the_far_one():
@@ -119,7 +139,7 @@ def test_encode_by_hand():
         ({"split": "all"}, "split must be one of"),
         ({"size": 0}, "size must be"),
         ({"size": 8}, "size must be from 16"),
-        ({"max_objects": 11}, "max_objects must be"),
+        ({"max_objects": 101}, "max_objects must be in order and from 1 to 100, got 2 and 101"),
         ({"root": ".", "dataset": "scenes"}, "root must be None for the built-in scenes"),
         ({"dataset": "coco"}, "root must be the folder of coco, got None"),
         ({"dataset": "mnist"}, "dataset must be one of scenes, clevr, .*folder, got 'mnist'"),

@@ -553,8 +553,8 @@ def test_two_processes_train_the_same_model(tmp_path):
     [
         (("train", "--image-size", "30"), "image_size must be a multiple of 4, got 30"),
         (
-            ("train", "--max-objects", "11"),
-            "max_objects must be in order and from 1 to 10, got 2 and 11",
+            ("train", "--max-objects", "101"),
+            "max_objects must be in order and from 1 to 100, got 2 and 101",
         ),
         (("train", "--least-iters", "4"), "least_iters must be from 1 to train_iters=3, got 4"),
         (("train", "--position-scale", "0"), "position_scale must be more than 0, got 0.0"),

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -125,9 +126,11 @@ def test_figures_link_to_pictures_that_are_there(tmp_path):
     assert load(tmp_path / "page" / "tiny" / "scenes" / "discovery-smm").settings["steps"] == 2
 
 
-def test_ablations_are_of_every_training(tmp_path, capsys, monkeypatch):
-    """From runs of two steps: a row for each, the probes' figures, two pictures."""
+def test_ablations(tmp_path, capsys, monkeypatch):
+    """From runs of two steps, one of each kind: rows, the probes' figures, two pictures."""
     monkeypatch.setattr("examples.reproduce.probes.PICTURES", 4)
+    kinds = "ablation-sa-wide", "trained-sa", "trained-discovery"
+    monkeypatch.setitem(ITEMS, "ablations", replace(ITEMS["ablations"], trainings=kinds))
     work(["ablations", "--seeds", "1", "--out", str(tmp_path), *SHORT])
     text = capsys.readouterr().out
     for name in ITEMS["ablations"].trainings:

@@ -18,9 +18,10 @@ from pipelines import (  # noqa: E402
     result,
     run_well,
 )
-from safetensors.torch import load_file  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
 
 import examples  # noqa: E402
+from examples.pretrained.__main__ import ship  # noqa: E402
 from examples.shared.command import run  # noqa: E402
 from examples.shared.pictures import Pictures  # noqa: E402
 from examples.shared.schedules import halved, one_cycle, warm_up_and_decay  # noqa: E402
@@ -31,10 +32,13 @@ from examples.slate.dvae import DVAE, gumbel_noise, squared_error, temperature_a
 from examples.slate.model import Slate  # noqa: E402
 from examples.slate.plots import mix  # noqa: E402
 from examples.slate.train import (  # noqa: E402
+    agreement,
     build_model,
+    counted,
     dvae_rate,
     figures,
     frechet,
+    objects_in,
     slots_rate,
     to_pixels,
     train,
@@ -335,6 +339,51 @@ def train_and_stop(config, out, device, steps=3):
         train(config, out, device)
 
 
+def test_a_trained_dvae_stays_as_it_is(tmp_path):
+    """It is trained alone, shipped without the rest, and read by a run of other settings."""
+    config = small(dvae_alone=1.0, steps=2)
+    for name in ("alone", "fixed"):
+        (tmp_path / name).mkdir()
+    train(config, tmp_path / "alone", "cpu")
+    config.save(tmp_path / "alone/config.json")
+    path = ship(tmp_path / "alone", tmp_path)
+    assert path.name == "slate-dvae-16.safetensors"
+    own = load_file(path)
+    assert own and all(name.startswith("dvae.") for name in own)
+    other = {**MINIATURE, "vocabulary": None, "channels": None, "steps": 2, "dvae": str(path)}
+    config = Config.from_preset("tiny", **other)
+    assert (config.vocabulary, config.channels, config.dvae_alone) == (12, 8, 0)
+    before = build_model(config)
+    after = train(config, tmp_path / "fixed", "cpu")
+    assert all(torch.equal(after.state_dict()[k], w.float()) for k, w in own.items())
+    assert not torch.equal(after.slots.to_q.weight, before.slots.to_q.weight)
+    lines = [json.loads(x) for x in (tmp_path / "fixed/metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["cross_entropy"] > 0
+    with pytest.raises(ValueError, match=f"weights {path} are of another model"):
+        build_model(small(dvae=str(path), channels=4))
+    weights = {"slots.to_q.weight": torch.zeros(1)}
+    save_file(weights, tmp_path / "slots.safetensors")
+    with pytest.raises(ValueError, match="of another model; first difference: encoder.0"):
+        build_model(small(dvae=str(tmp_path / "slots.safetensors")))
+
+
+def test_objects_of_attention_and_of_written_pictures():
+    """By hand: four tokens, the two upper ones of one object, one below of another."""
+    attention = torch.eye(4)[[0, 0, 1, 2]][None]
+    masks = np.repeat(np.repeat([[[1, 1], [2, 0]]], 4, 1), 4, 2)
+    assert agreement(masks, attention).tolist() == [1.0]
+    assert agreement(masks, torch.eye(4)[[0, 1, 1, 1]][None]) < 1
+    assert agreement(0 * masks, attention).isnan().all()
+    assert objects_in(np.concatenate([masks, 0 * masks])).tolist() == [2, 0]
+    found = torch.zeros(1, 3, 19)
+    found[0, :2, -1], found[0, 1, 0] = 0.9, 1.0
+    config = SimpleNamespace(eval_iters=1, least_distance=0.5)
+    listed = type("Counter", (), {"config": config, "__call__": lambda self, *given: found})()
+    assert counted(listed, torch.zeros(1, 3, 8, 8)).tolist() == [2]
+    config.least_distance = 4.0
+    assert counted(listed, torch.zeros(1, 3, 8, 8)).tolist() == [1]
+
+
 def test_a_run_is_measured_by_its_late_steps(tmp_path, monkeypatch):
     """Those with slots and transformer, not the fast ones of the dVAE alone."""
     asked = []
@@ -476,7 +525,12 @@ def test_an_inception_file_is_looked_at_before_all(tmp_path, capsys):
     [
         (("train", "--image-size", "30"), "image_size must be a multiple of 4, got 30"),
         (("train", "--heads", "5"), "heads must divide dim=64, got 5"),
-        (("train", "--dvae-alone", "1"), "dvae_alone must be from 0 to less than 1, got 1.0"),
+        (("train", "--dvae-alone", "1.5"), "dvae_alone must be from 0 to 1, got 1.5"),
+        (("train", "--dvae", "no.safetensors"), "weights no.safetensors are missing"),
+        (
+            ("train", "--dvae", "no.safetensors", "--dvae-alone", "0.5"),
+            "dvae must be left out with dvae_alone and with tokens 'sampled', as a trained one",
+        ),
         (("train", "--token-std", "0"), "token_std must be more than 0, got 0.0"),
         (("train", "--dropout", "1"), "dropout must be from 0 to less than 1, got 1.0"),
         (("train", "--vocabulary", "0"), "vocabulary must be at least 1, got 0"),

@@ -29,16 +29,16 @@ FARTHEST = 1_000_000  # coordinate; scenes are about 6 wide
 _NAMES = {"size": SIZES, "material": MATERIALS, "shape": SHAPES, "color": COLORS}
 
 
-def encode(objects) -> np.ndarray:
-    """Target (10, 19) float32 of a list of objects; rows beyond the objects are zeros.
+def encode(objects, rows=MOST_OBJECTS) -> np.ndarray:
+    """Target (rows, 19) float32 of a list of objects; rows beyond the objects are zeros.
 
     Each object is a dict with "3d_coords" (x, y, z), "size", "material", "shape" and "color", as in
-    CLEVR's scenes. Raises ValueError for more than 10 objects, or naming the object (1 is the
+    CLEVR's scenes. Raises ValueError for more objects than rows, or naming the object (1 is the
     first) and the property that is missing or cannot be.
     """
-    if len(objects) > MOST_OBJECTS:
-        raise ValueError(f"a scene may have {MOST_OBJECTS} objects, got {len(objects)}")
-    target = np.zeros((MOST_OBJECTS, WIDTH), np.float32)
+    if len(objects) > rows:
+        raise ValueError(f"a scene may have {rows} objects, got {len(objects)}")
+    target = np.zeros((rows, WIDTH), np.float32)
     for number, (row, thing) in enumerate(zip(target, objects), 1):
         what = f"object {number}"
         row[COORDINATES] = _place(take(thing, "3d_coords", (list, tuple, np.ndarray), what), what)

@@ -3,6 +3,9 @@
 A camera looks down on a grey floor with cubes, spheres and cylinders of two sizes and two materials
 in CLEVR's eight colours. Near objects hide far ones, light comes from the left, shadows fall to the
 right. Every picture is a function of (seed, split, index) alone.
+
+Where there may be more than ten objects, the floor stays as large, and objects are so much smaller
+that as many pixels of it are covered: see `shrinking`.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ SPLITS = {"train": 0, "val": 1, "test": 2}
 EXTENT = 3.0  # objects stand within this distance of the floor's middle, along x and along y
 MARGIN = 0.2  # least free distance between two objects
 VISIBLE = 0.0025  # least share of the picture's pixels that each object shows
+MOST = 100  # objects of a scene
 
 _CAMERA = np.array([0.0, -11.0, 8.5])
 _TARGET = np.array([0.0, -0.3, 0.2])
@@ -43,7 +47,7 @@ class Scenes:
     ----------
     split : "train", "val" or "test"; they never share a picture.
     size : int. Height and width in pixels.
-    min_objects, max_objects : int. At most 10.
+    min_objects, max_objects : int. At most 100. Above 10, objects shrink: see `shrinking`.
     count : int. Length of the set; pictures are drawn when asked for.
     seed : int.
     """
@@ -66,34 +70,59 @@ class Scenes:
         if not 0 <= index < self.count:
             raise IndexError(f"index must be from 0 to {self.count - 1}, got {index}")
         rng = np.random.Generator(np.random.Philox(key=[self.seed * 4 + SPLITS[self.split], index]))
-        while True:  # a scene that hides an object too well is drawn anew
-            objects = draw_objects(rng, int(rng.integers(self.min_objects, self.max_objects + 1)))
-            image, mask = draw_scene(objects, self.size)
-            shown = np.bincount(mask.ravel(), minlength=len(objects) + 1)[1:]
-            if shown.min() >= VISIBLE * self.size**2:
+        while True:
+            objects, image, mask = self._draw(rng)
+            if len(objects) >= self.min_objects:
                 break
+        target = encode(objects, max(MOST_OBJECTS, self.max_objects))
         name = f"{self.split}_{index:07d}"
-        return {"image": image, "mask": mask, "target": encode(objects), "id": name}
+        return {"image": image, "mask": mask, "target": target, "id": name}
+
+    def _draw(self, rng):
+        """Objects, picture, mask; of at most ten objects, none where one is hidden too well."""
+        scale = shrinking(self.max_objects)
+        count = int(rng.integers(self.min_objects, self.max_objects + 1))
+        objects = draw_objects(rng, count, scale)
+        image, mask = draw_scene(objects, self.size)
+        shown = np.bincount(mask.ravel(), minlength=len(objects) + 1)[1:]
+        seen = [o for o, n in zip(objects, shown) if n >= VISIBLE * (scale * self.size) ** 2]
+        if len(seen) == len(objects):
+            return objects, image, mask
+        if self.max_objects <= MOST_OBJECTS:
+            return [], image, mask
+        return seen, *draw_scene(seen, self.size)  # among many, one that is hidden is left out
 
 
 def check_objects(least, most):
     """ValueError for numbers of objects that a scene cannot have."""
-    if not 1 <= least <= most <= MOST_OBJECTS:
+    if not 1 <= least <= most <= MOST:
         raise ValueError(
-            f"min_objects and max_objects must be in order and from 1 to {MOST_OBJECTS}, "
+            f"min_objects and max_objects must be in order and from 1 to {MOST}, "
             f"got {least} and {most}"
         )
 
 
-def draw_objects(rng, count):
-    """`count` objects that do not touch, as dicts of CLEVR's scenes (rotation in degrees)."""
+def shrinking(most):
+    """By what lengths of objects are multiplied in scenes of at most `most`: 1 up to ten.
+
+    Above, their areas are in inverse proportion to the number.
+    """
+    return min(1.0, (MOST_OBJECTS / most) ** 0.5)
+
+
+def draw_objects(rng, count, scale=1.0):
+    """`count` objects that do not touch, as dicts of CLEVR's scenes (rotation in degrees).
+
+    scale : of their radii and of what is free between them.
+    """
+    margin = scale * MARGIN
     while True:
         objects, places = [], []
-        for _ in range(100):
+        for _ in range(10 * max(count, MOST_OBJECTS)):
             size = SIZES[rng.integers(2)]
-            radius = RADII[size]
+            radius = scale * RADII[size]
             x, y = rng.uniform(-EXTENT, EXTENT, 2)
-            if any((x - a) ** 2 + (y - b) ** 2 < (radius + r + MARGIN) ** 2 for a, b, r in places):
+            if any((x - a) ** 2 + (y - b) ** 2 < (radius + r + margin) ** 2 for a, b, r in places):
                 continue
             places.append((x, y, radius))
             thing = {"3d_coords": (x, y, radius), "size": size, "rotation": rng.uniform(0, 90)}
@@ -180,7 +209,7 @@ def _lights(normal_x, normal_y, normal_z):
 
 def _sphere(thing, size):
     place, depth = project(np.array(thing["3d_coords"]), size)
-    radius = RADII[thing["size"]] * _ZOOM * size / depth
+    radius = thing["3d_coords"][2] * _ZOOM * size / depth
     window, px, py = _window(*(place - radius), *(place + radius), size)
     nx, ny = (px - place[0]) / radius, (py - place[1]) / radius
     squared = nx * nx + ny * ny
@@ -215,8 +244,8 @@ def _cube(thing, size):
     angle = np.deg2rad(thing["rotation"])
     cos, sin = np.cos(angle), np.sin(angle)
     turn = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
-    side = RADII[thing["size"]] / 1.25  # of a volume like the sphere's
-    x, y, _ = thing["3d_coords"]
+    x, y, radius = thing["3d_coords"]
+    side = radius / 1.25  # of a volume like the sphere's
     centre = np.array([x, y, side])
     corners, _ = project(centre + side * _CUBE @ turn.T, size)
     window, px, py = _window(*corners.min(0), *corners.max(0), size)
@@ -233,9 +262,8 @@ def _cube(thing, size):
 
 
 def _cylinder(thing, size):
-    x, y, height = thing["3d_coords"]
-    radius = RADII[thing["size"]]
-    ends, depth = project(np.array([[x, y, 2 * height], [x, y, 0.0]]), size)
+    x, y, radius = thing["3d_coords"]
+    ends, depth = project(np.array([[x, y, 2 * radius], [x, y, 0.0]]), size)
     wide = radius * _ZOOM * size / depth
     high = wide * -_FORWARD[2]
     left, right = ends[:, 0].min() - wide.max(), ends[:, 0].max() + wide.max()

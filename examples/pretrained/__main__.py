@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from .. import load
 from ..shared.command import folder, tell
 from ..shared.files import write_atomically
+from ..slate.dvae import NAME
 from . import HERE
 
 
@@ -22,8 +23,10 @@ def ship(run, out=HERE, slots=None):
     model = load(run)
     config = replace(model.config, slots=slots or model.config.slots, least_slots=None)
     weights = {name: w.half().contiguous() for name, w in model.state_dict().items()}
-    pipeline = type(config).__module__.split(".")[-2]
-    path = out / f"{pipeline}-{config.model}-{config.image_size}.safetensors"
+    pipeline, kind = type(config).__module__.split(".")[-2], config.model
+    if getattr(config, "dvae_alone", 0) == 1:  # nothing else has learned
+        kind, weights = "dvae", {k: w for k, w in weights.items() if k.startswith(NAME)}
+    path = out / f"{pipeline}-{kind}-{config.image_size}.safetensors"
     settings = {"config": config.without_places()}
     write_atomically(path, lambda place: save_file(weights, place, settings))
     return path

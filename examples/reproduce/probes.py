@@ -15,9 +15,8 @@ from ..data.properties import REAL
 from ..object_discovery.config import Config as DiscoveryConfig
 from ..object_discovery.train import build_model as build_discovery
 from ..set_prediction.config import Config as SetConfig
-from ..set_prediction.listing import without_repeats
 from ..set_prediction.model import merged
-from ..set_prediction.train import FIELDS, count_figures, precision
+from ..set_prediction.train import FIELDS, count_figures, number_listed, precision
 from ..set_prediction.train import build_model as build_predictor
 from ..shared.diagnostics import watch
 from ..shared.modules import seen_by
@@ -65,7 +64,7 @@ def of_set_prediction(run):
     seen = watch(model, pictures, config, PICTURES)
     found, attention, targets = listed(model, config)
     all_listed = (found[..., REAL] > 0.5).sum(1).numpy()
-    once = (without_repeats(found.numpy(), config.apart)[..., REAL] > 0.5).sum(1)
+    once = number_listed(found.numpy(), config)
     figures = {
         "used": seen["used"],
         "duplicates": seen["duplicates"],

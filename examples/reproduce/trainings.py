@@ -45,11 +45,8 @@ KMEANS, GMM, SHORTER = ("--model", "kmeans"), ("--model", "gmm"), ("--steps", "1
 # the mixture's settings did not help it (docs/training.md)
 SA_USUAL = ("--position-scale", "1", "--least-iters", "3")
 # the paper's loss, and its measure of all slots, in `tiny` too
-LOSS = ("--loss", "huber", "--position-scale", "1", "--apart", "0")
-# of the ablations: slots as in `tiny`, so that it need not be what it is today; how early a model
-# learns shows after a third of the steps
-NINE = ("--slots", "9")
-SHORT = (*NINE, "--steps", "1500")
+LOSS = ("--loss", "huber", "--position-scale", "1", "--apart", "0", "--slots", "7")
+SHORT = ("--steps", "1500")  # how early a model learns shows after a third of the steps
 SETS, DISCOVERY = "set_prediction", "object_discovery"
 TRAININGS = {
     "sets-sa": Training("Slot Attention", SETS, SA + GAUSSIAN, LOSS),
@@ -77,12 +74,12 @@ TRAININGS = {
     "ablation-sa-wide": Training(
         "Slot Attention, slots of 2D", SETS, (*SA, *GAUSSIAN, "--slot-dim", "128"), SHORT
     ),
-    "trained-smm": Training("SMM", SETS, tiny=NINE, probe=of_set_prediction),
+    "trained-smm": Training("SMM", SETS, probe=of_set_prediction),
     "trained-sa": Training(
-        "Slot Attention, Gaussian start", SETS, SA + GAUSSIAN, NINE, probe=of_set_prediction
+        "Slot Attention, Gaussian start", SETS, SA + GAUSSIAN, probe=of_set_prediction
     ),
     "trained-sa-inputs": Training(
-        "Slot Attention, start at inputs", SETS, SA + AT_INPUTS, NINE, probe=of_set_prediction
+        "Slot Attention, start at inputs", SETS, SA + AT_INPUTS, probe=of_set_prediction
     ),
     "trained-discovery": Training(
         "SMM, object discovery", DISCOVERY, tiny=("--steps", "2500"), probe=of_discovery

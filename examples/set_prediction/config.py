@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ..data.scenes import shrinking
 from ..shared import config as shared
 from ..shared.config import setting
+
+# of the presets that do not follow the paper
+LIKELIHOOD = {"loss": "likelihood", "position_scale": 4.0, "apart": 0.8}
 
 
 @dataclass
@@ -14,7 +18,17 @@ class Config(shared.Config):
     """See `examples.shared.config.Config`."""
 
     PRESETS: ClassVar = {
-        "tiny": {"loss": "likelihood", "position_scale": 4.0, "apart": 0.8},
+        "tiny": {**LIKELIHOOD, "slots": 9},
+        # objects are as large, in pixels, and as near as in `tiny`
+        "crowd": {
+            **LIKELIHOOD,
+            "image_size": 128,
+            "min_objects": 20,
+            "max_objects": 50,
+            "slots": 64,
+            "batch_size": 16,
+            "minutes": 120.0,
+        },
         # Table 1 and appendix; 128 x 128, 10 objects, Adam with one cycle to 4e-4, batch 512
         "paper": {
             **shared.PAPER,
@@ -36,7 +50,7 @@ class Config(shared.Config):
     empty_rows: str = setting(
         "presence", "what huber compares rows without object in", choices=("presence", "all")
     )
-    # centres of built-in scenes and of CLEVR are 0.9 apart at least
+    # centres of CLEVR and of built-in scenes of at most ten objects are 0.9 apart at least
     apart: float = setting(
         0.0, "distance below which the surer of two objects is listed alone; 0: all are", least=0
     )
@@ -51,6 +65,11 @@ class Config(shared.Config):
             raise ValueError(f"slots must be {own}, got {self.slots}")
         if self.model == "reference" and self.loss != "huber":
             raise ValueError(f"loss must be huber with the model 'reference', got {self.loss!r}")
+
+    @property
+    def least_distance(self) -> float:
+        """`apart`, among objects as small as those of built-in scenes of so many."""
+        return self.apart * (1 if self.data else shrinking(self.max_objects))
 
     @classmethod
     def from_preset(cls, name, **changes):

@@ -29,7 +29,7 @@ def predictions(model, pictures, config, out, count=6):
     images, (targets,), (found, attention) = seen_by(
         model, pictures, config, count, return_attention=True
     )
-    found = without_repeats(found.float().cpu().numpy(), config.apart)
+    found = without_repeats(found.float().cpu().numpy(), config.least_distance)
     on_picture = knows_camera(config)
     words = [_words(prediction, target) for prediction, target in zip(found, targets)]
     lines = 0.115 * max(text.count("\n") + 1 for text in words)  # inches

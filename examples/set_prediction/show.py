@@ -31,7 +31,7 @@ def show(model, given, config, seed) -> Shown:
     with evaluation(model) as device:
         inputs, seeds = to_input(given.image[None], device), eval_seeds([0], seed)
         found, attention = model(inputs, seeds, config.eval_iters, return_attention=True)
-    found = without_repeats(found.float().cpu().numpy(), config.apart)[0]
+    found = without_repeats(found.float().cpu().numpy(), config.least_distance)[0]
     order = np.argsort(-found[:, REAL], kind="stable")
     camera = knows_camera(config)
     objects = [as_object(found[k], k + 1, given, camera) for k in order]

@@ -88,16 +88,19 @@ def average_precision(model, pictures, config, draws):
 def precision(found, targets, config):
     """AP by threshold, of predictions; those of `predict`."""
     if config.apart:  # else as in the paper
-        found = by_certainty(without_repeats(found, config.apart))
+        found = by_certainty(without_repeats(found, config.least_distance))
     return metrics.average_precision(found, targets)
 
 
+def number_listed(found, config):
+    """Of the objects in predictions (n, K, 19): those with a presence above one half, once each."""
+    return (without_repeats(found, config.least_distance)[..., REAL] > 0.5).sum(1)
+
+
 def count_figures(found, targets, config):
-    """Of the number of objects, those with a presence above one half.
+    """Of the number of objects that are listed.
 
     count_accuracy : share of pictures where it is right. count_error : mean of the difference.
     """
-    found = without_repeats(found, config.apart)
-    counted, true = ((rows[..., REAL] > 0.5).sum(1) for rows in (found, targets))
-    wrong = np.abs(counted - true)
+    wrong = np.abs(number_listed(found, config) - (targets[..., REAL] > 0.5).sum(1))
     return {"count_accuracy": float((wrong == 0).mean()), "count_error": float(wrong.mean())}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 
+from .. import load
 from ..metrics.inception import inception_file
 from ..shared.command import Pipeline, explain, main, spread
 from ..shared.diagnostics import describe, watch
 from .config import Config
 from .plots import MEASURED, samples
 from .show import show
-from .train import build_model, figures, train
+from .train import OPTIONAL, build_model, figures, train
 
 MEANING = (
     "mse: of pictures written from slots; dvae_mse: the best that it could be; cross_entropy: of a "
@@ -25,7 +26,9 @@ PROTOCOL = {
 
 
 def evaluate(model, pictures, config, options):
-    more = {"generate": True, "inception": options.inception}
+    alone = config.dvae_alone == 1
+    more = {"alone": alone, "generate": not alone, "inception": options.inception}
+    more["counter"] = load(options.counter) if options.counter else None
     mean, deviation = spread(
         [figures(model, pictures, config, draw, **more) for draw in range(options.draws)]
     )
@@ -52,6 +55,11 @@ def add_options(parser):
         type=inception_file,
         help="TorchScript file of the Inception network (inception-2015-12-05.pt), for the FID",
     )
+    parser.add_argument(
+        "--counter",
+        help="run of a set predictor, or pretrained/set_prediction-smm-64, that counts the objects "
+        "of written pictures",
+    )
 
 
 PIPELINE = Pipeline(
@@ -65,6 +73,7 @@ PIPELINE = Pipeline(
     MEASURED,
     {"eval": evaluate, "sample": sample},
     show,
+    optional=OPTIONAL,
     least=2,  # for a distance of distributions, and to mix slots
     examples="""\
   # pictures written from slots, and from the slots of two pictures

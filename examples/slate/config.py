@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ..pretrained import path_of
 from ..shared import config as shared
 from ..shared.config import setting
 from .dvae import PATCH
+
+SHIPPED = "slate-dvae-64"  # for pictures of any size
 
 
 @dataclass
@@ -19,6 +22,7 @@ class Config(shared.Config):
     the same in runs of any length.
     """
 
+    PLACES: ClassVar = (*shared.Config.PLACES, "dvae")
     PRESETS: ClassVar = {
         "tiny": {},
         # Table 7; 96 x 96 (CLEVR-Mirror: --image-size 64), batch 64, 250,000 steps. What the table
@@ -65,6 +69,11 @@ class Config(shared.Config):
     precision: str = setting("float32", "of convolutions and transformer")
     vocabulary: int = setting(64, "number of different tokens", least=1)
     channels: int = setting(32, "of the dVAE", least=1)
+    dvae_encoder: str = setting(
+        "layers",
+        "SLATE's, or the nearest of as many centres of patches, found by k-means",
+        choices=("layers", "centres"),
+    )
     cooldown: int = setting(
         1000, "steps in which the Gumbel-softmax cools from temperature 1 to 0.1", least=1
     )
@@ -72,7 +81,10 @@ class Config(shared.Config):
     dvae_half_life: int | None = setting(1000, "steps in which it decays by half", above=0)
     # slots and transformer learn nothing while the tokens change, and take most of a step
     dvae_alone: float = setting(
-        0.45, "share of the steps in which the dVAE alone learns, first of all", least=0, below=1
+        0.45, "share of the steps in which the dVAE alone learns, first of all", least=0, most=1
+    )
+    dvae: str | None = setting(
+        None, "file of a trained dVAE, which stays as it is; pretrained: the one that ships"
     )
     tokens: str = setting(
         "likeliest",
@@ -90,8 +102,22 @@ class Config(shared.Config):
     heads: int = setting(4, "of its attention", least=1)
     dropout: float = setting(0.0, "of embeddings and transformer", least=0, below=1)
 
+    @classmethod
+    def from_preset(cls, name, **changes):
+        if dvae := changes.get("dvae"):
+            changes["dvae"] = dvae = str(path_of(SHIPPED)) if dvae == "pretrained" else dvae
+            own, given = cls.of_weights(dvae), {k: v for k, v in changes.items() if v is not None}
+            names = ("vocabulary", "channels", "dvae_encoder") if own else ()
+            changes = {**{k: getattr(own, k) for k in names}, "dvae_alone": 0.0, "tokens": "likeliest", **given}
+        return super().from_preset(name, **changes)
+
     def check(self):
         super().check()
+        if self.dvae and (self.dvae_alone or self.tokens != "likeliest"):
+            raise ValueError(
+                "dvae must be left out with dvae_alone and with tokens 'sampled', "
+                f"as a trained one learns no more, got {self.dvae}"
+            )
         if self.image_size % PATCH:
             raise ValueError(f"image_size must be a multiple of {PATCH}, got {self.image_size}")
         if self.dim % self.heads:

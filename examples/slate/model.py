@@ -15,13 +15,13 @@ class Slate(nn.Module):
     """Pictures (B, 3, S, S) in [-1, 1] to slots (B, K, D) and back, through N = (S/4)^2 tokens.
 
     The dVAE is made first, so that a seed gives it the same weights beside any slot module. It
-    learns from its squared error alone, all the rest from the cross-entropy alone: tokens carry no
-    gradient.
+    learns from its squared error alone, or not at all if it is `fixed`, all the rest from the
+    cross-entropy alone: tokens carry no gradient.
     """
 
     def __init__(self, config):
         super().__init__()
-        self.dvae = DVAE(config.vocabulary, config.channels)
+        self.dvae = DVAE(config.vocabulary, config.channels, config.dvae_encoder)
         self.slots = make_slots(config)
         self.writer = ImageGPT(
             config.vocabulary,
@@ -41,6 +41,9 @@ class Slate(nn.Module):
             layers = nn.LayerNorm(config.dim), hidden, nn.ReLU(), linear(config.dim, config.dim)
             self.before_slots = nn.Sequential(*layers, last_norm(config))
         self.tokens, self.precision = config.tokens, config.precision
+        self.fixed = config.dvae is not None
+        if self.fixed:
+            self.dvae.requires_grad_(False)
 
     def learners(self):
         """Parameters of slots and transformer: all that learn and are not the dVAE's."""
@@ -70,8 +73,14 @@ class Slate(nn.Module):
             slots.
         alone : the cross-entropy is left out: 0, with gradients 0, as several processes ask for one
             of every parameter.
+
+        The error of a dVAE that is `fixed` is left out: 0.
         """
         with autocast(self.precision, image.device):
+            if self.fixed:
+                tokens = self.dvae.tokens(image)
+                slots, _ = self.read(tokens, slot_seeds, num_slots=num_slots)
+                return image.new_zeros(()), self.cross_entropy(tokens, slots).mean()
             error, sampled, likeliest = self.dvae(image, noise_seeds, temperature)
             if alone:
                 return error.mean(), 0 * sum(p.sum() for p in self.learners())

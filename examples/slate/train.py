@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from .. import metrics
 from ..metrics.inception import inception_features
+from ..set_prediction.train import number_listed
 from ..shared.diagnostics import watch
-from ..shared.modules import autocast, build, evaluation
-from ..shared.pictures import eval_seeds, seed_of, to_input
+from ..shared.modules import autocast, build, evaluation, load_weights
+from ..shared.pictures import eval_seeds, open_pictures, seed_of, to_input
 from ..shared.schedules import RATES, UNKNOWN, halved
 from ..shared.training import fit, slots_of
-from .dvae import squared_error, temperature_at
+from .dvae import PATCH, Centres, squared_error, temperature_at
 from .model import Slate
 
 # added to the seed, for the dVAE's noise: a sequence apart from that of the initial slots
 NOISE = 2_000_000
 HOT, COLD = 1.0, 0.1
-build_model = partial(build, Slate)
+OF_CENTRES = 1000  # pictures
+OPTIONAL = ("mask",)
+
+
+def build_model(config, device="cpu"):
+    model = build(Slate, config, device)
+    if config.dvae and not config.weights:
+        load_weights(model.dvae, config.dvae)
+    return model
 
 
 def dvae_rate(config, step):
@@ -58,42 +69,71 @@ def train(config, out, device):
         return {**figures(model, pictures, config), "slots": watch(model, pictures, config)}
 
     model = build_model(config, device)
+    if isinstance(model.dvae.encoder, Centres) and not (config.weights or config.dvae):
+        find_centres(model.dvae.encoder, config, out)
     # apart, clipped apart: else the slots' gradients would change the dVAE's steps
-    groups = [(model.learners(), slots_rate), (list(model.dvae.parameters()), dvae_rate)]
-    return fit(model, config, out, loss, progress, groups=groups)
+    groups = [(model.learners(), slots_rate)]
+    if not model.fixed:
+        groups.append(([p for p in model.dvae.parameters() if p.requires_grad], dvae_rate))
+    return fit(model, config, out, loss, progress, optional=OPTIONAL, groups=groups)
+
+
+def find_centres(encoder, config, out):
+    """Of the first pictures, unless a checkpoint in the folder `out` has them."""
+    if not (Path(out) / "checkpoint.pt").exists():
+        images, *_ = open_pictures(config, "train", OF_CENTRES).batch(range(OF_CENTRES))
+        encoder.find(to_input(images, "cpu"), config.seed)
 
 
 def figures(
-    model, pictures, config, draw=0, alone=False, generate=False, inception=None, batch_size=25
+    model,
+    pictures,
+    config,
+    draw=0,
+    alone=False,
+    generate=False,
+    inception=None,
+    counter=None,
+    batch_size=25,
 ) -> dict[str, float]:
     """Means over pictures, from the draw-th initial slots.
 
     dvae_mse : squared error of the dVAE's picture of its likeliest tokens, in [0, 1], summed over
         pixels and channels.
     cross_entropy : of these tokens given their slots, in nats, summed over a picture's tokens; not
-        where the dVAE is `alone`.
+        where the dVAE is `alone`, as what follows.
+    fg_ari : adjusted Rand index of the objects' pixels, each of the slot that attends most to its
+        token; where the data have masks.
     mse : squared error, summed likewise, of the picture generated from the slots; where `generate`,
         as all that follow.
     frechet_dvae : Fréchet distance of generated to input pictures in the dVAE's features, no FID.
     fid : where `inception` is the file of the Inception network; see `metrics.inception`.
+    count_accuracy : share of the generated pictures in which `counter`, a set predictor, lists as
+        many objects as the masks of their inputs have; where there is one.
     """
     values, shown, written = defaultdict(list), [], []
     with evaluation(model) as device:
-        for indices, (images,) in pictures.in_batches(batch_size):
+        for indices, (images, *masks) in pictures.in_batches(batch_size):
             inputs = to_input(images, device)
             with autocast(model.precision, device):
                 tokens = model.dvae.tokens(inputs)
                 values["dvae_mse"].append(squared_error(model.dvae.picture(tokens), inputs))
                 if alone:
                     continue
-                slots, _ = model.read(tokens, eval_seeds(indices, draw), config.eval_iters)
+                slots, attention = model.read(tokens, eval_seeds(indices, draw), config.eval_iters)
                 values["cross_entropy"].append(model.cross_entropy(tokens, slots))
+            for true in masks:
+                values["fg_ari"].append(agreement(true, attention))
             if generate:
                 drawn = model.generate(slots)
                 values["mse"].append(squared_error(drawn, inputs))
+                for true in masks if counter else ():
+                    values["count_accuracy"].append(counted(counter, drawn) == objects_in(true))
                 shown.append(images)
                 written.append(to_pixels(drawn))
-        result = {name: float(torch.cat(parts).mean()) for name, parts in values.items()}
+        result = {
+            name: float(torch.cat(parts).double().nanmean()) for name, parts in values.items()
+        }
         if generate:
             both = np.concatenate(shown), np.concatenate(written)
             result["frechet_dvae"] = frechet(partial(summaries, model), *both)
@@ -101,6 +141,26 @@ def figures(
                 features = partial(inception_features, inception, device=device)
                 result["fid"] = frechet(features, *both)
     return result
+
+
+def agreement(true, attention):
+    """FG-ARI (B,) of masks (B, S, S) and the slots of attention (B, N, K); NaN without objects."""
+    side = math.isqrt(attention.shape[1])
+    slot = attention.argmax(2).unflatten(1, (side, side))
+    slot = slot.repeat_interleave(PATCH, 1).repeat_interleave(PATCH, 2).flatten(1).cpu().numpy()
+    true = true.reshape(slot.shape)
+    found = metrics.adjusted_rand_index(true, slot, foreground=True)
+    return torch.from_numpy(np.where(true.any(1), found, np.nan))
+
+
+def objects_in(masks):
+    return torch.tensor([len(np.unique(mask[mask > 0])) for mask in masks])
+
+
+def counted(counter, images):
+    """How many objects a set predictor lists of each picture (B, 3, S, S)."""
+    found = counter(images, eval_seeds(range(len(images))), counter.config.eval_iters)
+    return torch.from_numpy(number_listed(found.float().cpu().numpy(), counter.config))
 
 
 def frechet(features, first, second):
