@@ -126,13 +126,13 @@ def test_figures_link_to_pictures_that_are_there(tmp_path):
     assert load(tmp_path / "page" / "tiny" / "scenes" / "discovery-smm").settings["steps"] == 2
 
 
-def test_ablations(tmp_path, capsys, monkeypatch):
+def test_ablations(tmp_path, monkeypatch):
     """From runs of two steps, one of each kind: rows, the probes' figures, two pictures."""
     monkeypatch.setattr("examples.reproduce.probes.PICTURES", 4)
     kinds = "ablation-sa-wide", "trained-sa", "trained-discovery"
     monkeypatch.setitem(ITEMS, "ablations", replace(ITEMS["ablations"], trainings=kinds))
     work(["ablations", "--seeds", "1", "--out", str(tmp_path), *SHORT])
-    text = capsys.readouterr().out
+    text = (tmp_path / "tiny" / "ablations.md").read_text()
     for name in ITEMS["ablations"].trainings:
         assert f"| {TRAININGS[name].label} (1)" in text
     assert text.count("\n### ") == 6 and " nan " not in text and "±" not in text

@@ -372,6 +372,8 @@ def by_number(results, first, keys, digits=1):
 
 
 def differences_taken_away(results):
+    if not results:
+        return "Not run yet."
     rows = [
         [titled(r), f"{r.config.steps:,}", *(over_seeds(r, f"ap.{t}") for t in THRESHOLDS)]
         for r in results
@@ -414,7 +416,7 @@ def number_curves(results, path):
                 numbers = [int(n) for n in values]
                 text = f"{r.label}, AP{label}"
                 axis.plot(numbers, values.values(), line, color=f"C{i}", label=text)
-    axes[0].set(xlabel="iterations in evaluation", ylabel="AP (%)")
+    axes[0].set(xlabel="iterations in evaluation", ylabel="AP (%)", ylim=(0, 100))
     axes[1].set(xlabel="slots left out, those of least mass first")
     axes[0].legend(frameon=False, fontsize=7)
     plots.save(figure, path)
@@ -431,6 +433,8 @@ def exchange(results, path):
 ABLATION = "smm", "spread", "density", "variance", "sa", "sa-wide"
 ABLATIONS = tuple(f"ablation-{name}" for name in ABLATION)
 TRAINED, DRAWN = ("trained-smm", "trained-sa", "trained-sa-inputs"), ("trained-discovery",)
+CURVES = "AP by the number of iterations, and of slots left out"
+EDITED = "objects exchanged between scenes"
 ABOUT_ABLATIONS = {
     "SMM without its differences": """\
 The paper names three differences between the modules: (1) variances and priors are updated beside
@@ -464,8 +468,8 @@ def ablations(results, folder):
     iterations = {"AP∞": "far_iterations", "AP0.5": "near_iterations"}
     mass = {"AP∞": "far_dropped", "AP∞, at random": "far_random", "AP0.5": "near_dropped"}
     error = {"squared error": "mse_dropped", "at random": "mse_random"}
-    curves = drawn(trained, folder, "ablations_curves", "AP by number", number_curves)
-    pictures = drawn(discovery, folder, "ablations_exchange", "exchanged", exchange, trained=True)
+    curves = drawn(trained, folder, "ablations_curves", CURVES, number_curves)
+    pictures = drawn(discovery, folder, "ablations_exchange", EDITED, exchange, trained=True)
     parts = [
         [differences_taken_away(short)],
         [by_number(trained, "iterations", iterations), curves],
