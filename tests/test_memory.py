@@ -41,6 +41,23 @@ def test_large_gradients_are_arrays_of_their_own():
     np.testing.assert_allclose(again["mlp.0.weight"], 2 * copy, rtol=1e-4, atol=1e-6)
 
 
+def test_gradients_that_are_kept_hold_little_else():
+    """Not the scratch memory of the calls that made them, nor pages in front of their own."""
+    module = smm_py.SlotAttention(dim=192, num_slots=7, num_iters=3, hidden_dim=384, seed=0)
+    x = np.random.default_rng(0).standard_normal((1, 64, 192)).astype("f4")
+
+    def gradients():
+        out = module(x, seed=1)
+        return module.backward(out, np.ones_like(out.slots))
+
+    gradients()
+    before = kibibytes("VmRSS")
+    kept = [gradients() for _ in range(40)]
+    own = sum(array.nbytes for one in kept for array in one.values()) / 1024
+    smm_py.trim()
+    assert kibibytes("VmRSS") - before < 2 * own
+
+
 def test_counts_stay_flat():
     """10,000 calls of the binding, good and bad, forward and backward."""
     module = build("smm", dtype="float32")

@@ -40,13 +40,12 @@ static void drop(head *h) {
 
 static size_t bytes_of(const head *h) { return h ? h->bytes : 0; }
 
-/* The smallest cached block of at least `bytes`, or NULL; but none of more than four times that,
- * which a small saved state would hold for as long as it lives. */
-static head *take(size_t bytes) {
+/* The smallest cached block of `least` to `most` bytes, or NULL. */
+static head *take(size_t least, size_t most) {
     head *best = NULL;
     for (size_t i = 0; i < SMM_CACHED; i++) {
         head *h = exchange(&cached[i], NULL);
-        const int fits = bytes_of(h) >= bytes && bytes_of(h) / 4 <= bytes;
+        const int fits = bytes_of(h) >= least && bytes_of(h) <= most;
         if (fits && (!best || h->bytes < best->bytes)) {
             head *other = best;
             best = h, h = other;
@@ -56,21 +55,24 @@ static head *take(size_t bytes) {
     return best;
 }
 
+/* The head is in the first of a block's large pages: one before it would be another page in use. */
 void *smm_alloc(size_t bytes) {
     const size_t huge = (size_t)1 << 21, align = bytes < huge / 4 ? SMM_ALIGN : huge;
     if (smm_too_big(bytes, 1)) return NULL;
-    const size_t used = (bytes + align - 1) / align * align, whole = sizeof(head) + align + used;
-    head *h = take(whole);
+    const size_t used = (SMM_ALIGN + bytes + align - 1) / align * align, whole = align + used;
+    /* what is small would hold a large block for as long as it lives */
+    head *h = take(whole, smm_max(whole, 2 * bytes));
     const head block = {h ? h->base : malloc(whole), h ? h->bytes : whole};
     if (!block.base) return NULL;
-    const uintptr_t at = ((uintptr_t)block.base + sizeof(head) + align - 1) / align * align;
-    ((head *)at)[-1] = block;
+    const uintptr_t start = ((uintptr_t)block.base + align - 1) / align * align;
+    head *const at = (head *)(start + SMM_ALIGN);
 #ifdef MADV_HUGEPAGE
     if (align == huge)
-        madvise((void *)at, used,
+        madvise((void *)start, used,
                 MADV_HUGEPAGE); /* small pages can take as long as the work in them */
 #endif
-    return (void *)at;
+    at[-1] = block;
+    return at;
 }
 
 void smm_free(void *memory) {

@@ -1,6 +1,7 @@
 /* bfloat16_tpl.h - products of bfloat16 factors with float sums. Included once for each set, where
  * a pair of products is two fused multiply-adds, the upper halves first, and once more with
- * SMM_NATIVE for processors that have an instruction for a pair. The results are the same. */
+ * SMM_NATIVE for processors that have an instruction for a pair. The results are the same, but for
+ * sums that are denormal, which the instruction makes 0. */
 #ifdef SMM_NATIVE
 #define NAME(name) name##_native
 #define vec_dot(a, b, c) vec_dot_native((a), (b), (c))

@@ -84,6 +84,10 @@ def options(arguments=None):
     if chosen.threads < 1:
         parser.error(f"--threads must be at least 1, got {chosen.threads}")
     if chosen.device != "cpu":
+        import torch
+
+        if not (chosen.device.startswith("cuda") and torch.cuda.is_available()):
+            parser.error(f"--device must be cpu, or cuda with a GPU, got {chosen.device}")
         chosen.only = ["autocast"]
     if chosen.page and not PAGE.exists():
         parser.error(f"--page needs {PAGE}: run it from the repository's root")
