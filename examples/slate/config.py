@@ -108,7 +108,12 @@ class Config(shared.Config):
             changes["dvae"] = dvae = str(path_of(SHIPPED)) if dvae == "pretrained" else dvae
             own, given = cls.of_weights(dvae), {k: v for k, v in changes.items() if v is not None}
             names = ("vocabulary", "channels", "dvae_encoder") if own else ()
-            changes = {**{k: getattr(own, k) for k in names}, "dvae_alone": 0.0, "tokens": "likeliest", **given}
+            changes = {
+                **{k: getattr(own, k) for k in names},
+                "dvae_alone": 0.0,
+                "tokens": "likeliest",
+                **given,
+            }
         return super().from_preset(name, **changes)
 
     def check(self):
