@@ -33,7 +33,9 @@ from examples.object_discovery.model import (  # noqa: E402
     merged,
     slot_of_each_pixel,
 )
+from examples.object_discovery.plots import exchanged  # noqa: E402
 from examples.object_discovery.train import agreement, build_model, figures, iterations, label_cost  # noqa: E402
+from examples.shared import plots  # noqa: E402
 from examples.shared.command import run  # noqa: E402
 from examples.shared.diagnostics import collapse, diagnose  # noqa: E402
 from examples.shared.pictures import Pictures, open_pictures, order  # noqa: E402
@@ -304,6 +306,21 @@ def test_a_background_of_its_own():
     costs = [label_cost(config, step) / config.label_cost for step in (0, 20, 35, 50, 99)]
     assert costs == pytest.approx([0, 0, 0.5, 1, 1])
     assert build_model(Config.from_preset("paper", image_size=32)).background is None
+
+
+def test_exchanged_slots_carry_their_objects(monkeypatch):
+    """Of one slot and a background, all of a picture but the background goes over."""
+    config = Config.from_preset("tiny", slots=1, image_size=16, dim=16, background="own")
+    torch.manual_seed(3)
+    rows, model = [], build_model(config)
+    torch.nn.init.normal_(model.background)
+    monkeypatch.setattr(plots, "sheet", lambda drawn, path, names: rows.extend(drawn))
+    exchanged(model, open_pictures(config, "val", 4), config, "unused")
+    assert len(rows) == 2
+    for _, _, first, second, first_edited, second_edited in rows:
+        assert abs(first - second).max() > 1e-4
+        np.testing.assert_allclose(first_edited, second, atol=1e-6)
+        np.testing.assert_allclose(second_edited, first, atol=1e-6)
 
 
 def test_pictures_without_masks(tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ pytest.importorskip("torch")
 pytest.importorskip("matplotlib")
 pytest.importorskip("safetensors")
 
-from examples.reproduce.__main__ import work  # noqa: E402
+from examples.reproduce.__main__ import heading, work  # noqa: E402
 from examples.reproduce.items import ITEMS, layers  # noqa: E402
 from examples.reproduce.trainings import TRAININGS, Result, load, obtain  # noqa: E402
 from examples.set_prediction.config import Config  # noqa: E402
@@ -43,6 +44,7 @@ def test_every_table_and_figure_is_there():
     assert list(ITEMS) == [
         *(f"table{i}" for i in range(1, 8)),
         *(f"figure{i}" for i in range(1, 7)),
+        "ablations",
     ]
     assert {name for item in ITEMS.values() for name in item.trainings} == set(TRAININGS)
 
@@ -81,7 +83,8 @@ def test_trainings_are_made_once_and_shown(tmp_path, capsys, monkeypatch):
     assert written == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
     page = (tmp_path / "page.md").read_text()
     assert (
-        all(f"`{result.command}`" in page for result in results) and page.count("Not run yet.") == 9
+        all(f"`{result.command}`" in page for result in results)
+        and page.count("Not run yet.") == 10
     )
     with pytest.raises(ValueError, match="result of another command"):
         work(["table4", "--seeds", "1", "--out", str(tmp_path), *SHORT])
@@ -121,6 +124,55 @@ def test_figures_link_to_pictures_that_are_there(tmp_path):
     work(["--out", str(tmp_path), "--page", str(tmp_path / "page.md")])
     assert (tmp_path / "page.md").read_text() == page
     assert load(tmp_path / "page" / "tiny" / "scenes" / "discovery-smm").settings["steps"] == 2
+
+
+def test_ablations(tmp_path, monkeypatch):
+    """From runs of two steps, one of each kind: rows, the probes' figures, two pictures."""
+    monkeypatch.setattr("examples.reproduce.probes.PICTURES", 4)
+    kinds = "ablation-sa-wide", "trained-sa", "trained-discovery"
+    monkeypatch.setitem(ITEMS, "ablations", replace(ITEMS["ablations"], trainings=kinds))
+    work(["ablations", "--seeds", "1", "--out", str(tmp_path), *SHORT])
+    text = (tmp_path / "tiny" / "ablations.md").read_text()
+    for name in ITEMS["ablations"].trainings:
+        assert f"| {TRAININGS[name].label} (1)" in text
+    assert text.count("\n### ") == 6 and " nan " not in text and "±" not in text
+    links = re.findall(r"\]\((.*?)\)", text)
+    assert len(links) == 2
+    assert all((tmp_path / "tiny" / link).stat().st_size > 1000 for link in links)
+    figures = load(tmp_path / "tiny" / "scenes" / "trained-sa").figures
+    assert (
+        figures["far_dropped"]["0"] == figures["far_random"]["0"] == figures["far_iterations"]["7"]
+    )
+    assert len(figures["far_dropped"]) == 6 and len(figures["far_iterations"]) == 10
+
+
+def test_the_page_keeps_the_ablations(tmp_path):
+    """Of one training alone: what is missing leaves its rows out."""
+    name = "ablation-smm"
+    figures = {"ap": dict.fromkeys(("inf", "1", "0.5", "0.25", "0.125", "0.0625"), 50.0)}
+    steps = {"steps": 1500}
+    result = Result(
+        name, "tiny", "scenes", "", {**figures, "std": figures}, "", [1.0], steps, [], tmp_path
+    )
+    text = ITEMS["ablations"].make([result], tmp_path)
+    assert "| SMM (1) | 1,500 | 50.0 | 50.0 |" in text
+
+
+def test_a_slot_that_is_left_out_draws_nothing():
+    import torch
+
+    from examples.object_discovery.model import Scene
+    from examples.reproduce.probes import orders, without
+
+    torch.manual_seed(0)
+    pictures, masks = torch.randn(2, 3, 3, 4, 4), torch.randn(2, 3, 1, 4, 4).softmax(1)
+    scene = Scene((pictures * masks).sum(1), pictures, masks, None, None)
+    assert torch.allclose(without(scene, torch.zeros(2, 0, dtype=torch.long)), scene.reconstruction)
+    left = torch.tensor([[0, 2], [1, 0]])
+    assert torch.allclose(without(scene, left), torch.stack([pictures[0, 1], pictures[1, 2]]))
+    attention = torch.tensor([[[0.5, 0.2, 0.3], [0.1, 0.4, 0.5]]])
+    assert orders(attention)["dropped"].tolist() == [[0, 1, 2]]  # masses 0.6, 0.6 and 0.8
+    assert sorted(orders(attention)["random"][0].tolist()) == [0, 1, 2]
 
 
 def test_a_model_that_is_not_trained_yet_leaves_its_cells_empty(tmp_path):
@@ -163,6 +215,7 @@ def test_layers_are_told_as_they_are():
         (["table8"], "ITEM must be one of table1, "),
         ([], "name a table or figure"),
         (["table5", "--bogus", "1"], "--bogus 1"),
+        (["ablations", "--preset", "paper"], "ablations is of the preset tiny"),
         (["table4", "--seeds", "0"], "seeds must be from 1 to 2147483647, got 0"),
         (["table1", "--preset", "paper"], "table1 needs --data with the folder of clevr, got none"),
         (["figure2", "--preset", "paper", "--data", "nowhere"], "folder nowhere is missing"),
@@ -191,5 +244,5 @@ def test_a_damaged_result_is_named(tmp_path):
 def test_the_page_in_docs_is_of_these_items():
     page = (Path(__file__).resolve().parents[1] / "docs" / "results.md").read_text()
     assert [line for line in page.splitlines() if line.startswith("## ")][: len(ITEMS)] == [
-        f"## {name[:-1].capitalize()} {name[-1]}. {item.title}" for name, item in ITEMS.items()
+        f"## {heading(name)}" for name in ITEMS
     ]

@@ -68,8 +68,11 @@ class ObjectDiscovery(SlotEncoder):
 
     def forward(self, image, seeds=None, num_iters=None, num_slots=None) -> Scene:
         """seeds: see `SlotEncoder.find`."""
-        slots, attention = self.find(image, seeds, num_iters, num_slots)
-        with autocast(self.precision, image.device):
+        return self.draw(*self.find(image, seeds, num_iters, num_slots))
+
+    def draw(self, slots, attention) -> Scene:
+        """The scene of slots (B, K, D), with the attention that found them."""
+        with autocast(self.precision, slots.device):
             drawn = self.decoder(slots)
             if self.background is not None:
                 behind = self.decoder(self.background[None, None]).expand(len(drawn), *[-1] * 4)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from ..shared import plots
-from ..shared.modules import seen_by
+from ..shared.modules import evaluation, seen_by
 from ..shared.pictures import to_input
 from ..shared.plots import plt
 from .model import slot_of_each_pixel
@@ -36,6 +37,28 @@ def discovery(model, pictures, config, out, count=6):
     names = ("input", "drawn", *names_of(scene))
     plots.sheet(rows, Path(out) / "discovery.png", names, head=HEAD.format(below=below))
     plots.attention_figure(images, scene.attention, Path(out) / "attention.png")
+
+
+def exchanged(model, pictures, config, path):
+    """A row for each two pictures in turn, whose largest objects' slots are exchanged: a sheet."""
+    images, _, (slots, attention) = seen_by(model, pictures, config, call=model.find)
+    inputs = to_input(images, slots.device)
+    with evaluation(model):
+        scene = model.draw(slots, attention)
+        found = slot_of_each_pixel(scene, inputs).flatten(1)
+        count = slots.shape[1]
+        area = torch.nn.functional.one_hot(found, scene.masks.shape[1]).sum(1)[:, :count]
+        if scene.masks.shape[1] == count:  # the background has the largest of these
+            area = area.scatter(1, area.argmax(1, keepdim=True), 0)
+        largest = area.argmax(1)
+        other = torch.arange(len(slots)) ^ 1
+        given = slots[other, largest[other]][:, None]
+        parts = (scene.group == largest[:, None])[..., None]  # all that are of the object
+        edited = model.draw(torch.where(parts, given, slots), attention).reconstruction
+    cells = [images, [as_image(x) for x in scene.reconstruction], [as_image(x) for x in edited]]
+    rows = [[column[n + i] for column in cells for i in (0, 1)] for n in range(0, len(images), 2)]
+    names = ("input A", "input B", "A drawn", "B drawn", "A with\nB's object", "B with\nA's object")
+    plots.sheet(rows, path, names)
 
 
 def two_rows(image, scene, n, *below):

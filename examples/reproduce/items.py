@@ -13,6 +13,8 @@ import torch
 
 from ..object_discovery.config import Config as DiscoveryConfig
 from ..object_discovery.model import ObjectDiscovery
+from ..object_discovery.plots import exchanged
+from ..object_discovery.train import build_model as build_discovery
 from ..set_prediction.config import Config as SetConfig
 from ..shared import plots
 from ..shared.modules import SlotEncoder
@@ -345,6 +347,147 @@ def decoder_layers(results, folder):
     return f"{as_printed(TABLE_6)}\n\n{own}\n\n{sizes}"
 
 
+# -- ablations ---------------------------------------------------------------------------------
+
+
+def over_seeds(result, key, scale=1.0, digits=1) -> str:
+    """As `spread`; of one seed, the figure alone."""
+    text = spread(result, key, scale, digits)
+    return text if len(result.seconds) > 1 else text.split(" ±")[0]
+
+
+def titled(result) -> str:
+    return f"{result.label} ({len(result.seconds)})"
+
+
+def by_number(results, first, keys, digits=1):
+    """A row for each result and (label, key) of its figures by number."""
+    numbers = results[0].figures[next(iter(keys.values()))] if results else ()
+    rows = [
+        [f"{titled(r)}: {label}", *(over_seeds(r, f"{key}.{n}", digits=digits) for n in numbers)]
+        for r in results
+        for label, key in keys.items()
+    ]
+    return table([first, *numbers], rows)
+
+
+def differences_taken_away(results):
+    if not results:
+        return "Not run yet."
+    rows = [
+        [titled(r), f"{r.config.steps:,}", *(over_seeds(r, f"ap.{t}") for t in THRESHOLDS)]
+        for r in results
+    ]
+    return table(["AP (%)", "steps", *AP_HEAD[1:]], rows)
+
+
+COUNTED = {"every slot": "", "merged": "_merged", "each place once": "_once"}
+
+
+def counted(results):
+    """Rows for SMM and Slot Attention: with more objects than they were trained on."""
+    rows = []
+    for r in results:
+        for label, suffix in COUNTED.items():
+            cells = [
+                f"{over_seeds(r, f'{name}{suffix}.far')} / {over_seeds(r, f'{name}{suffix}.near')}"
+                for name in ("many", "full")
+            ]
+            exact = over_seeds(r, f"many{suffix}.count_accuracy", digits=2)
+            error = over_seeds(r, f"many{suffix}.count_error", digits=2)
+            rows.append([f"{titled(r)}, {label}", cells[0], exact, error, cells[1]])
+    head = ["", "1 to 10 objects, 16 slots: AP∞ / AP0.5", "exact", "mean error"]
+    return table([*head, "7 to 10 objects, 14 slots: AP∞ / AP0.5"], rows)
+
+
+def repeats(results):
+    names = {"used": "slots used", "duplicates": "duplicate slots", "repeated": "listed again"}
+    rows = [[titled(r), *(over_seeds(r, key, digits=2) for key in names)] for r in results]
+    return table(["of a picture", *names.values()], rows)
+
+
+def number_curves(results, path):
+    """AP by number of iterations, and by number of slots that are left out."""
+    figure, axes = plots.plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained", sharey=True)
+    for i, r in enumerate(results):
+        for axis, what in zip(axes, ("iterations", "dropped")):
+            for (name, label), line in zip({"far": "∞", "near": "0.5"}.items(), ("-", "--")):
+                values = r.figures[f"{name}_{what}"]
+                numbers = [int(n) for n in values]
+                text = f"{r.label}, AP{label}"
+                axis.plot(numbers, values.values(), line, color=f"C{i}", label=text)
+    axes[0].set(xlabel="iterations in evaluation", ylabel="AP (%)", ylim=(0, 100))
+    axes[1].set(xlabel="slots left out, those of least mass first")
+    axes[0].legend(frameon=False, fontsize=7)
+    plots.save(figure, path)
+
+
+def exchange(results, path):
+    (result,) = results
+    config = result.config
+    config.weights = str(result.runs[0] / "model.safetensors")
+    model = build_discovery(config, "cpu")
+    exchanged(model, open_pictures(config, "val", 12), config, path)
+
+
+ABLATION = "smm", "spread", "density", "variance", "sa", "sa-wide"
+ABLATIONS = tuple(f"ablation-{name}" for name in ABLATION)
+TRAINED, DRAWN = ("trained-smm", "trained-sa", "trained-sa-inputs"), ("trained-discovery",)
+CURVES = "AP by the number of iterations, and of slots left out"
+EDITED = "objects exchanged between scenes"
+ABOUT_ABLATIONS = {
+    "SMM without its differences": """\
+The paper names three differences between the modules: (1) variances and priors are updated beside
+the means, (2) the Gaussian density stands in place of the dot product, (3) a slot is mean and
+variance. Each is taken away alone (`--without`; priors are uniform throughout, as in `stable`).
+Without (1) and (2) variances are still found for the slots. "Slots of 2D" are twice as wide as
+features (`--slot-dim`). So few steps show how early a model learns.""",
+    "Iterations": "AP by the number of iterations in evaluation, after training with five.",
+    "Duplicate slots": """\
+Slots used hold an input more than others do; duplicate slots are as another slot of the picture
+(nearer than a hundredth of the spread of slots). Listed again: predictions with a presence above
+one half that are nearer than 0.8 to a surer one.""",
+    "Counting, beside Slot Attention": """\
+Trained on 2 to 6 objects with nine slots. "Merged": by overlap of attention (`--merge`).
+"Each place once": the default, without a second object nearer than 0.8 (`--apart`).""",
+    "Slots left out": """\
+A slot's mass is its mean responsibility, which is the prior that an M step would give it. AP
+(squared error in object discovery, where the background's slot stays) by the number of slots that
+are left out, those of least mass first, or drawn at random.""",
+    "Scenes that are edited": """\
+The largest object's slot is exchanged between two scenes, and both are decoded. SLATE's pictures
+of mixed slots are `mixed.png` of `python -m examples.slate sample`.""",
+}
+
+
+def ablations(results, folder):
+    named = {r.training: r for r in results}
+    short, trained, discovery = (
+        [named[name] for name in names if name in named] for names in (ABLATIONS, TRAINED, DRAWN)
+    )
+    iterations = {"AP∞": "far_iterations", "AP0.5": "near_iterations"}
+    mass = {"AP∞": "far_dropped", "AP∞, at random": "far_random", "AP0.5": "near_dropped"}
+    error = {"squared error": "mse_dropped", "at random": "mse_random"}
+    curves = drawn(trained, folder, "ablations_curves", CURVES, number_curves)
+    pictures = drawn(discovery, folder, "ablations_exchange", EDITED, exchange, trained=True)
+    parts = [
+        [differences_taken_away(short)],
+        [by_number(trained, "iterations", iterations), curves],
+        [repeats([*trained, *discovery])],
+        [counted(trained)],
+        [
+            by_number(trained, "slots left out", mass),
+            by_number(discovery, "slots left out", error, digits=4),
+        ],
+        [pictures],
+    ]
+    sections = [
+        "\n\n".join([f"### {title}", about, *own])
+        for (title, about), own in zip(ABOUT_ABLATIONS.items(), parts)
+    ]
+    return "\n\n".join(["In brackets: the number of seeds.", *sections])
+
+
 # ----------------------------------------------------------------------------------------------
 
 CLEVR, MASKS, SLATE_SETS = ("clevr",), ("clevr_with_masks",), tuple(TABLE_2)
@@ -369,4 +512,5 @@ ITEMS = {
     "figure6": Item(
         "Squared error of object discovery along training", error_curves, DISCOVERY, MASKS
     ),
+    "ablations": Item("What each part does", ablations, (*ABLATIONS, *TRAINED, *DRAWN)),
 }

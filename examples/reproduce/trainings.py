@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
@@ -14,10 +15,11 @@ from smm_py._config import processor
 
 from ..data import find_reader
 from ..data.fields import parse_json
-from ..shared.command import configure, make_parser, run
+from ..shared.command import configure, make_parser, run, spread
 from ..shared.config import Config
 from ..shared.files import write_atomically
 from ..shared.training import read_checkpoint
+from .probes import of_discovery, of_set_prediction
 
 RESULT = "result.json"
 
@@ -26,7 +28,8 @@ RESULT = "result.json"
 class Training:
     """`label` is its row in tables, `options` are settings in place of the preset's.
 
-    `tiny` and `paper` are options of that preset alone.
+    `tiny` and `paper` are options of that preset alone. `probe` gives further figures of a run's
+    folder.
     """
 
     label: str
@@ -34,6 +37,7 @@ class Training:
     options: tuple[str, ...] = ()
     tiny: tuple[str, ...] = ()
     paper: tuple[str, ...] = ()
+    probe: Callable[[Path], dict] | None = None
 
 
 SA, AT_INPUTS, GAUSSIAN = ("--model", "sa"), ("--start", "inputs"), ("--start", "gaussian")
@@ -42,6 +46,7 @@ KMEANS, GMM, SHORTER = ("--model", "kmeans"), ("--model", "gmm"), ("--steps", "1
 SA_USUAL = ("--position-scale", "1", "--least-iters", "3")
 # the paper's loss, and its measure of all slots, in `tiny` too
 LOSS = ("--loss", "huber", "--position-scale", "1", "--apart", "0", "--slots", "7")
+SHORT = ("--steps", "1500")  # how early a model learns shows after a third of the steps
 SETS, DISCOVERY = "set_prediction", "object_discovery"
 TRAININGS = {
     "sets-sa": Training("Slot Attention", SETS, SA + GAUSSIAN, LOSS),
@@ -55,6 +60,30 @@ TRAININGS = {
     "discovery-smm": Training("SMM", DISCOVERY),
     "slate-sa": Training("Slot Attention", "slate", SA, AT_INPUTS),
     "slate-smm": Training("SMM", "slate"),
+    "ablation-smm": Training("SMM", SETS, tiny=SHORT),
+    "ablation-spread": Training(
+        "SMM without (1): all variances 1", SETS, ("--without", "spread"), SHORT
+    ),
+    "ablation-density": Training(
+        "SMM without (2): dot product", SETS, ("--without", "density"), SHORT
+    ),
+    "ablation-variance": Training(
+        "SMM without (3): slots are means", SETS, ("--without", "variance"), SHORT
+    ),
+    "ablation-sa": Training("Slot Attention", SETS, SA + GAUSSIAN, SHORT),
+    "ablation-sa-wide": Training(
+        "Slot Attention, slots of 2D", SETS, (*SA, *GAUSSIAN, "--slot-dim", "128"), SHORT
+    ),
+    "trained-smm": Training("SMM", SETS, probe=of_set_prediction),
+    "trained-sa": Training(
+        "Slot Attention, Gaussian start", SETS, SA + GAUSSIAN, probe=of_set_prediction
+    ),
+    "trained-sa-inputs": Training(
+        "Slot Attention, start at inputs", SETS, SA + AT_INPUTS, probe=of_set_prediction
+    ),
+    "trained-discovery": Training(
+        "SMM, object discovery", DISCOVERY, tiny=("--steps", "2500"), probe=of_discovery
+    ),
 }
 # of `tiny`: what two cores do in about 5, 15 and 10 minutes, as equal steps are what compares; of
 # `paper` the preset says it
@@ -126,7 +155,8 @@ def obtain(name, out, preset, data, seeds, options=()) -> Result:
     folder = Path(out) / preset / of / name
     arguments = [*training.options, *getattr(training, preset)]
     arguments += ["--preset", preset, "--seeds", str(seeds)]
-    arguments += ["--steps", str(STEPS[training.pipeline])] if preset == "tiny" else []
+    own_steps = preset == "paper" or "--steps" in training.tiny
+    arguments += [] if own_steps else ["--steps", str(STEPS[training.pipeline])]
     arguments += OWN_SETTINGS.get((training.pipeline, of), ()) if preset == "paper" else ()
     arguments += options
     # without places, so that it reads and compares the same wherever the data lie and the run is
@@ -149,6 +179,9 @@ def obtain(name, out, preset, data, seeds, options=()) -> Result:
         return result
     figures = run(pipeline, [*arguments, "--resume"] if folder.exists() else arguments)
     runs = sorted(folder.glob("seed-*"))
+    if training.probe:
+        mean, deviation = spread([training.probe(run) for run in runs])
+        figures |= {**mean, "std": {**figures["std"], **deviation}}
     seconds = [read_checkpoint(out)["seconds"] for out in runs]
     settings = json.loads((runs[0] / "config.json").read_text())
     metrics = [evaluations(out) for out in runs]

@@ -124,7 +124,14 @@ class Config:
     hidden: int = setting(128, "width of the slot module's MLPs", least=1)
     train_iters: int = setting(5, "iterations in training", least=1, most=MOST_ITERS)
     eval_iters: int = setting(7, "iterations in evaluation", least=1, most=MOST_ITERS)
+    slot_dim: int | None = setting(None, "of sa: width of slots; default: dim", least=1)
     variant: str = setting("stable", "of smm; paper: as printed", choices=("stable", "paper"))
+    without: str | None = setting(
+        None,
+        "of smm: what it has beyond sa and shall not use (variances in the density, the density, "
+        "variances in slots)",
+        choices=("spread", "density", "variance"),
+    )
     # of the stable smm and of gmm
     temperature: float | None = setting(None, "of the log density; default: dim^-1/2", above=0)
     start: str = setting("inputs", "of the slots of smm and sa", choices=("inputs", "gaussian"))
@@ -182,6 +189,12 @@ class Config:
                 "temperature must be left out with variant 'paper', where it is 1, "
                 f"got {self.temperature}"
             )
+        for name, model in (("slot_dim", "sa"), ("without", "smm")):
+            if getattr(self, name) is not None and self.model != model:
+                raise ValueError(
+                    f"{name} must be left out with model {self.model!r}, as it is of {model}, "
+                    f"got {getattr(self, name)!r}"
+                )
         if self.steps is None and self.minutes is None:
             raise ValueError("minutes must be more than 0, got None, as no steps are given")
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import smm_py.torch as slots_torch
 
+from .ablations import MIXTURES
 from .files import first_line
 from .pictures import eval_seeds, to_input
 
@@ -53,11 +54,12 @@ def make_slots(config):
     network = {"hidden_dim": config.hidden, "start": config.start, "precision": "float32"}
     mixture = {"temperature": low, "prior": "uniform" if stable else "learned", "var_floor": FLOOR}
     if config.model == "sa":
+        common |= {"dim": config.slot_dim or config.dim, "input_dim": config.dim}
         return slots_torch.SlotAttention(**common, **network)
     if config.model == "smm":
         mixture["temperature"] = low if stable else 1.0
         algorithm = {"variant": "paper", "norm_kv": stable, "slot_norm": False}
-        return slots_torch.SlotMixture(**common, **network, **mixture, **algorithm)
+        return MIXTURES[config.without](**common, **network, **mixture, **algorithm)
     if config.model == "kmeans":
         return slots_torch.KMeans(**common)
     return slots_torch.GaussianMixture(**common, **mixture)
