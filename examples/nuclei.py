@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import save_file
+from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 from torch import nn
@@ -34,7 +35,7 @@ from .shared.files import write_atomically
 from .shared.modules import SlotEncoder, build, evaluation
 from .shared.pictures import eval_seeds, seed_of
 
-CROP = 128  # pixels along each side
+CROP = 128  # pixels along each side, brought to the model's 64 x 64
 SLOTS = (
     24  # a crop has about eight nuclei of the size that this is made for, 15 to 30 pixels across
 )
@@ -43,7 +44,7 @@ APART = 6.0  # pixels within which two found centres are one
 
 
 class Centres(SlotEncoder):
-    """Crops (B, 3, S, S) in [-1, 1] to (B, K, 3): x and y in [0, 1] of the crop, presence."""
+    """Crops (B, 3, 64, 64) in [-1, 1] to (B, K, 3): x and y in [0, 1] of the crop, presence."""
 
     def __init__(self, config):
         super().__init__(config)
@@ -72,7 +73,7 @@ def pairwise(prediction, target, scale):
 class Labelled:
     """A picture (H, W) in [0, 1], and the centres (n, 2), x and y in pixels, of its nuclei.
 
-    They are the means of each label's pixels.
+    They are the means of each label's pixels; where there is but one label, of its connected parts.
     """
 
     image: np.ndarray
@@ -92,17 +93,14 @@ def read(path, mask=None) -> Labelled:
 
     ValueError, naming the file, for what is none, or labels of another shape or without a nucleus.
     """
-    if Path(path).suffix == ".npz":
-        with np.load(path) as arrays:
-            if "image" not in arrays:
-                raise ValueError(f"{path} must hold an array image, got {', '.join(arrays)}")
-            image, labels = arrays["image"], arrays.get("mask")
-    else:
-        image, labels = pixels(path), None if mask is None else pixels(mask)
-    if image.ndim == 3:
-        image = image.mean(2)
+    image, labels = arrays(path) if Path(path).suffix == ".npz" else (pixels(path), None)
+    labels = labels if mask is None else pixels(mask)
+    if image.ndim == 3 and image.shape[2] in (3, 4):
+        image = image[..., :3].mean(2)
     if image.ndim != 2 or min(image.shape) < CROP:
         raise ValueError(f"{path} must have at least {CROP} x {CROP} pixels, got {image.shape}")
+    if not np.isfinite(image).all():
+        raise ValueError(f"{path} must be finite, got NaN or infinity")
     low, high = np.percentile(image, [1, 99.5])
     image = ((image - low) / max(high - low, 1e-6)).clip(0, 1) ** 0.5  # dim nuclei show
     image = image.astype(np.float32)
@@ -110,10 +108,23 @@ def read(path, mask=None) -> Labelled:
         return Labelled(image, None)
     if labels.shape != image.shape:
         raise ValueError(f"labels must have the picture's shape {image.shape}, got {labels.shape}")
+    if len(np.unique(labels)) == 2:  # foreground and background
+        labels, _ = ndimage.label(labels)
     own = [np.argwhere(labels == n).mean(0)[::-1] for n in np.unique(labels[labels > 0])]
     if not own:
         raise ValueError(f"labels must have a nucleus, got none besides {path}")
     return Labelled(image, np.array(own))
+
+
+def arrays(path):
+    try:
+        with np.load(path) as file:
+            return file["image"], file.get("mask")
+    except FileNotFoundError:
+        raise FileNotFoundError(f"picture {path} is missing") from None
+    except Exception as error:  # of damaged archives, almost anything
+        told = f"{path} must be an .npz with an array image, and a mask to train: {error}"
+        raise ValueError(told) from error
 
 
 def pixels(path):
@@ -147,7 +158,7 @@ def crop(given, rng):
 def to_input(crops):
     """Crops (n, CROP, CROP) in [0, 1] to what the model takes."""
     images = torch.from_numpy(np.stack(crops).astype(np.float32))[:, None] * 2 - 1
-    return images.expand(-1, 3, -1, -1)
+    return F.avg_pool2d(images, 2).expand(-1, 3, -1, -1)
 
 
 def train(given, steps, seed=0):
@@ -158,7 +169,7 @@ def train(given, steps, seed=0):
     """
     config = configuration(steps, seed)
     model, rng = build(Centres, config), np.random.default_rng(seed)
-    trained = load("pretrained/set_prediction-smm-128").state_dict()
+    trained = load("pretrained/set_prediction-smm-64").state_dict()
     own = {name: w for name, w in trained.items() if not name.startswith("head.")}
     model.load_state_dict(own, strict=False)
     optimizer = torch.optim.Adam(model.parameters())
@@ -242,8 +253,9 @@ def count(model, given, path):
     """Figures of a picture, which is drawn to a file with what is found."""
     found = centres_of(model, given.image)
     draw(given, found, path)
+    print(f"{path}: crosses are found centres, rings labelled ones", file=sys.stderr)
     figures = {"count": len(found)}
-    if given.centres is not None:
+    if given.centres is not None and len(given.centres):
         figures |= {"labelled": len(given.centres), **agreement(found, given.centres)}
     return figures
 
@@ -261,6 +273,7 @@ def work(arguments=None):
     options = parser.parse_args(arguments)
     if options.steps < 1:
         raise ValueError(f"steps must be at least 1, got {options.steps}")
+    Config.settings()["threads"].check(options.threads)
     set_threads(options.threads)
     given = read(options.picture, options.mask)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -273,7 +286,14 @@ def work(arguments=None):
     width = given.image.shape[1]
     if width // 4 < CROP:
         raise ValueError(f"the picture must be at least {4 * CROP} pixels wide, got {width}")
-    model = train(given.part(0, width * 3 // 4), options.steps, options.seed)
+    learned = given.part(0, width * 3 // 4)
+    in_a_crop = len(learned.centres) * CROP**2 / learned.image.size
+    if not 0 < in_a_crop <= SLOTS / 2:
+        raise ValueError(
+            f"{CROP} x {CROP} pixels must have at most {SLOTS // 2} nuclei, and some, got "
+            f"{in_a_crop:.1f} on average: resize the picture, so that they are 15 to 30 pixels wide"
+        )
+    model = train(learned, options.steps, options.seed)
     weights = {name: w.contiguous() for name, w in model.state_dict().items()}
     write_atomically(options.out / "model.safetensors", partial(save_file, weights))
     rest = given.part(width * 3 // 4, width)

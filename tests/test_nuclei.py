@@ -100,6 +100,9 @@ def test_what_is_read(tmp_path):
     assert np.array_equal(both.image, apart.image) and np.array_equal(both.centres, apart.centres)
     assert both.image.min() == 0 and both.image.max() == 1 and both.centres.shape == (5, 2)
     assert read(tmp_path / "image.png").centres is None
+    Image.fromarray(((labels > 0) * 255).astype(np.uint8)).save(tmp_path / "binary.png")
+    parts = read(tmp_path / "image.png", tmp_path / "binary.png")
+    assert sorted(map(tuple, parts.centres)) == sorted(map(tuple, both.centres))
     right = both.part(70, 140)
     assert right.image.shape == (130, 70) and (right.centres >= 0).all()
     assert len(right.centres) == (both.centres[:, 0] >= 70).sum()
@@ -129,7 +132,10 @@ def test_it_trains_counts_and_draws(tmp_path, capsys):
         (["image.png", "--mask", "empty.png"], "labels must have a nucleus, got none"),
         (["image.png", "--mask", "labels.png"], "must be at least 512 pixels wide, got 140"),
         (["image.png", "--mask", "labels.png", "--steps", "0"], "steps must be at least 1, got 0"),
-        (["image.npz"], "image.npz must hold an array image, got picture"),
+        (["image.npz"], "image.npz must be an .npz with an array image"),
+        (["nan.npz"], "nan.npz must be finite"),
+        (["image.png", "--threads", "-1"], "threads must be from 1 to"),
+        (["many.npz"], "must have at most 12 nuclei, and some, got 3"),
     ],
 )
 def test_errors_are_one_line(arguments, message, tmp_path, monkeypatch, capsys):
@@ -140,6 +146,13 @@ def test_errors_are_one_line(arguments, message, tmp_path, monkeypatch, capsys):
     Image.fromarray(labels).save("labels.png")
     Image.fromarray(0 * labels).save("empty.png")
     np.savez("image.npz", picture=image)
+    np.savez("nan.npz", image=np.full((130, 140), np.nan))
+    many = np.kron(np.arange(1, 145).reshape(6, 24), np.pad(np.ones((10, 10), int), (0, 11)))
+    np.savez(
+        "many.npz",
+        image=np.random.default_rng(0).random((128, 512)),
+        mask=np.pad(many, (0, 9))[:128, :512],
+    )
     assert tell(lambda: nuclei.work(arguments)) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1

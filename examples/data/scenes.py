@@ -47,7 +47,8 @@ class Scenes:
     ----------
     split : "train", "val" or "test"; they never share a picture.
     size : int. Height and width in pixels.
-    min_objects, max_objects : int. At most 100. Above 10, objects shrink: see `shrinking`.
+    min_objects, max_objects : int. At most 100. Above 10, objects shrink: see `shrinking`; those
+        that are hidden are left out, so a scene may have some less than min_objects.
     count : int. Length of the set; pictures are drawn when asked for.
     seed : int.
     """
@@ -70,10 +71,9 @@ class Scenes:
         if not 0 <= index < self.count:
             raise IndexError(f"index must be from 0 to {self.count - 1}, got {index}")
         rng = np.random.Generator(np.random.Philox(key=[self.seed * 4 + SPLITS[self.split], index]))
-        while True:
+        objects = []
+        while not objects:
             objects, image, mask = self._draw(rng)
-            if len(objects) >= self.min_objects:
-                break
         target = encode(objects, max(MOST_OBJECTS, self.max_objects))
         name = f"{self.split}_{index:07d}"
         return {"image": image, "mask": mask, "target": target, "id": name}

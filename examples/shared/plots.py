@@ -55,20 +55,25 @@ def _line(axis, points, label):
         axis.plot(*zip(*points), marker="o", ms=3, label=label)
 
 
+MOST_SHOWN = 16  # slots
+
+
 def attention_figure(images, attention, path, titles=None, beside=(), head=ATTENTION):
     """A row for each picture (S, S, 3) uint8: itself, then all but a slot's attention faded out.
 
     attention : tensor (n, N, K). titles : texts above the slots, a list for each picture.
     beside : name -> pictures of the same shape, between the two. head : a sentence above all.
+    Of more than MOST_SHOWN slots, those that attend most.
     """
-    rows = faded(images, attention)
+    shown = attention.sum((0, 1)).argsort(descending=True)[:MOST_SHOWN].sort().values
+    rows = faded(images, attention[..., shown])
     rows = [
         [image, *(pictures[n] for pictures in dict(beside).values()), *row]
         for n, (image, row) in enumerate(zip(images, rows))
     ]
     first = ("input", *beside)
-    names = (*first, *slot_names(attention.shape[2]))
-    titles = titles and [[""] * len(first) + row for row in titles]
+    names = (*first, *(slot_names(attention.shape[2])[k] for k in shown))
+    titles = titles and [[""] * len(first) + [row[k] for k in shown] for row in titles]
     sheet(rows, path, names, titles, head)
 
 

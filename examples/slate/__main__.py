@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+from argparse import ArgumentTypeError
 
 from .. import load
 from ..metrics.inception import inception_file
+from ..set_prediction.model import SetPredictor
 from ..shared.command import Pipeline, explain, main, spread
 from ..shared.diagnostics import describe, watch
+from ..shared.files import first_line
 from .config import Config
 from .plots import MEASURED, samples
 from .show import show
@@ -16,7 +19,8 @@ from .train import OPTIONAL, build_model, figures, train
 MEANING = (
     "mse: of pictures written from slots; dvae_mse: the best that it could be; cross_entropy: of a "
     "picture's tokens given its slots; frechet_dvae: distance between the distributions of written "
-    "and true pictures. Lower is better."
+    "and true pictures. Lower is better. fg_ari: whether each object has a slot; count_accuracy: "
+    "whether as many are written. Higher is better, at most 1."
 )
 PROTOCOL = {
     "mse": "generated pictures, in [0, 1], summed over pixels and channels, mean over pictures",
@@ -28,7 +32,9 @@ PROTOCOL = {
 def evaluate(model, pictures, config, options):
     alone = config.dvae_alone == 1
     more = {"alone": alone, "generate": not alone, "inception": options.inception}
-    more["counter"] = load(options.counter) if options.counter else None
+    more["counter"] = options.counter
+    if options.counter and "mask" not in pictures.fields:
+        raise ValueError("counter must be left out, as the data have no masks to count objects of")
     mean, deviation = spread(
         [figures(model, pictures, config, draw, **more) for draw in range(options.draws)]
     )
@@ -49,6 +55,17 @@ def sample(model, pictures, config, options):
     return {}, {}
 
 
+def set_predictor(path):
+    """The type of a command line's option: a trained set predictor."""
+    try:
+        model = load(path)
+    except (OSError, ValueError) as error:
+        raise ArgumentTypeError(first_line(error)) from error
+    if not isinstance(model, SetPredictor):
+        raise ArgumentTypeError(f"{path} must be of a set predictor, got {type(model).__name__}")
+    return model
+
+
 def add_options(parser):
     parser.add_argument(
         "--inception",
@@ -57,6 +74,7 @@ def add_options(parser):
     )
     parser.add_argument(
         "--counter",
+        type=set_predictor,
         help="run of a set predictor, or pretrained/set_prediction-smm-64, that counts the objects "
         "of written pictures",
     )

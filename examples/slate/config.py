@@ -104,9 +104,9 @@ class Config(shared.Config):
 
     @classmethod
     def from_preset(cls, name, **changes):
-        if dvae := changes.get("dvae"):
-            changes["dvae"] = dvae = str(path_of(SHIPPED)) if dvae == "pretrained" else dvae
-            own, given = cls.of_weights(dvae), {k: v for k, v in changes.items() if v is not None}
+        if changes.get("dvae"):
+            given = {k: v for k, v in changes.items() if v is not None}
+            own = cls.of_weights(cls(dvae=changes["dvae"]).dvae_file())
             names = ("vocabulary", "channels", "dvae_encoder") if own else ()
             changes = {
                 **{k: getattr(own, k) for k in names},
@@ -115,6 +115,10 @@ class Config(shared.Config):
                 **given,
             }
         return super().from_preset(name, **changes)
+
+    def dvae_file(self):
+        """The path that `dvae` stands for."""
+        return path_of(SHIPPED) if self.dvae == "pretrained" else self.dvae
 
     def check(self):
         super().check()

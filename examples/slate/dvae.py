@@ -61,12 +61,14 @@ class Centres(nn.Conv2d):
         rng = np.random.default_rng(seed)
         patches = F.unfold(images, PATCH, stride=PATCH).mT.flatten(0, 1).numpy()
         away = np.square(patches - patches.mean(0)).sum(1, dtype=np.float64)
+        away += away.mean() / 1000 + 1e-12  # where all are alike
         some = patches[rng.choice(len(patches), SAMPLE, p=away / away.sum())]
         found = some[rng.integers(SAMPLE)][None]
         nearest = np.full(SAMPLE, np.inf)
         while len(found) < self.out_channels:
             nearest = np.minimum(nearest, np.square(some - found[-1]).sum(1, dtype=np.float64))
-            found = np.vstack([found, some[rng.choice(SAMPLE, p=nearest / nearest.sum())]])
+            likely = nearest + 1e-12
+            found = np.vstack([found, some[rng.choice(SAMPLE, p=likely / likely.sum())]])
         options = {"dim": found.shape[1], "num_slots": len(found), "num_iters": 30, "scale": 100.0}
         found = smm_py.KMeans(**options, dtype="float32")(some[None], init={"slots": found[None]})
         centres = torch.from_numpy(found.slots[0])

@@ -32,7 +32,7 @@ OPTIONAL = ("mask",)
 def build_model(config, device="cpu"):
     model = build(Slate, config, device)
     if config.dvae and not config.weights:
-        load_weights(model.dvae, config.dvae)
+        load_weights(model.dvae, config.dvae_file())
     return model
 
 
@@ -81,7 +81,8 @@ def train(config, out, device):
 def find_centres(encoder, config, out):
     """Of the first pictures, unless a checkpoint in the folder `out` has them."""
     if not (Path(out) / "checkpoint.pt").exists():
-        images, *_ = open_pictures(config, "train", OF_CENTRES).batch(range(OF_CENTRES))
+        pictures = open_pictures(config, "train", OF_CENTRES)
+        (images,) = pictures.batch(range(len(pictures)))
         encoder.find(to_input(images, "cpu"), config.seed)
 
 
