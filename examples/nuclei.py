@@ -40,7 +40,7 @@ SLOTS = (
     24  # a crop has about eight nuclei of the size that this is made for, 15 to 30 pixels across
 )
 NEAR = 6.0  # pixels within which a centre is found
-APART = 6.0  # pixels within which two found centres are one
+APART = 10.0  # pixels within which two found centres are one
 
 
 class Centres(SlotEncoder):
@@ -51,8 +51,8 @@ class Centres(SlotEncoder):
         width = self.slots.slot_dim
         self.head = nn.Sequential(nn.Linear(width, config.dim), nn.ReLU(), nn.Linear(config.dim, 3))
 
-    def forward(self, image, seeds=None, num_iters=None):
-        return self.head(self.find(image, seeds, num_iters)[0]).sigmoid()
+    def forward(self, image, seeds=None, num_iters=None, num_slots=None):
+        return self.head(self.find(image, seeds, num_iters, num_slots)[0]).sigmoid()
 
 
 def configuration(steps, seed):
@@ -193,8 +193,8 @@ def train(given, steps, seed=0):
 def centres_of(model, image, seed=0):
     """Centres (n, 2) that a model finds in a picture (H, W), the surest first.
 
-    Crops overlap by half. Each answers for its inner half, and at the picture's edge for all that
-    lies there.
+    It has twice the slots of training, as some start on the ground. Crops overlap by half. Each
+    answers for its inner half, and at the picture's edge for all that lies there.
     """
     height, width = image.shape
     found = []
@@ -203,7 +203,7 @@ def centres_of(model, image, seed=0):
             for left in starts(width):
                 part = image[top : top + CROP, left : left + CROP]
                 number = eval_seeds([top * width + left], seed)
-                x, y, present = model(to_input([part]), number, 7)[0].double().numpy().T
+                x, y, present = model(to_input([part]), number, 7, 2 * SLOTS)[0].double().numpy().T
                 x, y = x * CROP - 0.5, y * CROP - 0.5
                 own = own_part(x, left, width) & own_part(y, top, height) & (present > 0.5)
                 found.append(np.stack([x + left, y + top, present], 1)[own])

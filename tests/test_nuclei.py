@@ -36,7 +36,7 @@ class Oracle(torch.nn.Module):
         self.centres, self.width = centres, width
         self.parameter = torch.nn.Parameter(torch.zeros(1))
 
-    def forward(self, image, seeds, iterations):
+    def forward(self, image, seeds, iterations, slots):
         top, left = self.places[seeds[0]]
         own = (self.centres + 0.5 - [left, top]) / CROP
         inside = ((own >= 0) & (own < 1)).all(1)
