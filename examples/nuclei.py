@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from safetensors.torch import save_file
 from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
@@ -26,7 +25,9 @@ from torch import nn
 from tqdm import trange
 
 from . import load
+from .data.reader import decoded
 from .set_prediction.config import Config
+from .set_prediction.listing import surest
 from .set_prediction.matching import set_loss
 from .set_prediction.train import scale
 from .shared import plots
@@ -116,6 +117,10 @@ def read(path, mask=None) -> Labelled:
     return Labelled(image, np.array(own))
 
 
+# as they are: labels may have 16 bits
+pixels = partial(decoded, kind="picture", decode=np.array)
+
+
 def arrays(path):
     try:
         with np.load(path) as file:
@@ -125,16 +130,6 @@ def arrays(path):
     except Exception as error:  # of damaged archives, almost anything
         told = f"{path} must be an .npz with an array image, and a mask to train: {error}"
         raise ValueError(told) from error
-
-
-def pixels(path):
-    try:
-        with Image.open(path) as image:
-            return np.array(image)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"picture {path} is missing") from None
-    except Exception as error:  # Pillow's decoders raise almost anything at broken files
-        raise ValueError(f"picture {path} cannot be read: {error}") from error
 
 
 def crop(given, rng):
@@ -208,11 +203,7 @@ def centres_of(model, image, seed=0):
                 own = own_part(x, left, width) & own_part(y, top, height) & (present > 0.5)
                 found.append(np.stack([x + left, y + top, present], 1)[own])
     found = np.concatenate(found)
-    found, kept = found[np.argsort(-found[:, 2], kind="stable")], []
-    for place in found[:, :2]:
-        if all(np.hypot(*(place - other)) >= APART for other in kept):
-            kept.append(place)
-    return np.array(kept).reshape(-1, 2)
+    return found[surest(found[:, :2], found[:, 2], APART), :2]
 
 
 def starts(length):

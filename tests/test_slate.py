@@ -21,6 +21,7 @@ from pipelines import (  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 import examples  # noqa: E402
+from examples.object_discovery.train import number_of_objects  # noqa: E402
 from examples.pretrained.__main__ import ship  # noqa: E402
 from examples.shared.command import run  # noqa: E402
 from examples.shared.pictures import Pictures  # noqa: E402
@@ -38,7 +39,6 @@ from examples.slate.train import (  # noqa: E402
     dvae_rate,
     figures,
     frechet,
-    objects_in,
     slots_rate,
     to_pixels,
     train,
@@ -374,14 +374,18 @@ def test_objects_of_attention_and_of_written_pictures():
     assert agreement(masks, attention).tolist() == [1.0]
     assert agreement(masks, torch.eye(4)[[0, 1, 1, 1]][None]) < 1
     assert agreement(0 * masks, attention).isnan().all()
-    assert objects_in(np.concatenate([masks, 0 * masks])).tolist() == [2, 0]
+    assert number_of_objects(np.concatenate([masks, 0 * masks])).tolist() == [2, 0]
     found = torch.zeros(1, 3, 19)
     found[0, :2, -1], found[0, 1, 0] = 0.9, 1.0
     config = SimpleNamespace(eval_iters=1, least_distance=0.5)
     listed = type("Counter", (), {"config": config, "__call__": lambda self, *given: found})()
-    assert counted(listed, torch.zeros(1, 3, 8, 8)).tolist() == [2]
+
+    def right(*masks):
+        return [counted(listed, torch.zeros(1, 3, 8, 8), mask).item() for mask in masks]
+
+    assert right(masks, masks == 1, 0 * masks) == [True, False, False]
     config.least_distance = 4.0
-    assert counted(listed, torch.zeros(1, 3, 8, 8)).tolist() == [1]
+    assert right(masks, masks == 1, 0 * masks) == [False, True, False]
 
 
 def test_a_run_is_measured_by_its_late_steps(tmp_path, monkeypatch):

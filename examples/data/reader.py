@@ -87,7 +87,8 @@ def one_of(name, value, known):
     return value
 
 
-def _decoded(path, kind, decode):
+def decoded(path, kind, decode):
+    """decode(Pillow's image) of a file; an error says what `kind` of file it is, and names it."""
     path = Path(path)
     if path.is_dir():
         raise ValueError(f"{kind} {path} cannot be read: it is a folder")
@@ -105,12 +106,12 @@ def load_image(path, kind="picture") -> np.ndarray:
 
     Grey becomes three equal channels, alpha is dropped, 16 bits a pixel become 8.
     """
-    return _decoded(path, kind, _rgb)
+    return decoded(path, kind, _rgb)
 
 
 def load_as_viewed(path) -> np.ndarray:
     """As `load_image`, but as a viewer shows it: turned as EXIF says, what is transparent white."""
-    return _decoded(path, "picture", _viewed)
+    return decoded(path, "picture", _viewed)
 
 
 def _viewed(image):
@@ -135,7 +136,7 @@ def _rgb(image):
 
 def load_labels(path, image) -> np.ndarray:
     """A label map as (H, W) uint8, of the picture's size: grey values, or a palette's indices."""
-    labels = _decoded(path, "mask", _indices)
+    labels = decoded(path, "mask", _indices)
     check_shape(path, labels, image)
     return labels
 

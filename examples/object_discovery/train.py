@@ -86,12 +86,17 @@ def number_of_objects(labels):
     return np.array([len(np.unique(own[own > 0])) for own in labels])
 
 
+def foreground_ari(true, predicted):
+    """FG-ARI of labels (n, pixels), 0 the background; NaN where there is no object."""
+    objects = np.where(true.any(1), 1.0, np.nan)
+    return objects * metrics.adjusted_rand_index(true, predicted, foreground=True)
+
+
 def agreement(true, predicted):
     """Of labels (n, pixels), 0 the background; all but ARI are NaN where there is no object."""
-    objects = np.where(true.any(1), 1.0, np.nan)
     return {
         "ari": metrics.adjusted_rand_index(true, predicted),
-        "fg_ari": objects * metrics.adjusted_rand_index(true, predicted, foreground=True),
+        "fg_ari": foreground_ari(true, predicted),
         "mbo": metrics.mean_best_overlap(true, predicted),
         "miou": metrics.mean_iou(true, predicted),
     }

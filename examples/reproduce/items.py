@@ -11,10 +11,10 @@ from shutil import copyfile
 import numpy as np
 import torch
 
+from .. import load
 from ..object_discovery.config import Config as DiscoveryConfig
 from ..object_discovery.model import ObjectDiscovery
 from ..object_discovery.plots import exchanged
-from ..object_discovery.train import build_model as build_discovery
 from ..set_prediction.config import Config as SetConfig
 from ..shared import plots
 from ..shared.modules import SlotEncoder
@@ -424,10 +424,8 @@ def number_curves(results, path):
 
 def exchange(results, path):
     (result,) = results
-    config = result.config
-    config.weights = str(result.runs[0] / "model.safetensors")
-    model = build_discovery(config, "cpu")
-    exchanged(model, open_pictures(config, "val", 12), config, path)
+    model = load(result.runs[0])
+    exchanged(model, open_pictures(model.config, "val", 12), model.config, path)
 
 
 ABLATION = "smm", "spread", "density", "variance", "sa", "sa-wide"

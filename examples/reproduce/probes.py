@@ -11,28 +11,18 @@ from math import inf
 import numpy as np
 import torch
 
+from .. import load
 from ..data.properties import REAL
-from ..object_discovery.config import Config as DiscoveryConfig
-from ..object_discovery.train import build_model as build_discovery
-from ..set_prediction.config import Config as SetConfig
 from ..set_prediction.model import merged
 from ..set_prediction.train import FIELDS, count_figures, number_listed, precision
-from ..set_prediction.train import build_model as build_predictor
 from ..shared.diagnostics import watch
 from ..shared.modules import seen_by
-from ..shared.pictures import open_pictures
+from ..shared.pictures import open_pictures, to_input
 
 PICTURES = 300
 ITERATIONS = range(1, 11)
 MANY = {"min_objects": 1, "max_objects": 10, "slots": 16}
 FULL = {"min_objects": 7, "max_objects": 10, "slots": 14}
-
-
-def opened(run, kind, build):
-    """A run's configuration and its model."""
-    config = kind.load(run / "config.json")
-    config.weights = str(run / "model.safetensors")
-    return config, build(config, "cpu")
 
 
 def listed(model, config):
@@ -59,7 +49,8 @@ def of_set_prediction(run):
         of all slots, merged by overlap, without repeats. full, full_merged, full_once : 7 to 10
         objects with 14 slots.
     """
-    config, model = opened(run, SetConfig, build_predictor)
+    model = load(run)
+    config = model.config
     pictures = open_pictures(config, "val", PICTURES, FIELDS)
     seen = watch(model, pictures, config, PICTURES)
     found, attention, targets = listed(model, config)
@@ -116,12 +107,13 @@ def of_discovery(run):
     Those of least mass first, or drawn at random; a background of its own stays. used, duplicates :
     as `diagnose` says.
     """
-    config, model = opened(run, DiscoveryConfig, build_discovery)
+    model = load(run)
+    config = model.config
     model.merge = False
     pictures = open_pictures(config, "val", PICTURES)
     seen = watch(model, pictures, config, PICTURES)
     images, _, scene = seen_by(model, pictures, config)
-    truth = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+    truth = to_input(images, "cpu")
     figures = {"used": seen["used"], "duplicates": seen["duplicates"]}
     for name, order in orders(scene.attention).items():
         figures[f"mse_{name}"] = {

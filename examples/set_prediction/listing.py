@@ -14,13 +14,24 @@ def without_repeats(found, apart):
     """
     found, places = found.copy(), found[..., COORDINATES] * COORDINATE_SCALE
     for presence, place in zip(found[..., REAL], places):
-        left = list(np.argsort(-presence, kind="stable"))
-        while left:
-            first, *rest = left
-            near = np.linalg.norm(place[rest] - place[first], axis=-1) < apart
-            presence[np.array(rest, int)[near]] = 0
-            left = [k for k, repeats in zip(rest, near) if not repeats]
+        repeats = np.ones(len(presence), bool)
+        repeats[surest(place, presence, apart)] = False
+        presence[repeats] = 0
     return found
+
+
+def surest(places, sure, apart):
+    """Of places (n, d): the numbers of those left where the surer of two nearer than `apart` stays.
+
+    The surest comes first.
+    """
+    left, kept = np.argsort(-sure, kind="stable"), []
+    while len(left):
+        first, left = left[0], left[1:]
+        kept.append(first)
+        near = np.linalg.norm(places[left] - places[first], axis=-1) < apart
+        left = left[~near]
+    return np.array(kept, int)
 
 
 def by_certainty(found):

@@ -72,7 +72,8 @@ def attention_figure(images, attention, path, titles=None, beside=(), head=ATTEN
         for n, (image, row) in enumerate(zip(images, rows))
     ]
     first = ("input", *beside)
-    names = (*first, *(slot_names(attention.shape[2])[k] for k in shown))
+    of_slots = slot_names(attention.shape[2])
+    names = (*first, *(of_slots[k] for k in shown))
     titles = titles and [[""] * len(first) + [row[k] for k in shown] for row in titles]
     sheet(rows, path, names, titles, head)
 

@@ -13,6 +13,7 @@ import torch
 
 from .. import metrics
 from ..metrics.inception import inception_features
+from ..object_discovery.train import foreground_ari, number_of_objects
 from ..set_prediction.train import number_listed
 from ..shared.diagnostics import watch
 from ..shared.modules import autocast, build, evaluation, load_weights
@@ -129,7 +130,7 @@ def figures(
                 drawn = model.generate(slots)
                 values["mse"].append(squared_error(drawn, inputs))
                 for true in masks if counter else ():
-                    values["count_accuracy"].append(counted(counter, drawn) == objects_in(true))
+                    values["count_accuracy"].append(counted(counter, drawn, true))
                 shown.append(images)
                 written.append(to_pixels(drawn))
         result = {
@@ -149,19 +150,14 @@ def agreement(true, attention):
     side = math.isqrt(attention.shape[1])
     slot = attention.argmax(2).unflatten(1, (side, side))
     slot = slot.repeat_interleave(PATCH, 1).repeat_interleave(PATCH, 2).flatten(1).cpu().numpy()
-    true = true.reshape(slot.shape)
-    found = metrics.adjusted_rand_index(true, slot, foreground=True)
-    return torch.from_numpy(np.where(true.any(1), found, np.nan))
+    return torch.from_numpy(foreground_ari(true.reshape(slot.shape), slot))
 
 
-def objects_in(masks):
-    return torch.tensor([len(np.unique(mask[mask > 0])) for mask in masks])
-
-
-def counted(counter, images):
-    """How many objects a set predictor lists of each picture (B, 3, S, S)."""
+def counted(counter, images, masks):
+    """(B,): whether a set predictor lists as many objects of pictures (B, 3, S, S) as masks do."""
     found = counter(images, eval_seeds(range(len(images))), counter.config.eval_iters)
-    return torch.from_numpy(number_listed(found.float().cpu().numpy(), counter.config))
+    listed = number_listed(found.float().cpu().numpy(), counter.config)
+    return torch.from_numpy(listed == number_of_objects(masks))
 
 
 def frechet(features, first, second):
