@@ -642,6 +642,8 @@ def test_load(tmp_path):
             "slots must be 10 with the model 'reference', got 4",
         ),
         (("train", "--clip-norm", "-1"), "clip_norm must be more than 0, got -1.0"),
+        (("train", "--max-objects", "10"), "slots must be at least max_objects=10, got 9"),
+        (("train", "--least-slots", "5"), "least_slots must be at least max_objects=6, got 5"),
     ],
 )
 def test_errors_are_one_line(arguments, message, tmp_path, capsys):

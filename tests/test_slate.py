@@ -348,6 +348,9 @@ def test_a_trained_dvae_stays_as_it_is(tmp_path):
     config.save(tmp_path / "alone/config.json")
     path = ship(tmp_path / "alone", tmp_path)
     assert path.name == "slate-dvae-16.safetensors"
+    for command in ("show", "sample"):
+        with pytest.raises(ValueError, match=f"{command} needs a run whose slots were trained"):
+            run(PIPELINE, [command, "--out", str(tmp_path / "alone"), "--images", "2"])
     own = load_file(path)
     assert own and all(name.startswith("dvae.") for name in own)
     other = {**MINIATURE, "vocabulary": None, "channels": None, "steps": 2, "dvae": str(path)}
@@ -530,7 +533,7 @@ def test_an_inception_file_is_looked_at_before_all(tmp_path, capsys):
         (("train", "--image-size", "30"), "image_size must be a multiple of 4, got 30"),
         (("train", "--heads", "5"), "heads must divide dim=64, got 5"),
         (("train", "--dvae-alone", "1.5"), "dvae_alone must be from 0 to 1, got 1.5"),
-        (("train", "--dvae", "no.safetensors"), "weights no.safetensors are missing"),
+        (("train", "--dvae", "no.safetensors"), "dvae: weights no.safetensors are missing"),
         (
             ("train", "--dvae", "no.safetensors", "--dvae-alone", "0.5"),
             "dvae must be left out with dvae_alone and with tokens 'sampled', as a trained one",
@@ -544,3 +547,4 @@ def test_an_inception_file_is_looked_at_before_all(tmp_path, capsys):
 )
 def test_errors_are_one_line(arguments, message, tmp_path, capsys):
     check_error(NAME, arguments, message, tmp_path, capsys)
+    assert not list(tmp_path.iterdir())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from ..data.properties import REAL
 from ..shared.command import Pipeline, add_merge, explain, main, spread
 from .config import Config
 from .plots import MEASURED, predictions, table
@@ -21,6 +22,9 @@ def evaluate(model, pictures, config, options):
     found = [predict(model, pictures, config, draw) for draw in range(options.draws)]
     mean, deviation = spread([precision(*both, config) for both in found])
     counts, varied = spread([count_figures(*both, config) for both in found])
+    most = int((found[0][1][..., REAL] > 0.5).sum(1).max())
+    if most > config.slots:
+        print(f"a picture has {most} objects, more than the {config.slots} slots: give --slots")
     print(table(mean, deviation))
     for name, value in counts.items():
         print(f"{name:16s}{value:.4f} ± {varied[name]:.4f}")

@@ -66,6 +66,12 @@ class Config(shared.Config):
         if self.model == "reference" and self.loss != "huber":
             raise ValueError(f"loss must be huber with the model 'reference', got {self.loss!r}")
 
+    def check_training(self):
+        least, most = self.least_slots or self.slots, self.max_objects
+        if self.data is None and least < most:
+            name = "least_slots" if self.least_slots else "slots"
+            raise ValueError(f"{name} must be at least max_objects={most}, got {least}")
+
     @property
     def least_distance(self) -> float:
         """`apart`, among objects as small as those of built-in scenes of so many."""

@@ -308,6 +308,9 @@ def one_run(pipeline, options, device):
     config, model = configure(pipeline, options), None
     set_threads(config.threads)
     if options.command in (None, "train"):
+        if first and not options.resume:  # a mistake shows before there is a folder
+            config.check_training()
+            pipeline.build(config, device)
         if options.command is None and first:
             # a mistake in what is evaluated shows before hours of training
             count = min(options.images or pipeline.least, pipeline.least)

@@ -198,6 +198,9 @@ class Config:
         if self.steps is None and self.minutes is None:
             raise ValueError("minutes must be more than 0, got None, as no steps are given")
 
+    def check_training(self):
+        """ValueError, naming the setting, for what can be evaluated but not trained."""
+
     def save(self, path):
         text = json.dumps(asdict(self), indent=1) + "\n"
         write_atomically(path, lambda place: Path(place).write_text(text))

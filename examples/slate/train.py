@@ -33,7 +33,10 @@ OPTIONAL = ("mask",)
 def build_model(config, device="cpu"):
     model = build(Slate, config, device)
     if config.dvae and not config.weights:
-        load_weights(model.dvae, config.dvae_file())
+        try:
+            load_weights(model.dvae, config.dvae_file())
+        except (OSError, ValueError) as error:
+            raise ValueError(f"dvae: {error}") from error
     return model
 
 
