@@ -29,7 +29,14 @@ from examples.shared.schedules import halved, one_cycle, warm_up_and_decay  # no
 from examples.shared.training import Loop  # noqa: E402
 from examples.slate.__main__ import PIPELINE  # noqa: E402
 from examples.slate.config import Config  # noqa: E402
-from examples.slate.dvae import DVAE, gumbel_noise, squared_error, temperature_at  # noqa: E402
+from examples.slate.dvae import (  # noqa: E402
+    DVAE,
+    Centres,
+    gumbel_noise,
+    patches_of,
+    squared_error,
+    temperature_at,
+)
 from examples.slate.model import Slate  # noqa: E402
 from examples.slate.plots import mix  # noqa: E402
 from examples.slate.train import (  # noqa: E402
@@ -195,6 +202,56 @@ def test_dvae():
     noisy = scores + gumbel_noise(torch.empty(1, 20_000, 3), [0])
     share = torch.bincount(noisy.argmax(2)[0], minlength=3) / 20_000
     assert torch.allclose(share, scores.exp(), atol=0.015)  # four standard deviations
+
+
+def test_centres_of_patches():
+    """A token's centre is the nearest one; how it differs from plain ground, by hand."""
+    torch.manual_seed(0)
+    images, encoder = torch.rand(3, 3, 16, 16) * 2 - 1, Centres(6)
+    encoder.find(images, seed=1)
+    patches = patches_of(images)
+    assert torch.equal(patches[5], images[0, :, 4:8, 4:8].flatten())
+    distance = torch.cdist(patches.double(), encoder.weight.flatten(1).double())
+    found = encoder(images).argmax(1).flatten()
+    assert torch.equal(found, distance.argmin(1)) and len(found.unique()) == 6
+    # 3 of 4 patches lie within 0.1 of ground, half a unit below 0
+    images = torch.full((1, 3, 8, 8), -0.5)
+    images[..., 4:, 4:] = 0.5
+    images[0, 0, 0, 0], images[0, 1, 4, 0] = -0.4, -0.6
+    with torch.no_grad():
+        encoder.weight[0], encoder.weight[1] = 0.5, -0.5
+    unlike = encoder.unlike_ground(images)
+    far = 48**0.5  # of white from ground; the usual patch is 0.1 away
+    assert torch.allclose(unlike[0], torch.full((48,), 1 / (far + 0.1)))
+    assert not unlike[1].any()
+
+
+def test_like_tokens_start_alike():
+    writer, vectors = ImageGPT(5, 16, 64, 2, 1, 8, token_std=0.25), torch.randn(5, 48)
+    before = {k: w.clone() for k, w in writer.state_dict().items()}
+    writer.start_at(vectors)
+    after = writer.state_dict()
+    changed = {k for k, w in after.items() if not torch.equal(w, before[k])}
+    assert changed == {"embedding.weight", "to_scores.weight"}
+    alike, start = after["embedding.weight"].split([5, 1])
+    assert torch.equal(start, before["embedding.weight"][5:])
+    assert alike.square().mean().sqrt().item() == pytest.approx(0.25)
+    assert torch.allclose(torch.corrcoef(alike @ alike.mT), torch.corrcoef(vectors @ vectors.mT))
+    scores = after["to_scores.weight"] * 2**0.5 - before["to_scores.weight"]
+    size = before["to_scores.weight"].square().mean().sqrt()
+    assert torch.allclose(scores, alike / 0.25 * size, atol=1e-6)
+
+
+def test_a_run_of_centres_goes_on_as_it_was(tmp_path):
+    """They are found, and tokens start at them, once."""
+    models = []
+    for name, stops in (("whole", (4,)), ("halves", (2, 4))):
+        (tmp_path / name).mkdir()
+        for steps in stops:
+            config = small(dvae_encoder="centres", steps=steps, schedule="decay", dvae_alone=0.0)
+            models.append(train(config, tmp_path / name, "cpu"))
+    whole, _, halves = (model.state_dict() for model in models)
+    assert all(torch.equal(w, halves[k]) for k, w in whole.items())
 
 
 def test_kept_keys_and_values_change_nothing():

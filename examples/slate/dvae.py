@@ -40,6 +40,11 @@ def last_layer(inputs, outputs):
     return layer
 
 
+def patches_of(images) -> Tensor:
+    """Those of pictures (n, 3, S, S), one after the other: (n S^2 / 16, 48)."""
+    return F.unfold(images, PATCH, stride=PATCH).mT.flatten(0, 1)
+
+
 class Centres(nn.Conv2d):
     """Scores of tokens by how near their centres are to a patch, all fixed once they are found.
 
@@ -59,7 +64,7 @@ class Centres(nn.Conv2d):
         it is hard.
         """
         rng = np.random.default_rng(seed)
-        patches = F.unfold(images, PATCH, stride=PATCH).mT.flatten(0, 1).numpy()
+        patches = patches_of(images).numpy()
         away = np.square(patches - patches.mean(0)).sum(1, dtype=np.float64)
         away += away.mean() / 1000 + 1e-12  # where all are alike
         some = patches[rng.choice(len(patches), SAMPLE, p=away / away.sum())]
@@ -74,6 +79,18 @@ class Centres(nn.Conv2d):
         centres = torch.from_numpy(found.slots[0])
         self.weight.copy_(centres.unflatten(1, self.weight.shape[1:]))
         self.bias.copy_(-centres.square().sum(1) / 2)
+
+    def unlike_ground(self, images) -> Tensor:
+        """How each centre differs from plain ground, the median patch of pictures: (V, 48).
+
+        Lengths are below 1, and small where the difference is no larger than that of most patches.
+        So a patch at an object's edge is like those within it, only nearer to the ground.
+        """
+        patches = patches_of(images)
+        ground = patches.median(0).values
+        usual = (patches - ground).norm(dim=1).median().clamp_min(1e-6)
+        differences = self.weight.flatten(1) - ground.to(self.weight)
+        return differences / (differences.norm(dim=1, keepdim=True) + usual.to(self.weight))
 
 
 class DVAE(nn.Module):

@@ -73,8 +73,9 @@ def train(config, out, device):
         return {**figures(model, pictures, config), "slots": watch(model, pictures, config)}
 
     model = build_model(config, device)
-    if isinstance(model.dvae.encoder, Centres) and not (config.weights or config.dvae):
-        find_centres(model.dvae.encoder, config, out)
+    resumed = (Path(out) / "checkpoint.pt").exists()
+    if isinstance(model.dvae.encoder, Centres) and not (config.weights or resumed):
+        start_at_centres(model, config)
     # apart, clipped apart: else the slots' gradients would change the dVAE's steps
     groups = [(model.learners(), slots_rate)]
     if not model.fixed:
@@ -82,12 +83,14 @@ def train(config, out, device):
     return fit(model, config, out, loss, progress, optional=OPTIONAL, groups=groups)
 
 
-def find_centres(encoder, config, out):
-    """Of the first pictures, unless a checkpoint in the folder `out` has them."""
-    if not (Path(out) / "checkpoint.pt").exists():
-        pictures = open_pictures(config, "train", OF_CENTRES)
-        (images,) = pictures.batch(range(len(pictures)))
-        encoder.find(to_input(images, "cpu"), config.seed)
+def start_at_centres(model, config):
+    """Those of the first pictures, or of a trained dVAE."""
+    pictures = open_pictures(config, "train", OF_CENTRES)
+    (images,) = pictures.batch(range(len(pictures)))
+    images, encoder = to_input(images, "cpu"), model.dvae.encoder
+    if not config.dvae:
+        encoder.find(images, config.seed)
+    model.writer.start_at(encoder.unlike_ground(images))
 
 
 def figures(

@@ -41,7 +41,7 @@ class Attention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         parts = self.split(self.to_q(x)), keys, values
         if x.device.type == "cpu":  # whose gradients take two to eight times as long in bfloat16
-            parts = [part.float() for part in parts]
+            parts = [part.to(self.to_q.weight.dtype) for part in parts]
         with torch.autocast("cpu", enabled=False):
             mixed = F.scaled_dot_product_attention(*parts, is_causal=causal, dropout_p=dropout)
         return self.to_out(mixed.transpose(1, 2).flatten(2))
@@ -125,7 +125,7 @@ class ImageGPT(nn.Module):
         token_std=1.0,
     ):
         super().__init__()
-        self.start, self.tokens = vocabulary, tokens
+        self.start, self.tokens, self.token_std = vocabulary, tokens, token_std
         self.embedding = nn.Embedding(vocabulary + 1, dim)
         self.embedding.weight.data *= token_std
         self.positions = nn.Parameter(nn.init.trunc_normal_(torch.empty(tokens + 1, dim)))
@@ -139,6 +139,21 @@ class ImageGPT(nn.Module):
             Block(dim, heads, gain, dropout, first=i == 0) for i in range(blocks)
         )
         self.to_scores = linear(dim, vocabulary, bias=False)
+
+    @torch.no_grad()
+    def start_at(self, vectors):
+        """Let like tokens start alike, by vectors (V, P) of what they stand for.
+
+        Embeddings become these, turned into `dim` channels and scaled to `token_std`. The weights
+        of the scores keep their size; half of their variance becomes the vectors'.
+        """
+        turn = torch.empty(self.embedding.embedding_dim, vectors.shape[1])
+        nn.init.orthogonal_(turn, generator=torch.Generator().manual_seed(0))
+        alike = vectors @ turn.to(vectors).mT
+        alike /= alike.square().mean().sqrt()
+        self.embedding.weight[: self.start] = self.token_std * alike
+        scores = self.to_scores.weight
+        scores.copy_((scores + scores.square().mean().sqrt() * alike) / 2**0.5)
 
     def embed(self, tokens, first=1) -> Tensor:
         """Embeddings (B, T, dim) of tokens (B, T) from place `first` on; place 0 is the start's."""
