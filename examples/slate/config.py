@@ -112,6 +112,7 @@ class Config(shared.Config):
                 **{k: getattr(own, k) for k in names},
                 "dvae_alone": 0.0,
                 "tokens": "likeliest",
+                "precision": "auto",  # nothing of a trained dVAE depends on it
                 **given,
             }
         return super().from_preset(name, **changes)
