@@ -553,7 +553,7 @@ def test_more_or_fewer_slots_than_in_training(options, tmp_path, capsys):
 
 def test_models_that_ship(tmp_path, monkeypatch, capsys):
     """Of a run: by pipeline, model and size, with its configuration, in half the bytes."""
-    assert train(tmp_path / "run", "--steps", 1, "--least-slots", 2) == 0
+    assert train(tmp_path / "run", "--steps", 1, "--least-slots", 2, "--max-objects", 2) == 0
     monkeypatch.setattr(pretrained, "HERE", tmp_path)
     path = ship(tmp_path / "run", tmp_path)
     assert path == tmp_path / "set_prediction-smm-32.safetensors"
