@@ -567,6 +567,9 @@ def test_models_that_ship(tmp_path, monkeypatch, capsys):
     arguments = ["eval", "--weights", "pretrained", "--images", "4", "--draws", "1"]
     figures = run(PIPELINE, [*arguments, "--image-size", "32", "--slots", "6"])
     assert figures["protocol"]["slots"] == 6
+    assert "more than --slots" not in capsys.readouterr().out
+    run(PIPELINE, [*arguments, "--image-size", "32", "--slots", "1"])
+    assert "a picture has 2 objects, more than --slots 1" in capsys.readouterr().out
     message = "pretrained model set_prediction-smm-64 is missing; there are set_prediction-smm-32"
     check_error(NAME, arguments, message, tmp_path, capsys)
     with pytest.raises(FileNotFoundError, match="pretrained model slate-sa-64 is missing"):

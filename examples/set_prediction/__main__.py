@@ -24,7 +24,7 @@ def evaluate(model, pictures, config, options):
     counts, varied = spread([count_figures(*both, config) for both in found])
     most = int((found[0][1][..., REAL] > 0.5).sum(1).max())
     if most > config.slots:
-        print(f"a picture has {most} objects, more than the {config.slots} slots: give --slots")
+        print(f"a picture has {most} objects, more than --slots {config.slots} can list")
     print(table(mean, deviation))
     for name, value in counts.items():
         print(f"{name:16s}{value:.4f} ± {varied[name]:.4f}")
