@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from ..data.properties import REAL
 from ..shared.command import Pipeline, add_merge, explain, main, spread
 from .config import Config
 from .plots import MEASURED, predictions, table
 from .show import show
-from .train import FIELDS, build_model, count_figures, precision, predict, train
+from .train import FIELDS, build_model, count_figures, number_true, precision, predict, train
 
 MEANING = (
     "AP at t: precision, averaged over recall, of the objects listed; one is right if its four "
@@ -22,7 +21,8 @@ def evaluate(model, pictures, config, options):
     found = [predict(model, pictures, config, draw) for draw in range(options.draws)]
     mean, deviation = spread([precision(*both, config) for both in found])
     counts, varied = spread([count_figures(*both, config) for both in found])
-    most = int((found[0][1][..., REAL] > 0.5).sum(1).max())
+    _, targets = found[0]
+    most = number_true(targets).max()
     if most > config.slots:
         print(f"a picture has {most} objects, more than --slots {config.slots} can list")
     print(table(mean, deviation))

@@ -97,10 +97,15 @@ def number_listed(found, config):
     return (without_repeats(found, config.least_distance)[..., REAL] > 0.5).sum(1)
 
 
+def number_true(targets):
+    """(n,): how many objects targets (n, M, 19) have."""
+    return (targets[..., REAL] > 0.5).sum(1)
+
+
 def count_figures(found, targets, config):
     """Of the number of objects that are listed.
 
     count_accuracy : share of pictures where it is right. count_error : mean of the difference.
     """
-    wrong = np.abs(number_listed(found, config) - (targets[..., REAL] > 0.5).sum(1))
+    wrong = np.abs(number_listed(found, config) - number_true(targets))
     return {"count_accuracy": float((wrong == 0).mean()), "count_error": float(wrong.mean())}

@@ -54,8 +54,7 @@ def evaluate(model, pictures, config, options):
 def sample(model, pictures, config, options):
     if options.out is None:
         raise ValueError("sample needs --out, the folder for its pictures")
-    if config.dvae_alone == 1:
-        raise ValueError("sample needs a run whose slots were trained too, got one of a dVAE alone")
+    config.check_slots("sample")
     samples(model, pictures, config, options.out)
     print(f"pictures: {options.out / 'samples.png'}, {options.out / 'mixed.png'}")
     return {}, {}

@@ -121,6 +121,12 @@ class Config(shared.Config):
         """The path that `dvae` stands for."""
         return path_of(SHIPPED) if self.dvae == "pretrained" else self.dvae
 
+    def check_slots(self, command):
+        """ValueError, naming the command, for a run of the dVAE alone: its slots are untrained."""
+        if self.dvae_alone == 1:
+            trained = "a run whose slots were trained too"
+            raise ValueError(f"{command} needs {trained}, got one of a dVAE alone")
+
     def check(self):
         super().check()
         if self.dvae and (self.dvae_alone or self.tokens != "likeliest"):

@@ -86,11 +86,11 @@ class Centres(nn.Conv2d):
         Lengths are below 1, and small where the difference is no larger than that of most patches.
         So a patch at an object's edge is like those within it, only nearer to the ground.
         """
-        patches = patches_of(images)
+        patches = patches_of(images).to(self.weight)
         ground = patches.median(0).values
         usual = (patches - ground).norm(dim=1).median().clamp_min(1e-6)
-        differences = self.weight.flatten(1) - ground.to(self.weight)
-        return differences / (differences.norm(dim=1, keepdim=True) + usual.to(self.weight))
+        differences = self.weight.flatten(1) - ground
+        return differences / (differences.norm(dim=1, keepdim=True) + usual)
 
 
 class DVAE(nn.Module):

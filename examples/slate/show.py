@@ -16,8 +16,7 @@ def show(model, given, config, seed) -> Shown:
     figures : mse of the picture written from the slots, dvae_mse of the dVAE's, cross_entropy, all
         as of `train.figures`; tokens, row by row; slots, for each its `share` of the attention.
     """
-    if config.dvae_alone == 1:
-        raise ValueError("show needs a run whose slots were trained too, got one of a dVAE alone")
+    config.check_slots("show")
     with evaluation(model) as device:
         inputs = to_input(given.image[None], device)
         encoded = model.encode(inputs, eval_seeds([0], seed), config.eval_iters)
